@@ -1,0 +1,31 @@
+"""Every error that a user can cause, and what each one means.
+
+HadamardError
+├── DataError      a file, column, row or label is not as it must be
+├── SettingsError  options that do not fit together or do not fit the model
+├── AdapterError   an adapter folder that does not fit its base model, or is damaged
+└── TrainingError  training cannot go on (loss not finite, no space left)
+
+The message says what was expected, what was received and what to do next. The command line turns each of
+them into one line on standard error and exit code 2.
+"""
+
+
+class HadamardError(Exception):
+    """The root of this package's errors; catch it to catch them all."""
+
+
+class DataError(HadamardError, ValueError):
+    """A file, column, row or label is not as it must be."""
+
+
+class SettingsError(HadamardError, ValueError):
+    """Options do not fit together, or do not fit the model."""
+
+
+class AdapterError(HadamardError, ValueError):
+    """An adapter folder is damaged or does not fit its base model."""
+
+
+class TrainingError(HadamardError, RuntimeError):
+    """Training cannot go on; the last good state is kept."""
