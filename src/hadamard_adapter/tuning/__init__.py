@@ -1,0 +1,25 @@
+"""The recipe: settings, two-stage training on the Hugging Face Trainer, use and export of what it made."""
+
+from hadamard_adapter.tuning.classifier import Classifier, Evaluation, Prediction, evaluate, load
+from hadamard_adapter.tuning.export import MergeReport, merge
+from hadamard_adapter.tuning.recipe import Progress, TuneResult, say_on_stderr, tune
+from hadamard_adapter.tuning.settings import PRESETS, Preset, TuneSettings, field_help, resolve
+
+__all__ = [
+    "PRESETS",
+    "Classifier",
+    "Evaluation",
+    "MergeReport",
+    "Prediction",
+    "Preset",
+    "Progress",
+    "TuneResult",
+    "TuneSettings",
+    "evaluate",
+    "field_help",
+    "load",
+    "merge",
+    "resolve",
+    "say_on_stderr",
+    "tune",
+]

@@ -1,0 +1,262 @@
+"""Every setting of a tuning run, its meaning and its measured default.
+
+`TuneSettings` is flat, so that the command line, a TOML file and a library call all spell a setting the same
+way. What depends on the preset or on the number of rows stands in two tables, `PRESETS` and `EPOCHS_BY_ROWS`.
+"""
+
+import ast
+import dataclasses
+import inspect
+import math
+import textwrap
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["EPOCHS_BY_ROWS", "PRESETS", "Preset", "TuneSettings", "field_help", "resolve"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one preset decides; any field of `TuneSettings` that is given wins over it."""
+
+    sites: tuple[str, ...]
+    """Sites that are adapted, each with the norm that follows it."""
+    freeze_head: bool
+    """Whether the head of stage 1 stays as it is in stage 2."""
+    lr: float
+    """Learning rate of scale, shift and norm in stage 2."""
+    head_lr: float
+    """Learning rate of the head in stage 1."""
+    stage2_head_lr: float
+    """Learning rate of the head in stage 2, where it keeps training."""
+
+
+PRESETS: dict[str, Preset] = {
+    "paper": Preset(sites=("attention",), freeze_head=True, lr=5e-3, head_lr=1e-3, stage2_head_lr=1e-3),
+    "wide": Preset(sites=("attention", "ffn"), freeze_head=False, lr=5e-3, head_lr=1e-3, stage2_head_lr=1e-3),
+}
+"""Name of the preset -> what it decides."""
+
+EPOCHS_BY_ROWS: tuple[tuple[float, int, int], ...] = (
+    # up to this many training rows: epochs of stage 1, epochs of stage 2
+    (2_000, 5, 20),
+    (10_000, 3, 10),
+    (50_000, 2, 5),
+    (math.inf, 1, 3),
+)
+"""Epochs of both stages by the number of training rows, for settings that give none."""
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """All settings of one tuning run; every field but the first two has a default.
+
+    Raises:
+        SettingsError: a value is out of its range, or two settings contradict each other.
+
+    Example:
+        >>> TuneSettings(model="bert-base-uncased", output="out", train="train.csv").preset
+        'wide'
+    """
+
+    model: str
+    """Base model: a folder made by save_pretrained, or a name on the hub."""
+    output: str
+    """Folder that receives the adapter; it appears when the run is complete, not before."""
+    train: str | None = None
+    """Training rows: a csv, tsv, jsonl or parquet file, or the name or folder of a dataset."""
+    dev: str | None = None
+    """Rows that choose the epoch; without them a part of the training rows is set aside."""
+    train_split: str | None = None
+    """Split to train on, where --train is a dataset with several."""
+    dev_split: str | None = None
+    """Split that chooses the epoch, where --dev is a dataset with several."""
+    text: str | None = None
+    """Column of the text; found by its name or its content if not given."""
+    pair: str | None = None
+    """Column of the second text of a pair."""
+    label: str | None = None
+    """Column of the label; found by its name if not given."""
+    quoting: bool | None = None
+    """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    task: str | None = None
+    """A GLUE task by name (cola, sst2, mrpc, stsb, rte, ...), read from --data with its official metrics."""
+    data: str | None = None
+    """Folder of the GLUE task's files."""
+    problem_type: (
+        Literal["single_label_classification", "multi_label_classification", "regression"] | None
+    ) = None
+    """Kind of the task; inferred from the label column and printed if not given."""
+    metric: str | None = None
+    """Score that chooses the epoch (accuracy, f1, macro-f1, ...); by the kind of task if not given."""
+    threshold: float = 0.5
+    """Multi-label only: probability from which on a label counts as given."""
+    preset: Literal["paper", "wide"] = "wide"
+    """paper: attention and its norm, head frozen in stage 2. wide: feed-forward and its norm too, head training."""
+    sites: tuple[str, ...] | None = None
+    """Sites to adapt (attention, ffn); None: those of the preset."""
+    norm_modules: tuple[str, ...] | None = None
+    """Ends of the norms' module names; None: the norm after each site, empty: no norm."""
+    layers: tuple[int, ...] | None = None
+    """Layers to adapt, counted from 0; None: all."""
+    position: Literal["output", "input"] = "output"
+    """Whether to adapt what the site's projection puts out or what it takes in."""
+    freeze_head: bool | None = None
+    """Whether the head stays as stage 1 left it; None: as the preset says."""
+    stages: Literal[1, 2] = 2
+    """2: the head first, then the adapter (the paper's recipe). 1: both at once."""
+    head_epochs: int | None = None
+    """Epochs of stage 1; None: by the number of training rows."""
+    epochs: int | None = None
+    """Epochs of stage 2; None: by the number of training rows."""
+    head_lr: float | None = None
+    """Learning rate of the head in stage 1; None: the preset's."""
+    lr: float | None = None
+    """Learning rate of the adapter; None: the preset's."""
+    scale_lr: float | None = None
+    """Learning rate of the scales; None: as --lr."""
+    shift_lr: float | None = None
+    """Learning rate of the shifts; None: as --lr."""
+    norm_lr: float | None = None
+    """Learning rate of the norms' offsets; None: as --lr."""
+    stage2_head_lr: float | None = None
+    """Learning rate of the head beside the adapter; None: the preset's."""
+    train_pooler: bool = True
+    """Whether a pooler that the checkpoint brings is tuned as a part of the head."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Course of the learning rates after the warm-up."""
+    warmup: float = 0.06
+    """Share of the steps in which the learning rates rise from zero (RED's setting)."""
+    weight_decay: float = 0.0
+    """AdamW's decay; on the adapter it pulls towards the base model, since offsets are stored."""
+    max_grad_norm: float = 1.0
+    """Largest norm of the gradient; longer ones are scaled down to it."""
+    batch_size: int = 32
+    """Rows in a step, per process."""
+    grad_accumulation: int = 1
+    """Batches whose gradients are added up for one step."""
+    max_length: int | None = None
+    """Tokens after which a row is cut; None: what the training rows need, at most 256."""
+    dev_fraction: float = 0.1
+    """Share of the training rows that is set aside where there is no dev file."""
+    early_stopping: int = 0
+    """Epochs without a better dev score after which a stage ends; 0: never."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a rare class counts more, by n / (classes * rows of the class)."""
+    seed: int = 0
+    """Seed of the head's start, the order of rows, dropout and the dev split."""
+    device: str | None = None
+    """cpu, cuda or mps; None: the fastest that is there."""
+    bf16: bool = False
+    """Whether to compute in bfloat16 (autocast); the adapter stays in float32."""
+    overwrite: bool = False
+    """Whether a result or an unfinished run of other settings in the output folder may be replaced."""
+    allow_remote_code: bool = False
+    """Whether a model may run Python code that its folder or the hub brings."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        _check(self)
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """Name of each annotated field of a class -> the docstring written under it.
+
+    Example:
+        >>> field_help(Preset)["sites"]
+        'Sites that are adapted, each with the norm that follows it.'
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    if not isinstance(tree, ast.ClassDef):
+        raise TypeError(f"expected a class, received {cls!r}")
+    found: dict[str, str] = {}
+    for field, after in zip(tree.body, tree.body[1:], strict=False):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            found[field.target.id] = inspect.cleandoc(str(after.value.value))
+    return found
+
+
+def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
+    """The same settings with every None that a preset or the number of rows decides filled in.
+
+    Args:
+        settings: as the user gave them.
+        n_rows: number of training rows, after a dev part was set aside.
+
+    Example:
+        >>> resolve(TuneSettings(model="m", output="o", train="t.csv", preset="paper"), 500).sites
+        ('attention',)
+    """
+    preset = PRESETS[settings.preset]
+    head_epochs, epochs = next(row[1:] for row in EPOCHS_BY_ROWS if n_rows <= row[0])
+    lr = _first(settings.lr, preset.lr)
+    filled: dict[str, Any] = {
+        "sites": _first(settings.sites, preset.sites),
+        "freeze_head": _first(settings.freeze_head, preset.freeze_head) and settings.stages == 2,
+        "head_epochs": _first(settings.head_epochs, head_epochs),
+        "epochs": _first(settings.epochs, epochs),
+        "head_lr": _first(settings.head_lr, preset.head_lr),
+        "stage2_head_lr": _first(settings.stage2_head_lr, preset.stage2_head_lr),
+        "lr": lr,
+        "scale_lr": _first(settings.scale_lr, lr),
+        "shift_lr": _first(settings.shift_lr, lr),
+        "norm_lr": _first(settings.norm_lr, lr),
+    }
+    return dataclasses.replace(settings, **filled)
+
+
+def _first(given: Any, otherwise: Any) -> Any:
+    return otherwise if given is None else given
+
+
+_AT_LEAST: dict[str, float] = {
+    "head_epochs": 0, "epochs": 1, "batch_size": 1, "grad_accumulation": 1, "max_length": 2,
+    "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
+}  # fmt: skip
+_ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
+
+
+def _check(settings: TuneSettings) -> None:
+    values = dataclasses.asdict(settings)
+    for name, least in _AT_LEAST.items():
+        if values[name] is not None and not values[name] >= least:
+            raise SettingsError(f"{name}: expected a number from {least} on, received {values[name]!r}")
+    for name in _ABOVE_ZERO:
+        if values[name] is not None and not 0 < values[name] < math.inf:
+            raise SettingsError(f"{name}: expected a number above 0, received {values[name]!r}")
+    for name in ("threshold", "dev_fraction"):
+        if not 0 < values[name] < 1:
+            raise SettingsError(f"{name}: expected a number between 0 and 1, received {values[name]!r}")
+    if settings.warmup >= 1:
+        raise SettingsError(f"warmup: expected a share of the steps below 1, received {settings.warmup!r}")
+    _check_choices(settings)
+    if (settings.train is None) == (settings.task is None):
+        raise SettingsError(
+            f"expected either train=FILE or task=NAME with data=FOLDER, received train={settings.train!r} "
+            f"and task={settings.task!r}; give one of them"
+        )
+    if settings.task is not None and settings.data is None:
+        raise SettingsError(f"task={settings.task!r} needs data=FOLDER, the folder of its files")
+
+
+def _check_choices(settings: TuneSettings) -> None:
+    choices: dict[str, tuple[Any, ...]] = {
+        "preset": tuple(PRESETS),
+        "position": ("output", "input"),
+        "stages": (1, 2),
+        "class_weights": ("none", "balanced"),
+        "schedule": ("linear", "cosine", "constant_with_warmup"),
+        "problem_type": (None, "single_label_classification", "multi_label_classification", "regression"),
+    }
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            raise SettingsError(f"{name}: expected one of {known}, received {getattr(settings, name)!r}")
+    for name in ("model", "output"):
+        if not getattr(settings, name):
+            raise SettingsError(f"{name}: expected a name or a path, received {getattr(settings, name)!r}")
