@@ -29,7 +29,7 @@ class Evaluation:
     per_class: dict[str, dict[str, float]]
     """Name of the class -> precision, recall, f1, support; empty for regression."""
     confusion: list[list[int]]
-    """Rows: true class; columns: predicted class; in the order of `label_names`; empty unless single label."""
+    """Row: true class, column: predicted class, in the order of `label_names`; empty unless single label."""
     label_names: tuple[str, ...]
     """Names of the classes."""
     n_rows: int

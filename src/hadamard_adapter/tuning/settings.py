@@ -94,7 +94,7 @@ class TuneSettings:
     threshold: float = 0.5
     """Multi-label only: probability from which on a label counts as given."""
     preset: Literal["paper", "wide"] = "wide"
-    """paper: attention and its norm, head frozen in stage 2. wide: feed-forward and its norm too, head training."""
+    """paper: attention and its norm, head frozen in stage 2; wide: feed-forward and norm too, head free."""
     sites: tuple[str, ...] | None = None
     """Sites to adapt (attention, ffn); None: those of the preset."""
     norm_modules: tuple[str, ...] | None = None
@@ -216,7 +216,7 @@ def _first(given: Any, otherwise: Any) -> Any:
 
 
 _AT_LEAST: dict[str, float] = {
-    "head_epochs": 0, "epochs": 1, "batch_size": 1, "grad_accumulation": 1, "max_length": 2,
+    "head_epochs": 1, "epochs": 1, "batch_size": 1, "grad_accumulation": 1, "max_length": 2,
     "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
 }  # fmt: skip
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")

@@ -1,0 +1,203 @@
+"""Base models and their tokenizers: loaded with clear errors, rows turned into tokens."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tasks import Task
+
+__all__ = [
+    "Tokens",
+    "collator",
+    "load_base",
+    "load_tokenizer",
+    "longest_input",
+    "pick_device",
+    "quiet_libraries",
+    "tokenize",
+]
+
+DEFAULT_MAX_LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows as token ids."""
+
+    rows: list[dict[str, Any]]
+    """One dict of model inputs per row, not padded."""
+    n_truncated: int
+    """Rows that were longer than the maximum and lost their end."""
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the logs, bars and warnings of transformers and PyTorch, and restore them afterwards."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of this name, or the fastest that is there.
+
+    Raises:
+        SettingsError: no such device on this machine.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name is None:
+        name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    if not there.get(name, False):
+        usable = [known for known, is_there in there.items() if is_there]
+        raise SettingsError(f"device: expected one of {usable} on this machine, received {name!r}")
+    return torch.device(name)
+
+
+def load_tokenizer(model: str, allow_remote_code: bool = False) -> Any:
+    """The tokenizer of a model, with a padding token (the end-of-text token where it has none of its own).
+
+    Raises:
+        SettingsError: it cannot be loaded, or has neither token.
+    """
+    with _explained(model, "tokenizer", allow_remote_code):
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_remote_code)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise SettingsError(
+                f"the tokenizer of {model!r} has neither a padding nor an end token; add one to it"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_code: bool = False) -> Any:
+    """The base model as a sequence classifier for a task, in float32, its head fresh where the files have none.
+
+    Args:
+        model: folder or name on the hub.
+        task: gives number and names of labels and the problem type.
+        pad_token_id: set on the config where it has none, as decoders need it to find a row's last token.
+        allow_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        SettingsError: it cannot be loaded, is stored as a pickle file, or needs code that is not allowed.
+    """
+    _refuse_pickle(model)
+    names = list(task.label_names) or ["value"]
+    with _explained(model, "model", allow_remote_code):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        config.problem_type = task.problem_type
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = pad_token_id
+        return AutoModelForSequenceClassification.from_pretrained(
+            model,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=allow_remote_code,
+        )
+
+
+def longest_input(model: Any, tokenizer: Any) -> int | None:
+    """The number of tokens that model and tokenizer can take; None where nothing limits it.
+
+    RoBERTa and its relatives count positions from the padding index on, which costs them that many positions.
+    """
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
+    n_positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(n_positions, int) and n_positions > 0:
+        offsets = [
+            module.padding_idx + 1
+            for name, module in model.named_modules()
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+        ]
+        limits.append(n_positions - max(offsets, default=0))
+    return min(limits, default=None)
+
+
+def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int) -> Tokens:
+    """Token ids of rows, the longest text of a row cut first where it does not fit.
+
+    Args:
+        tokenizer: of the base model.
+        texts: first texts.
+        pairs: second texts, or None.
+        max_length: tokens, special ones included.
+    """
+    if not texts:
+        return Tokens([], 0)
+    whole = tokenizer(texts, pairs, truncation=False, verbose=False)
+    too_long = [index for index, ids in enumerate(whole["input_ids"]) if len(ids) > max_length]
+    columns = [name for name in tokenizer.model_input_names if name in whole]
+    rows = [{name: whole[name][index] for name in columns} for index in range(len(texts))]
+    if too_long:
+        second = None if pairs is None else [pairs[index] for index in too_long]
+        cut = tokenizer([texts[index] for index in too_long], second, truncation=True, max_length=max_length)
+        for place, index in enumerate(too_long):
+            rows[index] = {name: cut[name][place] for name in columns}
+    return Tokens(rows, len(too_long))
+
+
+def collator(tokenizer: Any, problem_type: str) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """A function from rows of tokens (with or without "labels") to one padded batch."""
+    dtype = torch.long if problem_type == "single_label_classification" else torch.float32
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        inputs = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
+        batch = dict(tokenizer.pad(inputs, return_tensors="pt", verbose=False))
+        if "labels" in rows[0]:
+            batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)
+        return batch
+
+    return collate
+
+
+def _refuse_pickle(model: str) -> None:
+    folder = Path(model)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern)
+    )
+    if pickles:
+        raise SettingsError(
+            f"model {model!r} holds {pickles[0]!r}, a pickle file that can run code when it is read; "
+            "expected model.safetensors: save the model again with save_pretrained"
+        )
+
+
+@contextlib.contextmanager
+def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]:
+    """Turn whatever transformers raises while loading into one message that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        if "trust_remote_code" in str(error) and not allow_remote_code:
+            raise SettingsError(
+                f"model {model!r} brings Python code of its own, which is refused; if you trust it, "
+                "allow it with allow_remote_code"
+            ) from error
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingsError(
+            f"no {part} in {model!r}: expected a folder made by save_pretrained (config.json, model.safetensors, "
+            f"tokenizer.json) or a name on the Hugging Face hub that can be reached from here ({first_line})"
+        ) from error

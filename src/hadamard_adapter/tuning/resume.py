@@ -1,0 +1,296 @@
+"""Nothing lost, nothing half-written: the work folder of a run, its sealed checkpoints, the publication.
+
+A run works in `<output>.partial/` and the output path appears by one rename when all is done.
+
+    <output>.partial/
+        lock            held (flock) while a process works here
+        settings.json   the run's key: what must be equal for a result to be equal
+        head/           the Trainer's checkpoints of stage 1; one counts only with its manifest.json
+        head.done/      the best epoch of stage 1; appears by a rename when the stage is over
+        adapter/        stage 2, likewise
+        adapter.done/
+        final/          the result, complete; appears by a rename, then moves to the output path
+
+Any moment is a good moment to be killed: the manifest is written last; what has none, and every folder named
+`*.tmp`, is deleted at the next start, and training continues from the last sealed checkpoint with the state of
+all random generators.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.errors import SettingsError, TrainingError
+
+__all__ = [
+    "check_output",
+    "complete",
+    "disk_errors_explained",
+    "file_sha256",
+    "last_sealed",
+    "open_workspace",
+    "prune",
+    "publish",
+    "read_json",
+    "seal",
+    "write_json",
+]
+
+MANIFEST = "manifest.json"
+FINAL = "final"
+_REPLACED = "replaced"
+_KNOWN = re.compile(
+    r"(lock|settings\.json(\.tmp)?|(head|adapter|both)(\.done)?(\.tmp)?|final(\.tmp)?|replaced)"
+)
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a reader sees the old content or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _fsync(temporary)
+    os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def partial_of(output: Path) -> Path:
+    """The work folder beside an output folder."""
+    return output.with_name(output.name + ".partial")
+
+
+def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the output folder holds the finished result of just this run.
+
+    Raises:
+        SettingsError: it holds something that is not ours (even with overwrite), or without overwrite the result
+            of other settings.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    run = read_json(output / "run.json") if output.is_dir() else None
+    if not (isinstance(run, dict) and "key" in run):
+        raise SettingsError(
+            f"output {str(output)!r} holds something else (no run.json of ours); expected a new path, an "
+            "empty folder or an earlier result; nothing there was touched: pass another output"
+        )
+    if run["key"] == key:
+        return True
+    if not overwrite:
+        raise SettingsError(
+            f"output {str(output)!r} holds the result of other settings ({_differences(run['key'], key)}); "
+            "pass another output, or overwrite to replace it"
+        )
+    return False
+
+
+@contextlib.contextmanager
+def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+    """The locked work folder of a run, cleaned of everything half-written.
+
+    Args:
+        output: the folder that the run will publish.
+        key: what must be equal for the same result; a work folder with another key is refused.
+        overwrite: whether a work folder with another key is emptied instead.
+
+    Raises:
+        SettingsError: another process works there, or it belongs to other settings, or it is not ours.
+    """
+    partial = partial_of(output)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        strange = [entry.name for entry in partial.iterdir() if not _KNOWN.fullmatch(entry.name)]
+        if strange:
+            raise SettingsError(
+                f"work folder {str(partial)!r} holds something else ({strange[0]!r}); "
+                "remove it or pass another output"
+            )
+        found = read_json(partial / "settings.json")
+        if found is not None and found != key:
+            if not overwrite:
+                raise SettingsError(
+                    f"{str(partial)!r} holds an unfinished run of other settings "
+                    f"({_differences(found, key)}); pass the same settings to continue it, another "
+                    "output, or overwrite to drop it"
+                )
+            found = None
+        for entry in partial.iterdir():
+            if entry.name != "lock" and (found is None or entry.name.endswith(".tmp")):
+                remove(entry)
+        if found is None:
+            write_json(partial / "settings.json", key)
+        yield partial
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all it holds."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def seal(checkpoint: Path, seconds: float) -> None:
+    """Declare a checkpoint complete: write the manifest of its files, after all of them.
+
+    Args:
+        checkpoint: folder that the Trainer wrote.
+        seconds: training time of the stage up to here; a resumed run counts on from it.
+    """
+    files = {
+        str(path.relative_to(checkpoint)): {"size": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file()
+    }
+    for name in files:
+        _fsync(checkpoint / name)
+    write_json(checkpoint / MANIFEST, {"files": files, "seconds": seconds})
+
+
+def last_sealed(stage_folder: Path) -> Path | None:
+    """The newest complete checkpoint of a stage; every incomplete one is deleted."""
+    if not stage_folder.is_dir():
+        return None
+    sealed: list[Path] = []
+    for entry in stage_folder.iterdir():
+        if entry.name.startswith("checkpoint-") and _is_intact(entry):
+            sealed.append(entry)
+        else:
+            remove(entry)
+    return max(sealed, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written, from its name."""
+    return int(checkpoint.name.split("-")[-1])
+
+
+def prune(stage_folder: Path, keep: set[str]) -> None:
+    """Delete the checkpoints of a stage but those whose names are given.
+
+    The manifest goes first, so that a checkpoint killed half-way through its removal does not count.
+    """
+    for entry in stage_folder.glob("checkpoint-*"):
+        if entry.name not in keep:
+            (entry / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(entry)
+
+
+def complete(temporary: Path, target: Path) -> None:
+    """Give a folder that is complete its name: all bytes to the disk first, then one rename."""
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file():
+            _fsync(path)
+    _fsync(temporary)
+    os.rename(temporary, target)
+    _fsync(target.parent)
+
+
+def publish(partial: Path, output: Path) -> None:
+    """Move the complete result to the output path and remove the work folder.
+
+    An earlier result there steps aside first; killed in between, the same command finds `final/` and goes on.
+    """
+    if (partial / FINAL).is_dir():
+        if output.exists():
+            remove(partial / _REPLACED)
+            os.rename(output, partial / _REPLACED)
+        os.rename(partial / FINAL, output)
+        _fsync(output.parent)
+    # The settings go last: without them the rest of the folder would be deleted anyway.
+    for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in ("settings.json", "lock")):
+        remove(entry)
+    partial.rmdir()
+
+
+@contextlib.contextmanager
+def disk_errors_explained(partial: Path) -> Iterator[None]:
+    """Turn "no space left", in whatever form it comes, into a TrainingError that says what was kept.
+
+    PyTorch's and safetensors' writers raise errors of their own, hence the search through texts and causes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_space(error, partial):
+            raise
+        raise TrainingError(
+            f"no space left on the disk of {str(partial)!r}; free some and run the same command again: it "
+            "continues from the last complete checkpoint"
+        ) from error
+
+
+def _is_out_of_space(error: BaseException | None, partial: Path) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        if "PytorchStreamWriter" in str(error) and shutil.disk_usage(partial).free < 1 << 22:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    if os.name != "posix":  # Windows has no flock; two runs into one folder are then the user's care
+        yield
+        return
+    import fcntl
+
+    with (partial / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(
+                f"another run is writing to {str(partial)!r}; wait for it or pass another output"
+            ) from error
+        yield
+
+
+def _is_intact(checkpoint: Path) -> bool:
+    manifest = read_json(checkpoint / MANIFEST)
+    if not isinstance(manifest, dict):
+        return False
+    for name, entry in manifest["files"].items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != entry["size"] or file_sha256(path) != entry["sha256"]:
+            return False
+    return True
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    shown = [f"{name} {found.get(name)!r} there, {wanted.get(name)!r} now" for name in names[:4]]
+    return "; ".join(shown) + ("; ..." if len(names) > 4 else "")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
