@@ -74,19 +74,19 @@ def _hidden_width(model: nn.Module) -> int | None:
     width = getattr(getattr(model, "config", None), "hidden_size", None)
     if isinstance(width, int):
         return width
-    counts = Counter(module.weight.shape[0] for module in model.modules() if _is_norm(module))
+    counts = Counter(_norm_width(module) for module in model.modules())
+    del counts[None]
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _norm_width(module: nn.Module) -> int | None:
+    """The width of a module that looks like a norm: it has a vector as weight and nothing inside."""
     weight = dict(module.named_parameters(recurse=False)).get("weight")
-    return weight is not None and weight.ndim == 1 and not any(module.children())
+    return None if weight is None or weight.ndim != 1 or any(module.children()) else weight.shape[0]
 
 
 def _norms(layer: nn.Module, width: int | None) -> list[str]:
-    return [
-        name for name, module in layer.named_modules() if _is_norm(module) and module.weight.shape[0] == width
-    ]
+    return [name for name, module in layer.named_modules() if width and _norm_width(module) == width]
 
 
 def _projections(layer: nn.Module, width: int | None) -> list[str]:
@@ -99,7 +99,7 @@ def _projections(layer: nn.Module, width: int | None) -> list[str]:
             blocks.append((name, child))
     found: list[str] = []
     for block_name, block in blocks:
-        inside = [name for name, module in block.named_modules() if _out_width(module) == width]
+        inside = [name for name, module in block.named_modules() if width and _out_width(module) == width]
         if inside:
             found.append(".".join(filter(None, (block_name, inside[-1]))))
     return found

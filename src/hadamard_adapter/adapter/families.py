@@ -75,7 +75,7 @@ def family_of(config: PretrainedConfig) -> Family:
     raise SettingsError(
         f"no family for model_type {model_type!r}; known: {', '.join(sorted(FAMILIES))}. "
         'Name the projections yourself, e.g. HadamardConfig(target_modules=["attention.output.dense"], '
-        'norm_modules=["attention.output.LayerNorm"]); `hadamard inspect MODEL` proposes candidates
+        'norm_modules=["attention.output.LayerNorm"]); `hadamard inspect MODEL` proposes candidates'
     )
 
 
@@ -94,8 +94,8 @@ def find_sites(
         One entry per layer and site. `norm` is None where no norm with a weight follows.
 
     Raises:
-        SettingsError: an unknown site, a model without a row, a layer that does not exist, layers named although
-            they share their weights, or a model that is not laid out as its row says.
+        SettingsError: an unknown site, a model without a row, a layer that does not exist, layers named
+            although they share their weights, or a model that is not laid out as its row says.
 
     Example:
         >>> from transformers import BertConfig, BertModel
