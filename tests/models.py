@@ -215,7 +215,7 @@ def randomize_parameters(module: torch.nn.Module, seed: int = 0, std: float = ST
 def tiny_inputs(
     name: str, batch_size: int = 4, seed: int = 0, task: str = "sequence-classification"
 ) -> dict[str, Tensor]:
-    """Returns a batch: rows of different lengths padded on the right, one end token a row; pixels for images."""
+    """Returns a batch: rows of different lengths, padded on the right, one end token each; or pixels."""
     generator = torch.Generator().manual_seed(seed)
     if name == "vit":
         return {"pixel_values": torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)}
