@@ -1,0 +1,132 @@
+"""HadamardConfig: what is adapted, what is trained, and what a saved adapter must remember."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+from hadamard_adapter.adapter.register import add_peft_type
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["HadamardConfig"]
+
+POSITIONS = ("output", "input")
+SITES = ("attention", "ffn")
+USAGE = """
+## How to load it
+
+This adapter's method lives in a package beside PEFT; importing it registers the method.
+
+```python
+import hadamard_adapter  # pip install hadamard-adapter
+from peft import AutoPeftModel{auto}
+
+model = AutoPeftModel{auto}.from_pretrained("{folder}")
+```
+"""
+
+
+@dataclass
+class HadamardConfig(PeftConfig):
+    """Settings of a Hadamard adapter: per site, y = (1 + scale) ⊙ x + shift; per norm, γ + δγ and β + δβ.
+
+    Everything trained is an offset from the identity and zero at the start. What is left at None is resolved
+    against the model when the adapter is injected, and the saved config holds the resolved values, so that a
+    later change of the family table never changes an old adapter.
+
+    Args:
+        sites: Which sub-layer outputs are adapted: "attention" (the paper's), "ffn" (the feed-forward output).
+        target_modules: Projections to adapt, as names, name endings or one regular expression over full
+            names. None: the projections of `sites`, from the table of families.
+        position: "output" adapts what the projection gives, "input" what it receives.
+        norm_modules: Norms whose weight and bias are tuned, named as in `target_modules`. None: the norm that
+            follows each site (no norms where `target_modules` is given); []: none.
+        layers_to_transform: Indices of the layers to adapt; None: all.
+        layers_pattern: Name of the list of layers, where `target_modules` is a list and names are unusual.
+        exclude_modules: Modules never adapted, named as in `target_modules`.
+        train_scale: Whether the projection gets a scale.
+        train_shift: Whether the projection gets a shift. None: where a merge can carry it, that is where the
+            projection has a bias or the model's config has a switch for one.
+        freeze_head: Whether the head stays as it is while the adapter trains (stage 2 of the paper).
+        freeze_adapter: Whether the adapter stays as it is while the head trains (stage 1 of the paper).
+        modules_to_save: Further modules to train and save whole.
+        head_modules: Full names of the head's modules. None: found (see `hadamard_adapter.adapter.heads`).
+        init_weights: True: zeros, the base model. False: small random values, for tests.
+        id2label: Label names of this adapter's task; None: those of the model's config.
+        problem_type: transformers' problem type of this adapter's task; None: that of the model's config.
+        base_fingerprint: Fingerprint of the backbone that the adapter was trained on, if known.
+
+    Raises:
+        SettingsError: A value is not among those allowed.
+
+    Example:
+        >>> HadamardConfig(task_type="SEQ_CLS", sites=["attention", "ffn"]).position
+        'output'
+    """
+
+    sites: list[str] = field(
+        default_factory=lambda: ["attention"], metadata={"help": "attention, ffn or both"}
+    )
+    target_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "projections"})
+    position: str = field(default="output", metadata={"help": "output or input of the projection"})
+    norm_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "norms"})
+    layers_to_transform: Optional[Union[list[int], int]] = field(default=None, metadata={"help": "layers"})
+    layers_pattern: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "list of layers"})
+    exclude_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "never adapted"})
+    train_scale: bool = field(default=True, metadata={"help": "train a scale"})
+    train_shift: Optional[Union[bool, str, list[str]]] = field(
+        default=None, metadata={"help": "train a shift"}
+    )
+    freeze_head: bool = field(default=False, metadata={"help": "keep the head as it is"})
+    freeze_adapter: bool = field(default=False, metadata={"help": "keep the adapter as it is"})
+    modules_to_save: Optional[list[str]] = field(default=None, metadata={"help": "trained and saved whole"})
+    head_modules: Optional[list[str]] = field(default=None, metadata={"help": "the head, found if None"})
+    init_weights: bool = field(default=True, metadata={"help": "start at the identity"})
+    id2label: Optional[dict[int, str]] = field(default=None, metadata={"help": "label names"})
+    problem_type: Optional[str] = field(default=None, metadata={"help": "transformers' problem type"})
+    base_fingerprint: Optional[str] = field(default=None, metadata={"help": "of the backbone"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        add_peft_type()
+        self.peft_type = PeftType.HADAMARD
+        self.sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
+        unknown = [site for site in self.sites if site not in SITES]
+        if unknown or not self.sites:
+            raise SettingsError(f"sites: expected one or more of {SITES}, received {self.sites!r}")
+        if self.position not in POSITIONS:
+            raise SettingsError(f"position: expected one of {POSITIONS}, received {self.position!r}")
+        for name in ("target_modules", "norm_modules", "exclude_modules", "modules_to_save", "head_modules"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                setattr(self, name, sorted(value) if isinstance(value, (set, frozenset)) else list(value))
+        if isinstance(self.layers_to_transform, int):
+            self.layers_to_transform = [self.layers_to_transform]
+        if self.id2label is not None:
+            self.id2label = {int(index): label for index, label in self.id2label.items()}
+        if not self.train_scale and self.train_shift is False and self.norm_modules == []:
+            raise SettingsError(
+                "nothing to train: train_scale and train_shift are False and norm_modules is []"
+            )
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the names were already resolved against a model."""
+        return self.head_modules is not None
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Writes adapter_config.json, and into PEFT's model card how to load an adapter of this method."""
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory) / "README.md"
+        if card.exists() and "import hadamard_adapter" not in (text := card.read_text(encoding="utf8")):
+            auto = {
+                "SEQ_CLS": "ForSequenceClassification",
+                "TOKEN_CLS": "ForTokenClassification",
+                "QUESTION_ANS": "ForQuestionAnswering",
+                "CAUSAL_LM": "ForCausalLM",
+                "SEQ_2_SEQ_LM": "ForSeq2SeqLM",
+                "FEATURE_EXTRACTION": "ForFeatureExtraction",
+            }.get(str(getattr(self.task_type, "value", self.task_type)), "")
+            card.write_text(text + USAGE.format(auto=auto, folder=Path(save_directory).name), encoding="utf8")

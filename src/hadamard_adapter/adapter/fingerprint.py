@@ -1,0 +1,60 @@
+"""A base model's fingerprint: tells two backbones apart, whatever head, adapter or dtype they carry."""
+
+import hashlib
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from hadamard_adapter.adapter.heads import fresh_parameters, is_added
+
+__all__ = ["HASHED", "fingerprint"]
+
+HASHED = (
+    "names, shapes and 4,096 evenly spaced values (rounded to bfloat16) of every parameter of the backbone"
+)
+N_VALUES = 4096
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Returns a sha256 (64 hex digits) of the model's backbone.
+
+    Hashed are the names, shapes and up to 4,096 evenly spaced values, rounded to bfloat16, of every parameter
+    of the backbone that came with the checkpoint. Heads and adapters do not count, nor whether the checkpoint
+    was loaded in float32 or bfloat16.
+
+    Args:
+        model: A transformers model, a PeftModel around one, or any module.
+
+    Example:
+        >>> len(fingerprint(torch.nn.Linear(2, 2)))
+        64
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    prefix = getattr(base, "base_model_prefix", "")
+    backbone = getattr(base, prefix, base) if prefix else base
+    fresh = set(fresh_parameters(base) or ())
+    start = next((f"{name}." for name, module in base.named_modules() if module is backbone and name), "")
+    digest = hashlib.sha256()
+    for name, parameter in base.named_parameters():
+        if not name.startswith(start) or name in fresh or is_added(base, name):
+            continue
+        plain = name.removeprefix(start).replace(".base_layer.", ".").replace(".original_module.", ".")
+        digest.update(f"{plain} {tuple(parameter.shape)}\n".encode())
+        digest.update(_sample(_own_value(base, name)).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _own_value(model: nn.Module, name: str) -> torch.Tensor:
+    """The parameter as it is without merged adapters."""
+    owner_name, _, key = name.rpartition(".")
+    layer = model.get_submodule(owner_name.removesuffix(".base_layer"))
+    value = layer.unmerged(key) if isinstance(layer, BaseTunerLayer) and hasattr(layer, "unmerged") else None
+    return model.get_parameter(name).detach() if value is None else value
+
+
+@torch.no_grad()
+def _sample(values: torch.Tensor) -> torch.Tensor:
+    flat = values.flatten()
+    at = torch.linspace(0, flat.numel() - 1, min(N_VALUES, flat.numel()), dtype=torch.float64).long()
+    return flat[at.to(flat.device)].cpu().to(torch.bfloat16).view(torch.int16)

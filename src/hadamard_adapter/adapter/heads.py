@@ -1,0 +1,193 @@
+"""The head: every parameter that the checkpoint lacks or that training changed, found and never lost."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from hadamard_adapter.adapter.families import FAMILIES
+from hadamard_adapter.adapter.freeze import FreezeMixin
+from hadamard_adapter.adapter.layers import by_group, rows_of
+
+__all__ = ["HeadWrapper", "find_head", "fresh_parameters", "is_added", "uncovered_parameters", "wrap_head"]
+
+logger = logging.getLogger(__name__)
+LOADED = "_is_hf_initialized"  # transformers marks each parameter that came from the checkpoint
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def fresh_parameters(model: nn.Module) -> tuple[str, ...] | None:
+    """Returns the names of the parameters that the checkpoint lacked; None where that cannot be known.
+
+    transformers marks what it loaded. The mark is lost by deepcopy and absent after from_config.
+    """
+    own = {name: p for name, p in model.named_parameters() if not is_added(model, name)}
+    loaded = {name for name, parameter in own.items() if getattr(parameter, LOADED, False)}
+    return tuple(name for name in own if name not in loaded) if loaded else None
+
+
+def find_head(model: nn.Module, modules_to_save: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the full names of the modules that make up the head, outermost first.
+
+    These are the modules that the checkpoint lacks; those named in `modules_to_save`; those that were being
+    trained while the rest was frozen; those that are heads already for another adapter. Where the model does
+    not tell what was loaded, the family's head is taken, and the log says so.
+
+    Args:
+        model: The base model, before or after injection.
+        modules_to_save: Further modules, as names or name endings (PEFT's rule).
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> find_head(BertForSequenceClassification(BertConfig(num_hidden_layers=1, vocab_size=10)))
+        ('classifier',)
+    """
+    names = [name for name, _ in model.named_modules() if name and not is_added(model, name)]
+    wrapped = [name for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    asked = [name for name in names if any(name.endswith(end) for end in modules_to_save)]
+    fresh = fresh_parameters(model)
+    if fresh is None:
+        found = _family_head(model, names)
+        if found and not wrapped:
+            logger.info(
+                "the model does not tell what its checkpoint lacked; taking its family's head: %s", found
+            )
+    else:
+        found = _cover(model, set(fresh))
+    trained = [] if wrapped or _has_adapter(model) else _cover(model, set(_trained_parameters(model)))
+    return _outermost([*found, *asked, *trained, *wrapped])
+
+
+def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Returns the fresh parameters that no head module covers: saving would lose them."""
+    fresh = fresh_parameters(model) or ()
+    heads = [f"{name}." for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    return tuple(name for name in fresh if not any(name.startswith(head) for head in heads))
+
+
+def wrap_head(model: nn.Module, name: str, adapter_name: str, is_active: bool, inference_mode: bool) -> None:
+    """Gives a head module its own copy for an adapter, wrapping it on first use."""
+    target = model.get_submodule(name)
+    if isinstance(target, ModulesToSaveWrapper):
+        target.update(adapter_name)
+        target.set_adapter(target.active_adapter, inference_mode=inference_mode)
+        return
+    parent, _, child = name.rpartition(".")
+    wrapper = HeadWrapper(target, adapter_name)
+    wrapper.set_adapter(adapter_name if is_active else [], inference_mode=inference_mode)
+    setattr(model.get_submodule(parent), child, wrapper)
+
+
+class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
+    """A head module with one trained copy an adapter.
+
+    Beyond PEFT's wrapper: copies may have different numbers of labels (loading resizes a copy), mixed batches
+    run through any kind of module and pad the logits with -inf, and a frozen copy stays frozen.
+
+    Source: huggingface/peft src/peft/utils/other.py, ModulesToSaveWrapper.
+    """
+
+    def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
+        super().init_modules(adapter_name, **kwargs)
+        self.register_load_state_dict_pre_hook(_resize_copies)
+
+    def update(self, adapter_name: str, **kwargs: Any) -> None:
+        is_new = adapter_name not in self.modules_to_save
+        super().update(adapter_name, **kwargs)
+        if is_new and adapter_name not in self.active_adapters:
+            self.modules_to_save[adapter_name].requires_grad_(False)
+        self._refreeze()
+
+    def enable_adapters(self, enabled: bool) -> None:
+        if enabled and not any(name in self.modules_to_save for name in self.active_adapters):
+            self._disable_adapters = False
+            return
+        super().enable_adapters(enabled)
+
+    def _check_forward_args(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `rows_of` checks in `_mixed_batch_forward`."""
+
+    def forward(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        if adapter_names is None or self.disable_adapters:
+            return super().forward(*args, **kwargs)
+        return self._mixed_batch_forward(*args, adapter_names=adapter_names, **kwargs)
+
+    def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
+        def call(part: Tensor, name: str) -> Tensor:
+            module = self.modules_to_save[name] if name in self.modules_to_save else self.original_module
+            return module(part, *args, **kwargs)
+
+        return by_group(x, rows_of(x, adapter_names), call)
+
+
+def _resize_copies(wrapper: HeadWrapper, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Makes a copy's tensors as large as those being loaded, where only the number of outputs differs."""
+    for name, module in wrapper.modules_to_save.items():
+        for owner_name, owner in module.named_modules():
+            path = ".".join(part for part in (owner_name,) if part)
+            for key, parameter in list(owner.named_parameters(recurse=False)):
+                full = f"{prefix}modules_to_save.{name}." + (f"{path}.{key}" if path else key)
+                new = state_dict.get(full)
+                if new is None or new.shape == parameter.shape or new.shape[1:] != parameter.shape[1:]:
+                    continue
+                resized = torch.empty(new.shape, dtype=parameter.dtype, device=parameter.device)
+                setattr(owner, key, nn.Parameter(resized, requires_grad=parameter.requires_grad))
+                for attribute in ("out_features", "nf"):
+                    if hasattr(owner, attribute):
+                        setattr(owner, attribute, new.shape[0])
+
+
+def is_added(model: nn.Module, name: str) -> bool:
+    """Whether a name lies inside what an adapter added, or inside the copies of a wrapped head."""
+    parts = name.split(".")
+    for end in range(len(parts)):
+        owner = model.get_submodule(".".join(parts[:end]))
+        if isinstance(owner, BaseTunerLayer) and parts[end] != "base_layer":
+            return True
+        if isinstance(owner, AuxiliaryTrainingWrapper) and parts[end] != "original_module":
+            return True
+    return False
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+
+
+def _trained_parameters(model: nn.Module) -> list[str]:
+    floating = {n: p.requires_grad for n, p in model.named_parameters() if p.is_floating_point()}
+    return [] if all(floating.values()) else [name for name, is_trained in floating.items() if is_trained]
+
+
+def _family_head(model: nn.Module, names: Sequence[str]) -> list[str]:
+    rows = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", None), ())
+    ends = {end for row in rows for end in row.head}
+    return [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]
+
+
+def _cover(model: nn.Module, wanted: set[str]) -> list[str]:
+    """Returns the largest modules all of whose parameters are wanted."""
+    found = []
+
+    def visit(module: nn.Module, name: str) -> None:
+        held = {f"{name}.{n}" if name else n for n, _ in module.named_parameters()}
+        if name and held and held <= wanted and not isinstance(module, CONTAINERS):
+            found.append(name)
+        elif held & wanted:
+            for child_name, child in module.named_children():
+                visit(child, f"{name}.{child_name}" if name else child_name)
+
+    visit(model, "")
+    return [name.removesuffix(".original_module") for name in found]
+
+
+def _outermost(names: Sequence[str]) -> tuple[str, ...]:
+    unique = sorted(set(names), key=lambda name: name.count("."))
+    kept: list[str] = []
+    for name in unique:
+        if not any(name.startswith(f"{other}.") for other in kept):
+            kept.append(name)
+    return tuple(sorted(kept))

@@ -1,0 +1,38 @@
+"""Labels belong to the adapter: names, number and problem type switch with it."""
+
+from typing import Any
+
+from torch import nn
+
+from hadamard_adapter.adapter.config import HadamardConfig
+
+__all__ = ["labels_of", "remember_labels", "switch_labels"]
+
+
+def labels_of(model: nn.Module) -> dict[str, Any] | None:
+    """Returns the labels that a classification model has now; None for other models."""
+    config = getattr(model, "config", None)
+    if not hasattr(model, "num_labels") or getattr(config, "id2label", None) is None:
+        return None
+    return {"id2label": dict(config.id2label), "problem_type": getattr(config, "problem_type", None)}
+
+
+def remember_labels(config: HadamardConfig, model: nn.Module) -> None:
+    """Fills in, in place, the labels that a new adapter's config leaves open, from the model."""
+    labels = labels_of(model)
+    if labels is None:
+        return
+    if config.id2label is None:
+        config.id2label = labels["id2label"]
+    if config.problem_type is None:
+        config.problem_type = labels["problem_type"]
+
+
+def switch_labels(labels: dict[str, Any] | None, model: nn.Module) -> None:
+    """Gives the model these labels; None leaves it as it is."""
+    if labels is None or not labels["id2label"] or labels_of(model) is None:
+        return
+    model.config.id2label = dict(labels["id2label"])
+    model.config.label2id = {label: index for index, label in labels["id2label"].items()}
+    model.config.problem_type = labels["problem_type"]
+    model.num_labels = len(labels["id2label"])

@@ -1,0 +1,239 @@
+"""HadamardModel: the tuner that PEFT runs, from injection to merging."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+
+from hadamard_adapter.adapter.config import HadamardConfig
+from hadamard_adapter.adapter.heads import HeadWrapper, uncovered_parameters, wrap_head
+from hadamard_adapter.adapter.labels import labels_of, remember_labels, switch_labels
+from hadamard_adapter.adapter.layers import HadamardLayer, HadamardProjection, is_norm, wrap_module
+from hadamard_adapter.adapter.mixed import mixed_batch
+from hadamard_adapter.adapter.refuse import refuse_unsupported
+from hadamard_adapter.adapter.resolve import bias_switches, matches, resolve, turn_on_biases
+from hadamard_adapter.adapter.weighted import add_weighted
+from hadamard_adapter.errors import AdapterError, SettingsError
+
+__all__ = ["HadamardModel"]
+
+
+class HadamardModel(BaseTuner):
+    """A model with Hadamard adapters: y = (1 + scale) ⊙ A + shift at each site, and tuned norms.
+
+    Made by `peft.get_peft_model(model, HadamardConfig())`; everything that PEFT promises works on it.
+
+    Source: Chen et al., CIKM 2023; huggingface/peft src/peft/tuners/tuners_utils.py, BaseTuner.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> model = BertForSequenceClassification(BertConfig(num_hidden_layers=2, vocab_size=10))
+        >>> type(get_peft_model(model, HadamardConfig(task_type="SEQ_CLS")).base_model).__name__
+        'HadamardModel'
+    """
+
+    prefix = "hadamard_"
+    tuner_layer_cls = HadamardLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _prepare_adapter_config(self, peft_config: HadamardConfig, model_config: dict) -> HadamardConfig:
+        return peft_config  # all in _prepare_model, which knows the model
+
+    def _prepare_model(self, peft_config: HadamardConfig, model: nn.Module) -> None:
+        refuse_unsupported(model)
+        resolve(peft_config, model)
+        remember_labels(peft_config, model)
+        name = next(key for key, config in self.peft_config.items() if config is peft_config)
+        for head in peft_config.head_modules:
+            wrap_head(model, head, name, name in self.active_adapters, peft_config.inference_mode)
+
+    @staticmethod
+    def _check_target_module_exists(config: HadamardConfig, key: str) -> object:
+        return matches(config, key, config.target_modules) or matches(config, key, config.norm_modules)
+
+    def _create_and_replace(
+        self,
+        config: HadamardConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if isinstance(parent, nn.MultiheadAttention):
+            raise SettingsError(
+                f"{current_key}: expected a projection that is called, received a part of torch.nn.MultiheadAttention, "
+                "which reads its weights without calling it; choose other target_modules"
+            )
+        shift = config.train_shift
+        has_shift = shift if isinstance(shift, bool) else bool(matches(config, current_key, shift))
+        if isinstance(target, HadamardProjection):
+            target.update_layer(adapter_name, config, has_shift)
+        elif isinstance(target, HadamardLayer):
+            target.update_layer(adapter_name, config)
+        else:
+            if matches(config, current_key, config.norm_modules) and not is_norm(target):
+                raise SettingsError(
+                    f"norm_modules: expected norms (a weight with one axis), received {current_key} "
+                    f"({type(target).__name__})"
+                )
+            new = wrap_module(target, current_key, adapter_name, config, has_shift)
+            if adapter_name not in self.active_adapters:
+                new.requires_grad_(False)
+            self._replace_module(parent, target_name, new, target)
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        self._base_labels = labels_of(model)
+
+    def _layers(self) -> Iterator[HadamardLayer]:
+        return (module for module in self.model.modules() if isinstance(module, HadamardLayer))
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Offsets are made in float32; without autocast they take their base layer's dtype."""
+        if autocast_adapter_dtype:
+            return
+        for layer in self._layers():
+            for dictionary in (getattr(layer, name) for name in layer.adapter_layer_names):
+                if adapter_name in dictionary:
+                    dictionary[adapter_name].data = dictionary[adapter_name].data.to(
+                        layer.unmerged("weight").dtype
+                    )
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Makes one or several adapters active, with the labels of the first; what is frozen stays frozen.
+
+        Raises:
+            ValueError: There is no adapter of that name.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        missing = [name for name in names if name not in self.peft_config]
+        if missing:
+            raise ValueError(f"Adapter {missing[0]} not found; there are {sorted(self.peft_config)}")
+        self._keep_problem_type()
+        for module in self.model.modules():
+            for name, config in self.peft_config.items():
+                if isinstance(module, HadamardLayer):
+                    module.freeze_adapter(name, config.freeze_adapter)
+                elif isinstance(module, HeadWrapper):
+                    module.freeze_adapter(name, config.freeze_head)
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+        self._show_labels(is_enabled=True)
+
+    def disable_adapter_layers(self) -> None:
+        """Disables all adapters: the outputs, the head and the labels are the base model's."""
+        self._keep_problem_type()
+        super().disable_adapter_layers()
+        self._show_labels(is_enabled=False)
+
+    def enable_adapter_layers(self) -> None:
+        """Enables the active adapters again; what was trainable before is, and nothing else."""
+        super().enable_adapter_layers()
+        self._show_labels(is_enabled=True)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Deletes an adapter with its head and labels."""
+        super().delete_adapter(adapter_name)
+        self._show_labels(is_enabled=True)
+
+    def _show_labels(self, is_enabled: bool) -> None:
+        names = [name for name in self.active_adapters if name in self.peft_config]
+        if is_enabled and names:
+            config = self.peft_config[names[0]]
+            switch_labels({"id2label": config.id2label, "problem_type": config.problem_type}, self.model)
+        else:
+            switch_labels(self._base_labels, self.model)
+
+    def _keep_problem_type(self) -> None:
+        """transformers settles the problem type at the first loss; the adapter that was active keeps it."""
+        for name in self.active_adapters[:1]:
+            config = self.peft_config.get(name)
+            if config is not None and config.problem_type is None:
+                config.problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Folds adapters into the base weights, keeping copies; all or nothing.
+
+        Raises:
+            AdapterError: A shift would be lost.
+            ValueError: With safe_merge, if a merged tensor is not finite. Either leaves the model as it was.
+        """
+        self._check_shifts(adapter_names)
+        merged_before = [layer for layer in self._layers() if layer.merged]
+        try:
+            super().merge_adapter(adapter_names, safe_merge=safe_merge)
+        except Exception:
+            for layer in self._layers():
+                if layer.merged and layer not in merged_before:
+                    layer.unmerge()
+            raise
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge:
+            wanted = set(self.active_adapters if adapter_names is None else adapter_names)
+            if any(wanted - set(layer.merged_adapters) for layer in self._layers()):
+                self.merge_adapter(adapter_names, safe_merge=safe_merge)
+            turn_on_biases(self.model, self._switches_used())
+        return super()._unload_and_optionally_merge(False, progressbar, safe_merge, adapter_names)
+
+    def _projections(self) -> Iterator[tuple[str, HadamardProjection]]:
+        for name, module in self.model.named_modules():
+            if isinstance(module, HadamardProjection):
+                yield name, module
+
+    def _check_shifts(self, adapter_names: list[str] | None) -> None:
+        names = self.active_adapters if adapter_names is None else adapter_names
+        switches = bias_switches(self.model)
+        lost = [key for key, m in self._projections() if m.has_lost_shift(names) and key not in switches]
+        if lost:
+            raise AdapterError(
+                f"cannot merge: {lost[0]} and {len(lost) - 1} more have no bias to carry the trained shift, and the "
+                "model's config has no switch for one; keep the adapter unmerged, or train with train_shift=False"
+            )
+
+    def _switches_used(self) -> set[str]:
+        switches = bias_switches(self.model)
+        return {switches[key] for key, m in self._projections() if key in switches and m.gained_bias}
+
+    def add_weighted_adapter(
+        self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, head: str | None = None
+    ) -> None:
+        """Adds an adapter whose offsets are the weighted sum of others' (see `weighted.add_weighted`)."""
+        add_weighted(self, adapters, weights, adapter_name, head)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        with mixed_batch(self.model, names, list(self.peft_config)):
+            yield
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        lost = uncovered_parameters(model)
+        if lost:
+            raise AdapterError(
+                f"cannot save: the checkpoint lacks {lost[0]!r} (and {len(lost) - 1} more) and no saved module covers "
+                "it, so a reload would lose it; name its module in modules_to_save"
+            )
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)

@@ -1,0 +1,49 @@
+"""The one door to PEFT: makes "HADAMARD" a PEFT type and registers the method, from outside PEFT."""
+
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType, register_peft_method
+
+__all__ = ["add_peft_type", "register"]
+
+NAME = "HADAMARD"
+
+
+def add_peft_type() -> None:
+    """Adds the member HADAMARD to PEFT's enum of methods, which has no public way to do so; idempotent.
+
+    Example:
+        >>> add_peft_type()
+        >>> PeftType("HADAMARD").name
+        'HADAMARD'
+    """
+    if NAME in PeftType.__members__:
+        return
+    member = str.__new__(PeftType, NAME)
+    member._name_ = NAME
+    member._value_ = NAME
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType.__members__)
+    type.__setattr__(PeftType, NAME, member)
+    PeftType._member_names_.append(NAME)
+    PeftType._member_map_[NAME] = member
+    PeftType._value2member_map_[NAME] = member
+
+
+def register(config_class: type, model_class: type) -> None:
+    """Registers the method with PEFT under the name "hadamard" and the prefix "hadamard_"; idempotent.
+
+    Args:
+        config_class: HadamardConfig.
+        model_class: HadamardModel.
+
+    Source: huggingface/peft src/peft/utils/peft_types.py, register_peft_method.
+
+    Example:
+        >>> from hadamard_adapter import HadamardConfig, HadamardModel
+        >>> register(HadamardConfig, HadamardModel)
+    """
+    add_peft_type()
+    if PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType.HADAMARD) is None:
+        register_peft_method(name=NAME.lower(), config_cls=config_class, model_cls=model_class)
+    PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.HADAMARD] = config_class
+    PEFT_TYPE_TO_TUNER_MAPPING[PeftType.HADAMARD] = model_class

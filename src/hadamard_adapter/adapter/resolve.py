@@ -1,0 +1,141 @@
+"""Turns what a config leaves open into names of a given model's modules, once, before injection."""
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from torch import nn
+
+from hadamard_adapter.adapter.config import SITES, HadamardConfig
+from hadamard_adapter.adapter.families import SiteModules, find_sites, shift_can_merge
+from hadamard_adapter.adapter.heads import find_head
+from hadamard_adapter.adapter.layers import is_norm
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["bias_switches", "matches", "resolve", "turn_on_biases"]
+
+
+def resolve(config: HadamardConfig, model: nn.Module) -> None:
+    """Fills in, in place as PEFT's tuners do, what `config` leaves open.
+
+    Projections and norms become one regular expression over full names, the shift the names of the projections
+    that get one, the head its modules. A resolved config (one that was saved) is left as it is.
+
+    Raises:
+        SettingsError: The model's family is unknown and `target_modules` is None, or the layers named do not
+            exist, or a setting cannot apply to this model.
+    """
+    if config.is_resolved:
+        return
+    if config.target_modules is None:
+        sites = find_sites(model, config.sites, config.layers_to_transform)
+        config.target_modules = _pattern([site.projection for site in sites])
+        if config.norm_modules is None:
+            config.norm_modules = _pattern([site.norm for site in sites if site.norm])
+    elif isinstance(config.target_modules, str) and config.layers_to_transform is not None:
+        raise SettingsError(
+            "layers_to_transform: cannot be used together with target_modules as a regular expression "
+            f"({config.target_modules!r}); name the layers in the expression"
+        )
+    config.norm_modules = [] if config.norm_modules is None else config.norm_modules
+    config.train_shift = _resolved_shift(config, model)
+    config.head_modules = list(find_head(model, config.modules_to_save or ()))
+
+
+def matches(config: HadamardConfig, key: str, names: Sequence[str] | str | None) -> object:
+    """Tells whether a module's full name is among `names`, by PEFT's rules; falsy if not.
+
+    Source: huggingface/peft src/peft/tuners/tuners_utils.py, check_target_module_exists.
+    """
+    if not names:
+        return False
+    heads = [re.escape(name) for name in (*(config.head_modules or ()), *(config.modules_to_save or ()))]
+    asked = SimpleNamespace(
+        target_modules=names,
+        target_parameters=None,
+        exclude_modules=config.exclude_modules,
+        modules_to_save=heads,
+        layers_to_transform=config.layers_to_transform,
+        layers_pattern=config.layers_pattern,
+    )
+    return check_target_module_exists(asked, key)
+
+
+def bias_switches(model: nn.Module) -> dict[str, str]:
+    """Returns, by full name of a projection without a bias, the config attribute that gives it one."""
+    try:
+        sites: Sequence[SiteModules] = find_sites(model, SITES)
+    except SettingsError:
+        return {}
+    return {
+        site.projection: site.bias_switch
+        for site in sites
+        if site.bias_switch and getattr(model.config, site.bias_switch, None) is False
+    }
+
+
+def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
+    """Sets the config's bias switches, and gives zeros to every bias that the switched model has and this one lacks.
+
+    So a merged shift survives `save_pretrained` and a plain `from_pretrained`.
+    """
+    if not switches:
+        return
+    config = copy.deepcopy(model.config)
+    for switch in switches:
+        setattr(config, switch, True)
+        setattr(model.config, switch, True)
+    with torch.device("meta"):
+        twin = type(model)(config)
+    for name, parameter in twin.named_parameters():
+        owner_name, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(owner_name)
+        owner = owner.get_base_layer() if isinstance(owner, BaseTunerLayer) else owner
+        if attribute == "bias" and getattr(owner, "bias", None) is None:
+            zeros = torch.zeros(parameter.shape, dtype=owner.weight.dtype, device=owner.weight.device)
+            owner.bias = nn.Parameter(zeros, requires_grad=False)
+
+
+def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | list[str]:
+    """True or False where it is the same for all projections, else the names of those that get a shift."""
+    if config.train_shift is False or not isinstance(config.train_shift, (bool, type(None))):
+        return config.train_shift
+    projections = [name for name, module in model.named_modules() if _is_projection(config, name, module)]
+    switches = bias_switches(model)
+    carried = [name for name in projections if shift_can_merge(model, name, switches.get(name))]
+    if config.train_shift is True:
+        if len(carried) < len(projections):
+            warnings.warn(
+                f"train_shift=True: {len(projections) - len(carried)} of {len(projections)} projections have no bias "
+                "and the config has no switch for one, so this adapter cannot be merged",
+                stacklevel=2,
+            )
+        return True
+    if len(carried) in (0, len(projections)):
+        return bool(carried)
+    return carried
+
+
+def _is_projection(config: HadamardConfig, name: str, module: nn.Module) -> bool:
+    if not name or not matches(config, name, config.target_modules):
+        return False
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    return hasattr(base, "weight") and not is_norm(base)
+
+
+def _pattern(names: Sequence[str]) -> str | list[str]:
+    """One regular expression for all names; those that differ only in the layer's index share one alternative."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        layer = re.search(r"(?<=\.)\d+(?=\.)", name)
+        head, tail = (name[: layer.start()], name[layer.end() :]) if layer else (name, "")
+        kinds.setdefault((head, tail), []).append(layer.group() if layer else "")
+    parts = []
+    for (head, tail), indices in kinds.items():
+        numbers = "|".join(dict.fromkeys(indices))
+        parts.append(re.escape(head) + (f"({numbers})" if numbers else "") + re.escape(tail))
+    return "|".join(parts) or []

@@ -1,0 +1,90 @@
+"""Adapters add linearly: a new adapter whose offsets are the weighted sum of others'."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from hadamard_adapter.adapter.heads import HeadWrapper
+from hadamard_adapter.adapter.layers import HadamardLayer
+from hadamard_adapter.errors import AdapterError
+
+__all__ = ["add_weighted"]
+
+
+@torch.no_grad()
+def add_weighted(
+    tuner: BaseTuner, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, head: str | None
+) -> None:
+    """Adds `adapter_name` to the tuner, with offsets δ = Σ weightᵢ δᵢ (offsets are linear, so this is exact).
+
+    Args:
+        tuner: A HadamardModel that has all of `adapters`.
+        adapters: Names of the adapters to add up; they must adapt at the same position.
+        weights: One weight an adapter.
+        adapter_name: Name of the new adapter.
+        head: Whose head the new adapter gets. None: the mean of the heads, weighted by weight / Σ weight,
+            where all have the same labels.
+
+    Raises:
+        AdapterError: A name is unknown or taken, positions differ, or heads differ and `head` is None.
+    """
+    _check(tuner, adapters, weights, adapter_name, head)
+    first = tuner.peft_config[head or adapters[0]]
+    tuner.peft_config[adapter_name] = copy.deepcopy(first)
+    try:
+        tuner.inject_adapter(tuner.model, adapter_name)
+    except Exception:
+        del tuner.peft_config[adapter_name]
+        raise
+    for module in tuner.model.modules():
+        if isinstance(module, HadamardLayer):
+            _sum_offsets(module, adapters, weights, adapter_name)
+        elif isinstance(module, HeadWrapper) and adapter_name in module.modules_to_save:
+            _mean_heads(module, adapters, weights, adapter_name, head)
+
+
+def _check(
+    tuner: BaseTuner, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, head: str | None
+) -> None:
+    if len(adapters) != len(weights) or not adapters:
+        raise AdapterError(f"expected one weight an adapter, received {len(adapters)} and {len(weights)}")
+    missing = [name for name in (*adapters, *([head] if head else [])) if name not in tuner.peft_config]
+    if missing:
+        raise AdapterError(f"no adapter named {missing}; there are {sorted(tuner.peft_config)}")
+    if adapter_name in tuner.peft_config:
+        raise AdapterError(f"there is already an adapter named {adapter_name!r}; choose another name")
+    configs = [tuner.peft_config[name] for name in adapters]
+    for field in ("position", "target_modules", "norm_modules"):
+        if len({str(getattr(config, field)) for config in configs}) > 1:
+            raise AdapterError(
+                f"adapters differ in {field}, so their offsets do not add; received {list(adapters)}"
+            )
+    if head is None and len({str(config.id2label) for config in configs}) > 1:
+        raise AdapterError(
+            f"adapters {list(adapters)} have different labels; name one of them: head={adapters[0]!r}"
+        )
+
+
+def _sum_offsets(layer: HadamardLayer, adapters: Sequence[str], weights: Sequence[float], new: str) -> None:
+    for dictionary in (getattr(layer, name) for name in layer.adapter_layer_names):
+        terms = [
+            w * dictionary[name] for name, w in zip(adapters, weights, strict=True) if name in dictionary
+        ]
+        if terms and new in dictionary:
+            dictionary[new].copy_(torch.stack(terms).sum(0))
+
+
+def _mean_heads(
+    wrapper: HeadWrapper, adapters: Sequence[str], weights: Sequence[float], new: str, head: str | None
+) -> None:
+    names, shares = ([head], [1.0]) if head else (list(adapters), [w / sum(weights) for w in weights])
+    copies = [wrapper.modules_to_save[name] for name in names if name in wrapper.modules_to_save]
+    if not copies:
+        return
+    mean: nn.Module = copy.deepcopy(copies[0]).requires_grad_(False)
+    for name, parameter in mean.named_parameters():
+        parameter.copy_(sum(s * c.get_parameter(name) for s, c in zip(shares, copies, strict=True)))
+    wrapper.modules_to_save[new] = mean
