@@ -1,0 +1,1 @@
+"""The command `hadamard`: one file per verb, built with Click and rich."""

@@ -1,0 +1,231 @@
+"""What an adapter consists of, tensor by tensor: planned for a model from its config, or read from a folder."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.errors import AdapterError, SettingsError
+
+__all__ = ["Anatomy", "Part", "build_on_meta", "plan_adapter", "read_adapter"]
+
+_PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)")
+_LAYER = re.compile(r"(?P<layers>.*?)\.(?P<index>\d+)\.(?P<path>.+)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One trained vector of an adapter."""
+
+    layers: str
+    """Path of the list of layers; of the module itself where it stands in none."""
+    layer_index: int | None
+    """Position in that list, from 0; None where the module stands in none."""
+    path: str
+    """Path of the module inside its layer."""
+    kind: str
+    """scale, shift, norm_weight or norm_bias."""
+    size: int
+    """Number of parameters."""
+    mean_offset: float = 0.0
+    """Mean absolute offset from the identity; 0 for an adapter that is only planned."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """An adapter taken apart."""
+
+    name: str
+    """The model or the adapter's folder."""
+    base: str
+    """What is adapted: model type or base model."""
+    parts: tuple[Part, ...]
+    """Its vectors, in the model's order."""
+    head: dict[str, int]
+    """Module of the head -> number of its parameters."""
+    n_base: int | None
+    """Parameters of the model without the head; None where the base model's config is not at hand."""
+
+    @property
+    def n_adapter(self) -> int:
+        """Number of parameters, the head left out (the paper's convention)."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def n_head(self) -> int:
+        """Number of the head's parameters."""
+        return sum(self.head.values())
+
+
+def build_on_meta(model: str, allow_remote_code: bool = False) -> Any:
+    """The model of a config, without weights: as a classifier where its type has one.
+
+    Args:
+        model: a folder with a config.json, or a name on the hub.
+        allow_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        SettingsError: there is no such config, or it needs code that is not allowed.
+
+    Example:
+        >>> build_on_meta("bert-base-uncased").device.type  # doctest: +SKIP
+        'meta'
+    """
+    import torch
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(_why_no_config(model, error)) from error
+    classes = ("AutoModelForSequenceClassification", "AutoModelForImageClassification", "AutoModel")
+    for name in classes:
+        try:
+            with torch.device("meta"):
+                return getattr(transformers, name).from_config(config, trust_remote_code=allow_remote_code)
+        except ValueError as error:
+            if "nrecognized configuration class" not in str(error):
+                raise SettingsError(_why_no_config(model, error)) from error
+    raise SettingsError(f"model {model!r}: transformers has no model class for {config.model_type!r}")
+
+
+def plan_adapter(
+    name: str, model: Any, sites: Sequence[str], position: str, layers: Sequence[int] | None
+) -> Anatomy:
+    """The adapter that a tuning run would train, by injecting it into a model on the meta device.
+
+    Args:
+        name: of the model, for the display.
+        model: what `build_on_meta` returned; it is changed.
+        sites: attention, ffn or both.
+        position: output or input.
+        layers: layers to adapt, from 0; None: all.
+
+    Raises:
+        SettingsError: the model's family is unknown, or it has no such layers.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     bert = BertForSequenceClassification(BertConfig())
+        >>> plan_adapter("bert", bert, ["attention"], "output", None).n_adapter
+        36864
+    """
+    from peft import get_peft_model
+
+    from hadamard_adapter import HadamardConfig
+
+    model_type, n_total = str(model.config.model_type), model.num_parameters()
+    chosen = None if layers is None else list(layers)
+    config = HadamardConfig(sites=list(sites), position=position, layers_to_transform=chosen)
+    tensors = [(key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad]
+    parts = tuple(_part(key, size) for key, size in tensors if ".hadamard_" in key)
+    head = _by_module(
+        (key.replace(".modules_to_save.default", ""), size) for key, size in tensors if ".hadamard_" not in key
+    )
+    return Anatomy(name, model_type, parts, head, n_total - sum(head.values()))
+
+
+def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
+    """The adapter in a folder, from its safetensors file; no base weights are needed.
+
+    Args:
+        folder: made by `hadamard tune` or PEFT's `save_pretrained`.
+        allow_remote_code: whether code that comes with the base model may run.
+
+    Raises:
+        AdapterError: another method's adapter, a pickle file, or a damaged one.
+
+    Example:
+        >>> read_adapter("adapter").n_adapter  # doctest: +SKIP
+        36864
+    """
+    config = _adapter_config(Path(folder))
+    tensors = _adapter_tensors(Path(folder))
+    parts = tuple(
+        _part(key, tensor.numel(), tensor.float().abs().mean().item())
+        for key, tensor in tensors.items()
+        if _PART.match(key)
+    )
+    head = _by_module((key, tensor.numel()) for key, tensor in tensors.items() if not _PART.match(key))
+    base = str(config.get("base_model_name_or_path"))
+    try:
+        n_base = _n_base(build_on_meta(base, allow_remote_code), head)
+    except SettingsError:
+        n_base = None
+    return Anatomy(folder, base, tuple(sorted(parts, key=_in_order)), head, n_base)
+
+
+def _why_no_config(model: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"model {model!r} brings Python code of its own, which is refused; if you trust it, "
+            "run again with --allow-remote-code"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"no model or adapter at {model!r}: expected a folder with config.json (and model.safetensors), or a "
+        f"name on the Hugging Face hub that can be reached from here ({reason})"
+    )
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AdapterError(f"{path}: damaged: {error}") from error
+    if config.get("peft_type") != "HADAMARD":
+        raise AdapterError(
+            f"{path}: expected an adapter of peft_type 'HADAMARD', received {config.get('peft_type')!r}"
+        )
+    return config
+
+
+def _adapter_tensors(folder: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / "adapter_model.safetensors"
+    if not path.exists():
+        pickled = ", ".join(sorted(found.name for found in folder.glob("*.bin")))
+        why = f"; {pickled} is a pickle file, which could run code and is not read" if pickled else ""
+        raise AdapterError(f"{folder}: expected adapter_model.safetensors, which is missing{why}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise AdapterError(f"{path}: damaged or cut short ({error}); copy or train it again") from error
+
+
+def _part(key: str, size: int, mean_offset: float = 0.0) -> Part:
+    found = _PART.match(key)
+    assert found is not None
+    module, kind = found["module"], found["kind"]
+    layer = _LAYER.match(module)
+    if layer is None:
+        return Part(module, None, module, kind, size, mean_offset)
+    return Part(layer["layers"], int(layer["index"]), layer["path"], kind, size, mean_offset)
+
+
+_KINDS = ("scale", "shift", "norm_weight", "norm_bias")
+
+
+def _in_order(part: Part) -> tuple[Any, ...]:
+    return part.layer_index is None, part.layers, part.layer_index or 0, part.path, _KINDS.index(part.kind)
+
+
+def _by_module(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Parameters of each module, by the module's name without PEFT's prefix and the tensor's own name."""
+    sizes: dict[str, int] = {}
+    for key, size in tensors:
+        module = key.removeprefix("base_model.model.").rpartition(".")[0]
+        sizes[module] = sizes.get(module, 0) + size
+    return sizes
+
+
+def _n_base(model: Any, head: dict[str, int]) -> int:
+    in_head = (p.numel() for key, p in model.named_parameters() if key.rpartition(".")[0] in head)
+    return model.num_parameters() - sum(in_head)

@@ -1,0 +1,87 @@
+"""`--config run.toml`: every option of every command, written down in a file.
+
+    lr = 0.003                      # at the top: options of whichever command reads the file
+    [tune]                          # or in a table named like the command
+    train = "train.csv"
+    layers = [0, 1, 2]
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["read_defaults"]
+
+_SHARED = ("config", "debug", "help", "version")
+
+
+def read_defaults(path: str, context: click.Context) -> tuple[dict[str, Any], bool]:
+    """The defaults that a TOML file gives to one command, and whether it asks for quiet.
+
+    Every value passes through the same conversion as a word on the command line, so `epochs = 2.5` is refused
+    here as `--epochs 2.5` is there. Keys may be written with dashes or underscores.
+
+    Args:
+        path: the file.
+        context: of the command that reads it.
+
+    Raises:
+        click.UsageError: no such file, not TOML, an unknown table or key, or a value of the wrong kind.
+    """
+    document = _read_toml(path)
+    command = str(context.info_name)
+    tables = {key: value for key, value in document.items() if isinstance(value, dict)}
+    _refuse_unknown_tables(path, tables, context)
+    flat = {key: value for key, value in document.items() if key not in tables}
+    options = {
+        str(parameter.name): parameter
+        for parameter in context.command.params
+        if str(parameter.name) not in _SHARED
+    }
+    values: dict[str, Any] = {}
+    for where, given in ((path, flat), (f"{path}, [{command}]", tables.get(command, {}))):
+        for key, value in given.items():
+            name = key.replace("-", "_")
+            if name not in options:
+                known = ", ".join(sorted(options)).replace("_", "-")
+                raise click.UsageError(f"{where}: unknown key {key!r}; known to {command}: {known}")
+            values[name] = _converted(value, options[name], context, f"{where}: {key} = {value!r}")
+    return values, bool(values.pop("quiet", False))
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.UsageError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--config {path}: not a TOML file: {error}") from error
+
+
+def _refuse_unknown_tables(path: str, tables: dict[str, Any], context: click.Context) -> None:
+    group = context.parent.command if context.parent is not None else None
+    known = group.list_commands(context) if isinstance(group, click.Group) else [str(context.info_name)]
+    for name in tables:
+        if name not in known:
+            raise click.UsageError(f"{path}: unknown table [{name}]; known: {', '.join(known)}")
+
+
+def _converted(value: Any, parameter: click.Parameter, context: click.Context, where: str) -> Any:
+    is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+    if is_flag != isinstance(value, bool):
+        expected = "true or false" if is_flag else "a value, not true or false"
+        raise click.UsageError(f"{where}: expected {expected}")
+    if is_flag:
+        return value
+    word = ",".join(str(item) for item in value) or "none" if isinstance(value, list) else str(value)
+    try:
+        return parameter.type.convert(word, parameter, context)
+    except click.BadParameter as error:
+        raise click.UsageError(f"{where}: {error.message}") from error

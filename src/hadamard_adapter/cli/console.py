@@ -1,0 +1,111 @@
+"""What the user sees while a command works: messages and progress on standard error, data on standard output."""
+
+import contextlib
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["StageBars", "data_console", "hush_libraries", "message_console", "say"]
+
+_STAGES = {"head": "stage 1, head", "adapter": "stage 2, adapter", "both": "head and adapter"}
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def message_console(quiet: bool = False) -> Console:
+    """Standard error: colours only on a terminal (and never with NO_COLOR), lines never broken."""
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+
+
+def data_console() -> Console:
+    """Standard output; 120 columns wide where it is not a terminal, so that tables do not depend on one."""
+    width = None if sys.stdout.isatty() else 120
+    return Console(highlight=False, markup=False, width=width)
+
+
+def say(line: str, quiet: bool = False) -> None:
+    """Write one message for the user, unless they asked for quiet."""
+    message_console(quiet).print(line)
+
+
+def hush_libraries() -> None:
+    """Turn off the libraries' own progress bars, advice and warnings: their text is for programmers."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("datasets").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+class StageBars:
+    """The `Progress` of a tuning run: a bar per stage on a terminal, a line now and then elsewhere.
+
+    Use it as a context manager, so that the terminal is restored when the run fails.
+
+    Example:
+        >>> with StageBars(message_console(quiet=True)) as bars:
+        ...     bars.start("head", n_steps=10, step=0)
+        ...     bars.step(1, 0.69)
+        ...     bars.end()
+    """
+
+    def __init__(self, console: Console) -> None:
+        """Show progress on `console`."""
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.task = TaskID(0)
+        self.name = ""
+        self.n_steps = 0
+        self.score = ""
+        self.next_line_s = 0.0
+
+    def __enter__(self) -> "StageBars":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        """Open the bar of a stage, at `step` where it is resumed."""
+        self.name, self.n_steps, self.score = _STAGES.get(stage, stage), n_steps, ""
+        self.next_line_s = time.monotonic() + _SECONDS_BETWEEN_LINES
+        self.task = self.bars.add_task(self.name, total=n_steps, completed=step, note="")
+
+    def step(self, step: int, loss: float | None) -> None:
+        """Move the bar and show the loss."""
+        note = self.score if loss is None else f"loss {loss:.3f}{self.score}"
+        self.bars.update(self.task, completed=step, note=note)
+        if self.bars.disable and time.monotonic() >= self.next_line_s:
+            self.next_line_s = time.monotonic() + _SECONDS_BETWEEN_LINES
+            self.console.print(f"{self.name}: {step}/{self.n_steps} {note}")
+
+    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        """Show the scores on dev beside the loss."""
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        self.score = f"  dev {shown}"
+        if self.bars.disable:
+            self.console.print(f"{self.name}: epoch {epoch}{self.score}")
+
+    def end(self) -> None:
+        """Leave the bar as it stands."""
+
+
+@contextlib.contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """A spinner beside `what` while the block runs; nothing where there is no terminal."""
+    with console.status(what) if console.is_terminal else contextlib.nullcontext():
+        yield

@@ -1,0 +1,156 @@
+"""`hadamard eval`: scores of an adapter on labelled rows, as tables or as one JSON object."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from hadamard_adapter.cli.console import data_console, hush_libraries, message_console
+from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.errors import SettingsError
+
+if TYPE_CHECKING:
+    from hadamard_adapter.tuning import Evaluation
+
+__all__ = ["EvalOptions", "as_json", "eval_command"]
+
+_ERROR_COLUMNS = ("row", "text", "pair", "label", "predicted", "probability")
+_MAX_MATRIX = 12
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """The options of `hadamard eval`."""
+
+    adapter: str
+    """Folder that `hadamard tune` made."""
+    data: str
+    """Labelled rows: a csv, tsv, jsonl or parquet file, or the name or folder of a dataset."""
+    text: str | None = None
+    """Column of the text; the one of the training if not given."""
+    pair: str | None = None
+    """Column of the second text of a pair; the one of the training if not given."""
+    label: str | None = None
+    """Column of the label; the one of the training if not given."""
+    split: str | None = None
+    """Split to score, where --data is a dataset with several."""
+    quoting: bool | None = None
+    """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    json: bool = False
+    """Whether to print one JSON object instead of tables."""
+    errors: str | None = None
+    """CSV file that receives the rows with a wrong prediction: label, prediction and its probability."""
+    batch_size: int = 32
+    """Rows at a time; less memory with fewer."""
+    model: str | None = None
+    """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
+    device: str | None = None
+    """cpu, cuda or mps; by default the fastest that is there."""
+    allow_remote_code: bool = False
+    """Whether a model may run Python code that its folder or the hub brings."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+    def __post_init__(self) -> None:
+        """Check the options before the model is loaded."""
+        if self.batch_size < 1:
+            raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
+        if self.errors is not None and Path(self.errors).resolve() == Path(self.data).resolve():
+            raise SettingsError(f"--errors {self.errors!r} would overwrite --data; choose another file")
+
+
+@command_from("eval", EvalOptions)
+def eval_command(options: EvalOptions) -> None:
+    """Score an adapter on labelled rows.
+
+    Prints the task's metrics, precision and recall of each class and the confusion matrix.
+
+    \b
+    Example:
+      hadamard eval --adapter adapter --data test.csv
+      hadamard eval --adapter adapter --data test.csv --json --errors wrong.csv
+    """
+    from hadamard_adapter.tuning import evaluate
+
+    hush_libraries()
+    evaluation = evaluate(
+        options.adapter,
+        options.data,
+        text=options.text,
+        pair=options.pair,
+        label=options.label,
+        split=options.split,
+        quoting=options.quoting,
+        model=options.model,
+        device=options.device,
+        batch_size=options.batch_size,
+        allow_remote_code=options.allow_remote_code,
+    )
+    messages = message_console(options.quiet)
+    if evaluation.n_truncated:
+        messages.print(f"{evaluation.n_truncated} of {evaluation.n_rows} rows were cut to the maximal length")
+    if options.errors is not None:
+        _write_errors(Path(options.errors), evaluation.errors)
+        messages.print(f"{len(evaluation.errors)} wrong rows in {options.errors}")
+    if options.json:
+        print(json.dumps(as_json(evaluation), indent=2, ensure_ascii=False))
+    else:
+        _print_tables(evaluation)
+
+
+def as_json(evaluation: "Evaluation") -> dict[str, Any]:
+    """The object that `--json` prints: the metrics by name, n, and what the tables show.
+
+    Args:
+        evaluation: what `evaluate` returned.
+
+    Example:
+        >>> from hadamard_adapter.tuning import Evaluation
+        >>> as_json(Evaluation({"pearson": 0.5}, {}, [], (), n_rows=4, n_truncated=0, errors=[]))
+        {'pearson': 0.5, 'n': 4, 'n_truncated': 0}
+    """
+    found: dict[str, Any] = {**evaluation.scores, "n": evaluation.n_rows, "n_truncated": evaluation.n_truncated}
+    if evaluation.per_class:
+        found["labels"] = list(evaluation.label_names)
+        found["per_class"] = evaluation.per_class
+    if evaluation.confusion:
+        found["confusion"] = evaluation.confusion
+    return found
+
+
+def _print_tables(evaluation: "Evaluation") -> None:
+    console = data_console()
+    for name, value in evaluation.scores.items():
+        console.print(f"{name:<12} {value:.4f}")
+    console.print(f"{'n':<12} {evaluation.n_rows}")
+    if evaluation.per_class:
+        table = _table("class", "precision", "recall", "f1", "rows")
+        for name, found in evaluation.per_class.items():
+            shown = [f"{found[key]:.4f}" for key in ("precision", "recall", "f1")]
+            table.add_row(name, *shown, f"{found['support']:.0f}")
+        console.print("", table, sep="\n")
+    if 0 < len(evaluation.confusion) <= _MAX_MATRIX:
+        table = _table("true \\ predicted", *evaluation.label_names)
+        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True):
+            table.add_row(name, *map(str, row))
+        console.print("", table, sep="\n")
+    elif evaluation.confusion:
+        console.print(f"\nconfusion matrix of {len(evaluation.confusion)} classes: see --json")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _write_errors(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=_ERROR_COLUMNS, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)

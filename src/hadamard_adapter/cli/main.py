@@ -1,0 +1,130 @@
+"""The group `hadamard` and its error boundary: every way out has one exit code and at most one line.
+
+    0    done (also: already finished)
+    2    the user can mend it: options, data, folders, no space, no memory
+    130  Ctrl-C
+    141  the reader of standard output went away (`| head`)
+    1    a bug of this program
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from hadamard_adapter import __version__
+from hadamard_adapter.cli.eval import eval_command
+from hadamard_adapter.cli.inspect import inspect_command
+from hadamard_adapter.cli.merge import merge_command
+from hadamard_adapter.cli.options import debug_option, quiet_option
+from hadamard_adapter.cli.predict import predict_command
+from hadamard_adapter.cli.tune import tune_command
+from hadamard_adapter.errors import HadamardError
+
+__all__ = ["hadamard", "main", "run"]
+
+EXIT_USER = 2
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="hadamard", message="%(prog)s %(version)s")
+@click.pass_context
+def hadamard(context: click.Context) -> None:
+    """Tune a pre-trained transformer for your task with about 0.03 % of its parameters.
+
+    \b
+    hadamard tune --model MODEL --train train.csv --output adapter
+    hadamard eval --adapter adapter --data test.csv
+    hadamard predict --adapter adapter --input new.csv --output labelled.csv
+    hadamard merge --adapter adapter --output plain-model
+    hadamard inspect adapter
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+hadamard.params.extend([quiet_option(), debug_option()])
+for _command in (tune_command, eval_command, predict_command, merge_command, inspect_command):
+    hadamard.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line of this process and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; nothing but a bug of Python itself passes through.
+
+    Args:
+        arguments: the words after `hadamard`.
+
+    Example:
+        >>> run(["--version"])
+        hadamard 0.1.0
+        0
+    """
+    try:
+        with hadamard.make_context("hadamard", list(arguments)) as context:
+            hadamard.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _drop_standard_output()
+        return EXIT_BROKEN_PIPE
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        message = _user_message(error)
+        if message is not None:
+            click.echo(f"error: {_one_line(message)}", err=True)
+            return EXIT_USER
+        again = "" if "--debug" in arguments else "; run again with --debug to see where"
+        click.echo(f"error: this is a bug: {type(error).__name__}: {_one_line(str(error))}{again}", err=True)
+        return EXIT_BUG
+
+
+def _user_message(error: Exception) -> str | None:
+    """What to tell the user about an error that they can mend; None for a bug."""
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx is not None else "hadamard"
+        return f"{error.format_message().rstrip('.')}; see {command} --help"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, HadamardError):
+        return str(error)
+    if _is_no_space(error):
+        return f"no space left on the device; free some or choose another folder ({error})"
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return "out of memory; try a smaller --batch-size or --max-length"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def _is_no_space(error: Exception) -> bool:
+    # safetensors and Arrow wrap the system's error and keep only its text.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _drop_standard_output() -> None:
+    """Send what is still buffered nowhere, so that Python's last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

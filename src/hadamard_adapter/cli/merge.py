@@ -1,0 +1,61 @@
+"""`hadamard merge`: fold an adapter into its base model and leave a plain transformers folder."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hadamard_adapter.cli.console import hush_libraries, message_console
+from hadamard_adapter.cli.options import command_from
+
+__all__ = ["MergeOptions", "merge_command"]
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """The options of `hadamard merge`."""
+
+    adapter: str
+    """Folder that `hadamard tune` made."""
+    output: str
+    """Folder that receives the plain model and its tokenizer."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the written weights; by default the base model's own."""
+    model: str | None = None
+    """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
+    overwrite: bool = False
+    """Whether an earlier merge in the output folder may be replaced."""
+    allow_remote_code: bool = False
+    """Whether a model may run Python code that its folder or the hub brings."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+
+@command_from("merge", MergeOptions)
+def merge_command(options: MergeOptions) -> None:
+    """Fold an adapter into its model: a plain transformers folder.
+
+    The folder needs nothing of this package: pipeline("text-classification", "OUTPUT") works.
+
+    \b
+    Example:
+      hadamard merge --adapter adapter --output plain-model
+      hadamard merge --adapter adapter --output small --dtype bfloat16
+    """
+    from hadamard_adapter.tuning import merge
+
+    hush_libraries()
+    report = merge(
+        options.adapter,
+        options.output,
+        dtype=options.dtype,
+        model=options.model,
+        overwrite=options.overwrite,
+        allow_remote_code=options.allow_remote_code,
+    )
+    console = message_console(options.quiet)
+    console.print(f"merged   {report.dtype}, {report.size_bytes / 1e6:,.1f} MB")
+    console.print(
+        f"checked  largest change of a logit, adapted against merged and reloaded, on probe texts: "
+        f"{report.max_logit_difference:.2g}"
+    )
+    console.print(f"in       {report.output}")
+    console.print(f'next     transformers.pipeline("text-classification", "{report.output}")')

@@ -1,0 +1,205 @@
+"""Click options from a frozen dataclass: one option per field, its help the docstring under the field.
+
+The field's name gives the option (`head_lr` is `--head-lr`), its type the conversion, its default the default:
+
+    bool                --x / --no-x            tuple[int, ...]    --x 0,1,5 or --x 0-7
+    Literal["a", "b"]   --x [a|b]               tuple[str, ...]    --x a,b   (`none` is the empty list)
+
+A field with `metadata={"argument": "NAME"}` becomes a positional argument.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from hadamard_adapter.cli.config_file import read_defaults
+from hadamard_adapter.tuning.settings import field_help
+
+__all__ = ["CommaList", "command_from", "is_quiet", "parameters_of"]
+
+S = TypeVar("S")
+
+_QUIET = "hadamard_adapter.quiet"
+
+
+class CommaList(click.ParamType):
+    """A list in one word, `a,b,c`; whole numbers take ranges too, `0-3,7`; `none` is the empty list.
+
+    Example:
+        >>> CommaList(int).convert("0-2,7", None, None)
+        (0, 1, 2, 7)
+    """
+
+    def __init__(self, item: type) -> None:
+        """Make a list type of `item`, str or int."""
+        self.item = item
+        self.name = "numbers" if item is int else "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The tuple that a word stands for; a tuple passes as it is."""
+        if isinstance(value, tuple):
+            return value  # pyright: ignore[reportUnknownVariableType]
+        if value.strip().lower() == "none":
+            return ()
+        words = [word.strip() for word in str(value).split(",") if word.strip()]
+        try:
+            return tuple(words) if self.item is str else tuple(i for word in words for i in _numbers(word))
+        except ValueError:
+            self.fail(f"expected numbers such as 0,1,5 or 0-7, received {value!r}", param, ctx)
+
+
+def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]], click.Command]:
+    """A decorator that makes a command of a function of one settings object.
+
+    Beside the settings' fields the command takes --config, --quiet, --debug and --help.
+
+    Args:
+        name: the verb.
+        settings: a frozen dataclass; what it raises for bad values passes through.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Greeting:
+        ...     to: str = "world"
+        ...     '''Whom to greet.'''
+        >>> @command_from("greet", Greeting)
+        ... def greet(settings: Greeting) -> None:
+        ...     '''Say hello.'''
+        >>> [option.opts for option in greet.params][0]
+        ['--to']
+    """
+    names = [field.name for field in dataclasses.fields(settings)]  # pyright: ignore[reportArgumentType]
+
+    def decorate(function: Callable[[S], None]) -> click.Command:
+        def callback(**values: Any) -> None:
+            if "quiet" in names:
+                values["quiet"] = is_quiet()
+            function(settings(**values))
+
+        return click.Command(
+            name,
+            params=[*parameters_of(settings), *_shared_options()],
+            help=function.__doc__,
+            short_help=(function.__doc__ or "").partition("\n")[0],
+            callback=callback,
+        )
+
+    return decorate
+
+
+def parameters_of(settings: type) -> list[click.Parameter]:
+    """One Click parameter per field of a settings dataclass; `quiet` is left to the shared options."""
+    hints = typing.get_type_hints(settings)
+    help_of = field_help(settings)
+    fields = [field for field in dataclasses.fields(settings) if field.name != "quiet"]
+    return [_parameter(field, hints[field.name], help_of[field.name]) for field in fields]
+
+
+def is_quiet() -> bool:
+    """Whether --quiet was given, before or after the verb."""
+    context = click.get_current_context(silent=True)
+    return bool(context is not None and context.meta.get(_QUIET))
+
+
+def quiet_option() -> click.Option:
+    """--quiet, which every command and the group itself take."""
+    return click.Option(
+        ["--quiet"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_quiet,
+        help="Say nothing but errors; data still goes to standard output.",
+    )
+
+
+def debug_option() -> click.Option:
+    """--debug, which every command and the group itself take; `main` looks for the word itself."""
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, help="Show the Python traceback of an error."
+    )
+
+
+def _shared_options() -> list[click.Parameter]:
+    config = click.Option(
+        ["--config"],
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_use_config,
+        help="TOML file with these options, at its top or in a table named like the command; "
+        "what the command line gives wins.",
+    )
+    return [config, quiet_option(), debug_option()]
+
+
+def _use_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        values, quiet = read_defaults(path, context)
+        context.default_map = {**(context.default_map or {}), **values}
+        context.meta[_QUIET] = quiet or context.meta.get(_QUIET, False)
+
+
+def _remember_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[_QUIET] = value or context.meta.get(_QUIET, False)
+
+
+def _parameter(field: "dataclasses.Field[Any]", hint: Any, help_text: str) -> click.Parameter:
+    required = field.default is dataclasses.MISSING
+    default = {"required": True} if required else {"default": field.default}
+    kind, choices = _without_none(hint), None
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+    if "argument" in field.metadata:
+        return click.Argument([field.name], metavar=field.metadata["argument"], required=required)
+    word = field.name.replace("_", "-")
+    if kind is bool:
+        names, extra = [f"--{word}/--no-{word}"], {}
+    else:
+        names, extra = [f"--{word}"], {"type": _click_type(kind, choices), "metavar": _metavar(field, kind)}
+    return click.Option(
+        [*names, field.name],
+        show_default=field.default not in (None, False, dataclasses.MISSING),
+        help=help_text,
+        **default,
+        **extra,
+    )
+
+
+def _without_none(hint: Any) -> Any:
+    """The one type of an optional field."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _click_type(kind: Any, choices: tuple[Any, ...] | None) -> Any:
+    if choices is not None:
+        return _Choice(choices)
+    if typing.get_origin(kind) is tuple:
+        return CommaList(typing.get_args(kind)[0])
+    return kind
+
+
+class _Choice(click.Choice):  # pyright: ignore[reportMissingTypeArgument]
+    """A choice that gives back the value itself, so that `Literal[1, 2]` stays a number."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        super().__init__([str(value) for value in values])
+        self.values = values
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        chosen = super().convert(str(value), param, ctx)
+        return next(known for known in self.values if str(known) == chosen)
+
+
+def _metavar(field: "dataclasses.Field[Any]", kind: Any) -> str | None:
+    return field.metadata.get("metavar") or ("TEXT" if kind is str else None)
+
+
+def _numbers(word: str) -> range:
+    first, _, last = word.partition("-")
+    return range(int(first), int(last or first) + 1)

@@ -1,0 +1,150 @@
+"""`hadamard predict`: labels and probabilities beside every column of a file, in one pass and bounded memory."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hadamard_adapter.cli.console import hush_libraries, message_console, waiting
+from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from hadamard_adapter.tasks import Columns, Table
+    from hadamard_adapter.tuning import Classifier, Prediction
+
+__all__ = ["PredictOptions", "predict_command"]
+
+_ROWS_PER_BATCH = 512
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of `hadamard predict`."""
+
+    adapter: str
+    """Folder that `hadamard tune` made."""
+    input: str = "-"
+    """Rows to label: a csv, tsv, jsonl or parquet file; - is standard input."""
+    output: str = "-"
+    """File that receives the rows: csv, tsv or jsonl; - is standard output."""
+    format: Literal["csv", "tsv", "jsonl"] | None = None
+    """Format of standard input and output; by default that of the file at the other end, else csv."""
+    text: str | None = None
+    """Column of the text; the one of the training if not given."""
+    pair: str | None = None
+    """Column of the second text of a pair; the one of the training if not given."""
+    quoting: bool | None = None
+    """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    all_probabilities: bool = False
+    """Whether to add a column `probability_<label>` for every label."""
+    prediction_column: str = "prediction"
+    """Name of the column that is added for the label (for regression: the number)."""
+    probability_column: str = "probability"
+    """Name of the column that is added for the label's probability; not added for regression."""
+    batch_size: int = 32
+    """Rows at a time in the model; less memory with fewer."""
+    model: str | None = None
+    """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
+    device: str | None = None
+    """cpu, cuda or mps; by default the fastest that is there."""
+    allow_remote_code: bool = False
+    """Whether a model may run Python code that its folder or the hub brings."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+    def __post_init__(self) -> None:
+        """Check the options before the model is loaded."""
+        if self.batch_size < 1:
+            raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
+        if self.prediction_column == self.probability_column:
+            raise SettingsError(f"expected two names of new columns, received {self.prediction_column!r} twice")
+        _check_output(self.input, self.output)
+
+
+@command_from("predict", PredictOptions)
+def predict_command(options: PredictOptions) -> None:
+    """Label the rows of a file or of standard input.
+
+    Every column of the input is kept; the label and its probability are added. A file appears when it is complete.
+
+    \b
+    Example:
+      hadamard predict --adapter adapter --input new.csv --output labelled.csv
+      echo '{"text": "what a film"}' | hadamard predict --adapter adapter --format jsonl
+    """
+    from hadamard_adapter.tasks import iter_rows, write_rows
+
+    source, target = _formats(options)
+    batches = iter_rows(options.input, _ROWS_PER_BATCH, format=source, quoting=options.quoting)
+    first = next(batches)  # what is wrong with the file is said before the model is loaded
+
+    from hadamard_adapter.tuning import load
+
+    hush_libraries()
+    console = message_console(options.quiet)
+    classifier = load(options.adapter, options.model, options.device, options.allow_remote_code)
+    labelled = _labelled(chain([first], batches), classifier, options)
+    with waiting(console, "predicting"):
+        n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
+    where = "" if options.output == "-" else f", in {options.output}"
+    console.print(f"{n_rows} rows labelled{where}")
+
+
+def _check_output(source: str, target: str) -> None:
+    if target == "-":
+        return
+    path = Path(target)
+    if source != "-" and path.exists() and Path(source).exists() and os.path.samefile(source, target):
+        raise SettingsError(f"--output {target!r} is the input file; choose another file")
+    if not path.parent.is_dir():
+        raise SettingsError(f"--output {target!r}: no folder {str(path.parent)!r}; make it first")
+    if path.is_dir():
+        raise SettingsError(f"--output {target!r} is a folder; name a file that ends in .csv, .tsv or .jsonl")
+
+
+def _formats(options: PredictOptions) -> tuple[str | None, str | None]:
+    """The formats to force on input and output; None where the name of a file tells."""
+    from hadamard_adapter.tasks import format_of
+
+    known = [format_of(path) for path in (options.input, options.output) if path != "-"]
+    of_stream = options.format or next((name for name in known if name != "parquet"), "csv")
+    source, target = (of_stream if path == "-" else None for path in (options.input, options.output))
+    return source, target
+
+
+def _labelled(
+    batches: "Iterable[Table]", classifier: "Classifier", options: PredictOptions
+) -> Iterator[list[dict[str, object]]]:
+    columns: Columns | None = None
+    for table in batches:
+        columns = columns or _find_columns(table, classifier, options)
+        texts, pairs = _texts(table, columns)
+        found = classifier.predict(texts, pairs, options.batch_size)
+        yield [
+            {**row, **_added(prediction, options)} for row, prediction in zip(table.rows, found, strict=True)
+        ]
+
+
+def _find_columns(table: "Table", classifier: "Classifier", options: PredictOptions) -> "Columns":
+    raise NotImplementedError
+
+
+def _texts(table: "Table", columns: "Columns") -> tuple[list[str], list[str] | None]:
+    raise NotImplementedError
+
+
+def _added(prediction: "Prediction", options: PredictOptions) -> dict[str, Any]:
+    """The new cells of one row."""
+    if prediction.value is not None:
+        return {options.prediction_column: prediction.value}
+    label, of_label = prediction.label, prediction.probabilities
+    added: dict[str, Any] = {options.prediction_column: list(label) if isinstance(label, tuple) else label}
+    if isinstance(label, str):
+        added[options.probability_column] = round(of_label[label], _DIGITS)
+    if options.all_probabilities or isinstance(label, tuple):
+        added |= {f"probability_{name}": round(value, _DIGITS) for name, value in of_label.items()}
+    return added
