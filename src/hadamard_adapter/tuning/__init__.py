@@ -2,8 +2,9 @@
 
 from hadamard_adapter.tuning.classifier import Classifier, Evaluation, Prediction, evaluate, load
 from hadamard_adapter.tuning.export import MergeReport, merge
-from hadamard_adapter.tuning.recipe import Progress, TuneResult, say_on_stderr, tune
+from hadamard_adapter.tuning.recipe import TuneResult, say_on_stderr, tune
 from hadamard_adapter.tuning.settings import PRESETS, Preset, TuneSettings, field_help, resolve
+from hadamard_adapter.tuning.stage import Progress
 
 __all__ = [
     "PRESETS",

@@ -15,6 +15,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import Task
 
 __all__ = [
+    "DEFAULT_MAX_LENGTH",
     "Tokens",
     "collator",
     "load_base",
@@ -87,7 +88,7 @@ def load_tokenizer(model: str, allow_remote_code: bool = False) -> Any:
 
 
 def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_code: bool = False) -> Any:
-    """The base model as a sequence classifier for a task, in float32, its head fresh where the files have none.
+    """The base model as a sequence classifier for a task, in float32, its head fresh where files lack one.
 
     Args:
         model: folder or name on the hub.
@@ -198,6 +199,7 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
             ) from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
-            f"no {part} in {model!r}: expected a folder made by save_pretrained (config.json, model.safetensors, "
-            f"tokenizer.json) or a name on the Hugging Face hub that can be reached from here ({first_line})"
+            f"no {part} in {model!r}: expected a folder made by save_pretrained (config.json, "
+            f"model.safetensors, tokenizer.json) or a name on the Hugging Face hub "
+            f"that can be reached from here ({first_line})"
         ) from error

@@ -1,34 +1,39 @@
 """The recipe: the head first, then the adapter, from a table of rows to a folder that is complete."""
 
+import contextlib
+import dataclasses
+import resource
+import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from hadamard_adapter.tuning.settings import TuneSettings
+from accelerate import PartialState
 
-__all__ = ["Progress", "TuneResult", "say_on_stderr", "tune"]
+from hadamard_adapter.tasks import describe_task
+from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
+from hadamard_adapter.tuning.data import TuneData, read_data, run_key
+from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
+from hadamard_adapter.tuning.report import count_parameters, metrics_of, run_of, versions, write_report
+from hadamard_adapter.tuning.resume import (
+    FINAL,
+    check_output,
+    complete,
+    disk_errors_explained,
+    open_workspace,
+    partial_of,
+    publish,
+    read_json,
+    remove,
+    write_json,
+)
+from hadamard_adapter.tuning.settings import TuneSettings, resolve
+from hadamard_adapter.tuning.stage import Progress, Stage
+from hadamard_adapter.tuning.training import run_stage
+from hadamard_adapter.tuning.weights import load_weights
 
-
-class Progress(Protocol):
-    """What a display of the run's progress must offer; `tune` calls it, a terminal or a notebook shows it."""
-
-    def start(self, stage: str, n_steps: int, step: int) -> None:
-        """A stage ("head", "adapter", "both") begins at `step` of `n_steps` (above 0 when it is resumed)."""
-        ...
-
-    def step(self, step: int, loss: float | None) -> None:
-        """Step `step` is done; `loss` is the latest mean training loss, None before the first."""
-        ...
-
-    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Epoch `epoch` (from 1 on) is done, with its scores on dev."""
-        ...
-
-    def end(self) -> None:
-        """The stage is over."""
-        ...
+__all__ = ["TuneResult", "say_on_stderr", "tune"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,174 @@ def say_on_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tune(
-    settings: TuneSettings, say: Callable[[str], None] = say_on_stderr, progress: Progress | None = None
-) -> TuneResult:
-    """Tune a head and a Hadamard adapter."""
-    raise NotImplementedError
+def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | None = None) -> TuneResult:
+    """Tune a classification head and a Hadamard adapter; leave a complete folder or none.
+
+    Stage 1 trains the head on the frozen model. Stage 2 starts from its best epoch, freezes the head (or keeps
+    training it, as the preset says) and trains scale, shift and norm. Killed at any moment, the same call
+    continues and ends at the same adapter, bit for bit.
+
+    Args:
+        settings: see `TuneSettings`.
+        say: receives one line at a time for the user; silenced by `settings.quiet`.
+        progress: told of every step and epoch, for a display.
+
+    Returns:
+        The output folder and what stands in its metrics.json and run.json.
+
+    Raises:
+        DataError: the rows are not as they must be.
+        SettingsError: settings do not fit the model, the data, or what the output folder holds.
+        TrainingError: the loss is not finite, or the disk is full; the last complete checkpoint is kept.
+
+    Example:
+        >>> result = tune(TuneSettings("bert-base-uncased", "out", train="train.csv"))  # doctest: +SKIP
+        >>> result.metrics["dev"]["accuracy"]  # doctest: +SKIP
+        0.91
+    """
+    device = pick_device(settings.device)
+    state = PartialState(cpu=device.type == "cpu")
+    if settings.quiet or not state.is_main_process:
+        say = _say_nothing
+    progress = progress if state.is_main_process else None
+    with quiet_libraries():
+        data = read_data(settings)
+        say(describe_task(data.task))
+        say(data.how_split)
+        settings = dataclasses.replace(resolve(settings, len(data.train.texts)), device=device.type)
+        key = run_key(settings, data, state.num_processes)
+        output = Path(settings.output).expanduser().absolute()
+        if check_output(output, key, settings.overwrite):
+            return _already_finished(output, key, say)
+        with contextlib.ExitStack() as stack:
+            if state.is_main_process:
+                stack.enter_context(open_workspace(output, key, settings.overwrite))
+            state.wait_for_everyone()
+            stack.enter_context(disk_errors_explained(partial_of(output)))
+            _run(settings, data, key, output, say, progress)
+            state.wait_for_everyone()
+    result = _result(output)
+    say(f"done: {output}")
+    return result
+
+
+def _run(
+    settings: TuneSettings,
+    data: TuneData,
+    key: dict[str, Any],
+    output: Path,
+    say: Say,
+    progress: Progress | None,
+) -> None:
+    """Whatever of stages, report and publication an earlier, killed run has not done yet."""
+    state, partial = PartialState(), partial_of(output)
+    if not (partial / FINAL).is_dir():
+        bench = set_up(settings, data, partial, say, progress)
+        for name in ("head", "adapter") if settings.stages == 2 else ("both",):
+            _stage(bench, name)
+        if state.is_main_process:
+            _write_final(bench, key)
+    if state.is_main_process:
+        publish(partial, output)
+
+
+def _stage(bench: Bench, name: str) -> None:
+    """Run one stage, or take its result from an earlier, killed run; the model then is at its best epoch."""
+    state, done = PartialState(), bench.partial / f"{name}.done"
+    _set_masks(bench.model, bench.settings, name)
+    if not done.is_dir():
+        stage = _make_stage(bench, name)
+        outcome = run_stage(
+            bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
+        )
+        if state.is_main_process:
+            temporary = done.with_name(done.name + ".tmp")
+            temporary.mkdir()
+            for file in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copyfile(outcome.checkpoint / file, temporary / file)
+            entry = {"curve": outcome.curve, "best": outcome.best, "seconds": outcome.seconds}
+            write_json(temporary / "stage.json", entry)
+            complete(temporary, done)
+        state.wait_for_everyone()
+    if state.is_main_process:
+        remove(bench.partial / name)
+    load_weights(bench.model, done / "adapter_model.safetensors")
+    best = read_json(done / "stage.json")["best"]
+    scores = ", ".join(f"{metric} {value:.4f}" for metric, value in best["scores"].items())
+    bench.say(f"{TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
+
+
+TITLES = {"head": "stage 1 (head)", "adapter": "stage 2 (adapter)", "both": "head and adapter"}
+
+
+def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
+    config = model.peft_config["default"]
+    config.freeze_adapter = name == "head"
+    config.freeze_head = name == "adapter" and bool(settings.freeze_head)
+    model.base_model.set_adapter(model.active_adapters)
+
+
+def _make_stage(bench: Bench, name: str) -> Stage:
+    settings, data = bench.settings, bench.data
+    adapter = {"scale": settings.scale_lr, "shift": settings.shift_lr, "norm": settings.norm_lr}
+    head_lr = settings.head_lr if name == "head" else settings.stage2_head_lr
+    epochs = settings.head_epochs if name == "head" else settings.epochs
+    assert epochs is not None  # resolved
+    return Stage(
+        name=name,
+        epochs=epochs,
+        rates={kind: float(rate or 0) for kind, rate in {**adapter, "head": head_lr}.items()},
+        train=bench.train,
+        dev=bench.dev,
+        collate=collator(bench.tokenizer, data.task.problem_type),
+        class_weights=class_weights(data) if settings.class_weights == "balanced" else None,
+    )
+
+
+def _write_final(bench: Bench, key: dict[str, Any]) -> None:
+    """Everything that the output folder will hold, under `final/`."""
+    temporary = bench.partial / f"{FINAL}.tmp"
+    remove(temporary)
+    bench.model.save_pretrained(temporary)
+    bench.tokenizer.save_pretrained(temporary)
+    stages = {
+        name: read_json(bench.partial / f"{name}.done" / "stage.json")
+        for name in ("head", "adapter", "both")
+        if (bench.partial / f"{name}.done").is_dir()
+    }
+    metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base))
+    run = run_of(bench.settings, bench.data, stages) | {
+        "key": key,
+        "max_length": bench.max_length,
+        "n_truncated": bench.n_truncated,
+        "base_fingerprint": bench.base_fingerprint,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "versions": versions(),
+    }
+    write_report(temporary, metrics, run)
+    if "head" in stages:
+        _write_head(bench, run, temporary / "head")
+    complete(temporary, bench.partial / FINAL)
+
+
+def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
+    """Stage 1 by itself: identity offsets and the tuned head, to be loaded like the whole result."""
+    shutil.copytree(bench.partial / "head.done", folder, ignore=shutil.ignore_patterns("stage.json"))
+    bench.tokenizer.save_pretrained(folder)
+    write_json(folder / "run.json", run)
+
+
+def _already_finished(output: Path, key: dict[str, Any], say: Say) -> TuneResult:
+    leftover = partial_of(output)
+    if PartialState().is_main_process and read_json(leftover / "settings.json") == key:
+        publish(leftover, output)
+    say(f"finished already, with these settings: {output}")
+    return _result(output)
+
+
+def _result(output: Path) -> TuneResult:
+    return TuneResult(output, read_json(output / "metrics.json"), read_json(output / "run.json"))
+
+
+def _say_nothing(line: str) -> None:
+    """Keep silent."""

@@ -12,8 +12,8 @@ A run works in `<output>.partial/` and the output path appears by one rename whe
         final/          the result, complete; appears by a rename, then moves to the output path
 
 Any moment is a good moment to be killed: the manifest is written last; what has none, and every folder named
-`*.tmp`, is deleted at the next start, and training continues from the last sealed checkpoint with the state of
-all random generators.
+`*.tmp`, is deleted at the next start, and training continues from the last sealed checkpoint with the state
+of all random generators.
 """
 
 import contextlib
@@ -85,8 +85,8 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
     """Whether the output folder holds the finished result of just this run.
 
     Raises:
-        SettingsError: it holds something that is not ours (even with overwrite), or without overwrite the result
-            of other settings.
+        SettingsError: it holds something that is not ours (even with overwrite), or without overwrite the
+            result of other settings.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False

@@ -138,7 +138,7 @@ class TuneSettings:
     grad_accumulation: int = 1
     """Batches whose gradients are added up for one step."""
     max_length: int | None = None
-    """Tokens after which a row is cut; None: what the training rows need, at most 256."""
+    """Tokens after which a row is cut; None: 256, or what the model can take if that is less."""
     dev_fraction: float = 0.1
     """Share of the training rows that is set aside where there is no dev file."""
     early_stopping: int = 0

@@ -1,0 +1,147 @@
+"""The work bench of a run: model with adapter, tokenizer and tokenized rows, before the first step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import set_seed
+
+from hadamard_adapter.adapter import HadamardConfig
+from hadamard_adapter.adapter.fingerprint import fingerprint
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tasks import Examples
+from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.models import (
+    DEFAULT_MAX_LENGTH,
+    load_base,
+    load_tokenizer,
+    longest_input,
+    tokenize,
+)
+from hadamard_adapter.tuning.report import count_parameters
+from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.stage import Progress
+
+__all__ = ["Bench", "Say", "class_weights", "set_up"]
+
+Say = Callable[[str], None]
+"""Receives one line for the user."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that the stages work with."""
+
+    settings: TuneSettings
+    """Resolved."""
+    data: TuneData
+    """Task and rows."""
+    model: Any
+    """PEFT model; its weights change from stage to stage."""
+    tokenizer: Any
+    """Of the base model."""
+    train: list[dict[str, Any]]
+    """Training rows as model inputs with "labels"."""
+    dev: list[dict[str, Any]]
+    """Dev rows, likewise."""
+    max_length: int
+    """Tokens after which a row was cut."""
+    n_truncated: dict[str, int]
+    """"train" and "dev" -> number of rows that were cut."""
+    base_fingerprint: str
+    """Of the backbone."""
+    n_base: int
+    """Number of the base model's parameters."""
+    partial: Path
+    """The work folder."""
+    say: Say
+    """Receives a line for the user."""
+    progress: Progress | None
+    """Told of every step."""
+
+
+def set_up(
+    settings: TuneSettings, data: TuneData, partial: Path, say: Say, progress: Progress | None
+) -> Bench:
+    """The base model with an untrained adapter and head, and its rows; only the seed decides the head's start.
+
+    Raises:
+        SettingsError: the model cannot be loaded or adapted, or takes fewer tokens than max_length.
+    """
+    source = str(Path(settings.model).absolute()) if Path(settings.model).is_dir() else settings.model
+    tokenizer = load_tokenizer(source, settings.allow_remote_code)
+    set_seed(settings.seed)
+    base = load_base(source, data.task, tokenizer.pad_token_id, settings.allow_remote_code)
+    max_length = _max_length(settings, base, tokenizer)
+    base_fingerprint, n_base = fingerprint(base), sum(p.numel() for p in base.parameters())
+    model = get_peft_model(base, _config(settings, base, base_fingerprint))
+    counts = count_parameters(model, n_base)
+    say(
+        f"preset {settings.preset}: sites {', '.join(settings.sites or ())}; "
+        f"{counts['adapter_parameters']:,} parameters of the adapter ({counts['share_percent']:.4f} % of "
+        f"{n_base / 1e6:.1f} M), {counts['head_parameters']:,} of the head"
+    )
+    train, n_train_cut = _rows(tokenizer, data.train, max_length)
+    dev, n_dev_cut = _rows(tokenizer, data.dev, max_length)
+    n_truncated = {"train": n_train_cut, "dev": n_dev_cut}
+    for part, n_cut in n_truncated.items():
+        if n_cut:
+            say(f"{n_cut} {part} rows are longer than {max_length} tokens; their ends are cut off")
+    return Bench(
+        settings, data, model, tokenizer, train, dev, max_length, n_truncated, base_fingerprint, n_base, partial,
+        say, progress,
+    )  # fmt: skip
+
+
+def class_weights(data: TuneData) -> torch.Tensor:
+    """n / (classes · rows of the class), (l,) float32, so that the weights of all rows average 1.
+
+    Raises:
+        SettingsError: the task has no single labels.
+    """
+    if data.task.problem_type != "single_label_classification":
+        raise SettingsError(
+            f"class_weights: expected 'none' for {data.task.problem_type}, received 'balanced'; "
+            "only single labels have classes to balance"
+        )
+    counts = torch.bincount(torch.tensor(data.train.labels), minlength=len(data.task.label_names))
+    return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
+
+
+def _max_length(settings: TuneSettings, base: Any, tokenizer: Any) -> int:
+    limit = longest_input(base, tokenizer)
+    wanted = settings.max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+    if limit is not None and wanted > limit:
+        raise SettingsError(
+            f"max_length: expected at most {limit}, what {settings.model!r} can take, received {wanted!r}"
+        )
+    return wanted
+
+
+def _config(settings: TuneSettings, base: torch.nn.Module, base_fingerprint: str) -> HadamardConfig:
+    return HadamardConfig(
+        task_type="SEQ_CLS",
+        sites=list(settings.sites or ()),
+        norm_modules=None if settings.norm_modules is None else list(settings.norm_modules),
+        position=settings.position,
+        layers_to_transform=None if settings.layers is None else list(settings.layers),
+        modules_to_save=_poolers(base) if settings.train_pooler else None,
+        base_fingerprint=base_fingerprint,
+    )
+
+
+def _poolers(base: torch.nn.Module) -> list[str] | None:
+    """Poolers, which stand between the backbone and the classifier, as modules of the head."""
+    names = [name for name, _ in base.named_modules() if name.rpartition(".")[2] == "pooler"]
+    return [name for name in names if next(base.get_submodule(name).parameters(), None) is not None] or None
+
+
+def _rows(tokenizer: Any, examples: Examples, max_length: int) -> tuple[list[dict[str, Any]], int]:
+    tokens = tokenize(tokenizer, examples.texts, examples.pairs, max_length)
+    labels = examples.labels or []
+    return [
+        {**row, "labels": label} for row, label in zip(tokens.rows, labels, strict=True)
+    ], tokens.n_truncated

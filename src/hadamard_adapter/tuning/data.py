@@ -1,0 +1,104 @@
+"""The rows of a run: read, split, encoded, and told apart by a fingerprint."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tasks import (
+    GLUE,
+    Columns,
+    Examples,
+    Task,
+    encode,
+    find_columns,
+    infer_task,
+    load_glue,
+    read_table,
+    stratified_split,
+)
+from hadamard_adapter.tuning.settings import TuneSettings
+
+__all__ = ["TuneData", "data_fingerprint", "read_data", "run_key"]
+
+_NOT_IN_KEY = ("output", "overwrite", "quiet", "allow_remote_code")
+
+
+@dataclass(frozen=True)
+class TuneData:
+    """What a run trains on and what chooses the epoch."""
+
+    task: Task
+    """Kind, labels, metrics."""
+    columns: Columns
+    """Names of the columns, as the files spell them."""
+    train: Examples
+    """Training rows."""
+    dev: Examples
+    """Rows that choose the epoch."""
+    dev_name: str
+    """What the dev rows are, in a word or two."""
+    how_split: str
+    """One line for the user: how many rows, and where dev comes from."""
+
+
+def read_data(settings: TuneSettings) -> TuneData:
+    """The task and its encoded rows; without dev rows a seeded, stratified part of train is set aside.
+
+    Raises:
+        DataError: a file or a row is not as it must be.
+        SettingsError: no such GLUE task.
+    """
+    task, columns, train, dev = _read_glue(settings) if settings.task else _read_tables(settings)
+    if dev is None:
+        train, dev = stratified_split(train, task, settings.dev_fraction, settings.seed)
+        share, name = f"{100 * settings.dev_fraction:g} %", "rows set aside"
+        how = f"no dev file: {len(dev.texts)} rows ({share}) set aside, stratified, seed {settings.seed}"
+    else:
+        name, how = "dev", f"{len(dev.texts)} dev rows choose the epoch"
+    return TuneData(task, columns, train, dev, name, f"{len(train.texts)} training rows; {how}")
+
+
+def data_fingerprint(examples: Examples) -> str:
+    """Hex sha256 of texts, pairs and labels, in their order."""
+    content = json.dumps([examples.texts, examples.pairs, examples.labels], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:
+    """What must be equal for two runs to end at the same adapter, as JSON would give it back.
+
+    Args:
+        settings: resolved.
+        data: its rows.
+        n_processes: processes that share the work; their number changes sums of gradients.
+    """
+    key = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NOT_IN_KEY}
+    prints = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
+    return json.loads(json.dumps({**key, **prints, "n_processes": n_processes}))
+
+
+def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:
+    name = str(settings.task)
+    if name not in GLUE:
+        raise SettingsError(f"task: expected one of {', '.join(GLUE)}, received {name!r}")
+    task, train, dev = load_glue(name, str(settings.data))
+    if settings.metric is not None:
+        others = tuple(metric for metric in task.metrics if metric != settings.metric)
+        task = dataclasses.replace(task, metrics=(settings.metric, *others))
+    return task, Columns("text", "pair" if train.pairs is not None else None, "label"), train, dev
+
+
+def _read_tables(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:
+    table = read_table(str(settings.train), quoting=settings.quoting, split=settings.train_split)
+    columns = find_columns(table, settings.text, settings.pair, settings.label)
+    task = infer_task(table, columns, settings.problem_type, settings.metric, settings.threshold)
+    train = encode(table, columns, task)
+    if settings.dev is None and settings.dev_split is None:
+        return task, columns, train, None
+    source = settings.dev if settings.dev is not None else str(settings.train)
+    dev_table = read_table(source, quoting=settings.quoting, split=settings.dev_split)
+    dev_columns = find_columns(dev_table, columns.text, columns.pair, columns.label)
+    return task, columns, train, encode(dev_table, dev_columns, task)

@@ -1,0 +1,179 @@
+"""What a run tells about itself: metrics.json, run.json, the curve as a picture, the model card."""
+
+import dataclasses
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hadamard_adapter.tuning.data import TuneData, data_fingerprint
+from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.tuning.settings import TuneSettings
+
+__all__ = ["count_parameters", "metrics_of", "run_of", "versions", "write_report"]
+
+_PACKAGES = ("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+_TITLES = {"head": "stage 1: head", "adapter": "stage 2: adapter", "both": "head and adapter"}
+
+
+def count_parameters(model: torch.nn.Module, n_base: int) -> dict[str, Any]:
+    """Numbers of parameters of the adapter (scale, shift, norm offsets) and of the head, and the adapter's share.
+
+    Args:
+        model: PEFT model with the adapter "default".
+        n_base: number of the base model's parameters.
+
+    Returns:
+        adapter_parameters, head_parameters, base_parameters, share_percent (the head is not counted in it).
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    n_adapter = sum(size for name, size in sizes.items() if ".hadamard_" in name)
+    n_head = sum(size for name, size in sizes.items() if ".modules_to_save.default." in name)
+    return {
+        "adapter_parameters": n_adapter,
+        "head_parameters": n_head,
+        "base_parameters": n_base,
+        "share_percent": 100 * n_adapter / n_base,
+    }
+
+
+def metrics_of(data: TuneData, stages: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
+    """Content of metrics.json.
+
+    Args:
+        data: gives the task and the name of the dev rows.
+        stages: name -> content of its stage.json, in the order of training.
+        counts: of `count_parameters`.
+    """
+    last = list(stages)[-1]
+    curve = [{"stage": name, **entry} for name, stage in stages.items() for entry in stage["curve"]]
+    return {
+        "dev": stages[last]["best"]["scores"],
+        "metric": data.task.metrics[0],
+        "selected_on": data.dev_name,
+        "best_epoch": {name: stage["best"]["epoch"] for name, stage in stages.items()},
+        "stage1_dev": stages["head"]["best"]["scores"] if "head" in stages else None,
+        **counts,
+        "curve": curve,
+    }
+
+
+def run_of(settings: TuneSettings, data: TuneData, stages: dict[str, Any]) -> dict[str, Any]:
+    """What run.json says about settings, data and time."""
+    return {
+        "settings": dataclasses.asdict(settings),
+        "seed": settings.seed,
+        "task": dataclasses.asdict(data.task),
+        "columns": dataclasses.asdict(data.columns),
+        "rows": {"train": len(data.train.texts), "dev": len(data.dev.texts), "dev_is": data.dev_name},
+        "data_fingerprint": {"train": data_fingerprint(data.train), "dev": data_fingerprint(data.dev)},
+        "seconds": {name: round(stage["seconds"], 2) for name, stage in stages.items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of Python and of the packages that the result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def write_report(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> None:
+    """Write metrics.json, run.json, curve.png and README.md into a folder."""
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "run.json", run)
+    _plot_curve(folder / "curve.png", metrics)
+    (folder / "README.md").write_text(_card(metrics, run), encoding="utf-8")
+
+
+def _plot_curve(path: Path, metrics: dict[str, Any]) -> None:
+    """Dev score and training loss by epoch, one panel each, stages one after the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    upper, lower = figure.subplots(1, 2)
+    start = 0
+    for stage in dict.fromkeys(entry["stage"] for entry in metrics["curve"]):
+        entries = [entry for entry in metrics["curve"] if entry["stage"] == stage]
+        epochs = [start + entry["epoch"] for entry in entries]
+        scores = [entry["scores"][metrics["metric"]] for entry in entries]
+        best = metrics["best_epoch"][stage] - 1
+        (line,) = upper.plot(epochs, scores, marker=".", label=_TITLES[stage])
+        upper.plot(epochs[best], scores[best], marker="o", color=line.get_color())
+        lower.plot(epochs, [entry["loss"] for entry in entries], marker=".", label=_TITLES[stage])
+        start = epochs[-1]
+    upper.set(xlabel="epoch", ylabel=f"{metrics['metric']} ({metrics['selected_on']})")
+    lower.set(xlabel="epoch", ylabel="training loss")
+    upper.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+_CARD = """---
+library_name: peft
+base_model: {model}
+tags:
+- hadamard-adapter
+- text-classification
+---
+
+# Hadamard adapter for {model}
+
+{n_adapter:,} parameters ({share:.4f} % of the base model's) besides the head's {n_head:,}: a scale and a shift of the
+outputs of {sites}, and offsets of the norms that follow. Trained on {n_train:,} rows by `hadamard tune`, preset
+`{preset}`, seed {seed}. Kind of task: {problem_type}{labels}.
+
+| score on {selected_on} ({n_dev:,} rows; they also chose the epoch) | value |
+|---|---|
+{scores}
+
+![dev score and training loss by epoch](curve.png)
+
+## Use
+
+```python
+from hadamard_adapter import load
+
+classifier = load(".")  # this folder
+print(classifier.predict({example}))
+```
+
+With PEFT alone, the import registers the method (without it PEFT raises `KeyError: 'HADAMARD'`):
+
+```python
+import hadamard_adapter  # pip install hadamard-adapter
+from peft import AutoPeftModelForSequenceClassification
+
+model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={n_labels})
+```
+
+On the command line: `hadamard predict --adapter . --input texts.csv --output -`, and
+`hadamard merge --adapter . --output plain` for a plain transformers folder.
+
+Settings, versions and fingerprints are in `run.json`, scores of every epoch in `metrics.json`.
+"""
+
+
+def _card(metrics: dict[str, Any], run: dict[str, Any]) -> str:
+    settings, task = run["settings"], run["task"]
+    names = ", ".join(f"`{name}`" for name in task["label_names"][:20])
+    stage1 = (metrics["stage1_dev"] or {}).items()
+    rows = [f"| {name} | {value:.4f} |" for name, value in metrics["dev"].items()]
+    rows += [f"| {name}, head alone (stage 1) | {value:.4f} |" for name, value in stage1]
+    has_pair = run["columns"]["pair"] is not None
+    return _CARD.format(
+        model=settings["model"],
+        n_adapter=metrics["adapter_parameters"],
+        n_head=metrics["head_parameters"],
+        share=metrics["share_percent"],
+        sites=" and ".join(settings["sites"]),
+        n_train=run["rows"]["train"],
+        n_dev=run["rows"]["dev"],
+        preset=settings["preset"],
+        seed=settings["seed"],
+        problem_type=task["problem_type"].replace("_", " "),
+        labels=f"; labels {names}" if names else "",
+        selected_on=metrics["selected_on"],
+        scores="\n".join(rows),
+        example='["a text"], ["its second text"]' if has_pair else '["a text"]',
+        n_labels=max(1, len(task["label_names"])),
+    )

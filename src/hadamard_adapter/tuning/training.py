@@ -1,0 +1,257 @@
+"""One stage of training on the Hugging Face Trainer: parameter groups, loss, order of rows, checkpoints."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.tasks import Task, score
+from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
+from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, best_epoch, is_over, read_curve
+
+__all__ = ["parameter_groups", "run_stage"]
+
+STEPS_BETWEEN_CHECKPOINTS = 200
+
+
+def parameter_groups(model: torch.nn.Module, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """AdamW's groups of the parameters that train: scale, shift, norm, and the head (all others).
+
+    Args:
+        model: PEFT model whose frozen parameters are already frozen.
+        rates: learning rate by group name.
+    """
+    groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in ("scale", "shift", "norm", "head")}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = name.partition(".hadamard_")[2].partition(".")[0].partition("_")[0]
+            groups[kind if kind in groups else "head"].append(parameter)
+    return [{"params": members, "lr": rates[name]} for name, members in groups.items() if members]
+
+
+def run_stage(
+    model: Any,
+    stage: Stage,
+    task: Task,
+    settings: TuneSettings,
+    folder: Path,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train until the stage's last epoch (or early stop), from its last sealed checkpoint if there is one.
+
+    Args:
+        model: PEFT model, masks set for the stage; changed in place.
+        stage: what is trained.
+        task: gives loss and metrics.
+        settings: resolved settings.
+        folder: of the stage's checkpoints.
+        progress: told of every step and epoch.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        last_sealed(folder)  # removes what is not sealed, before any process looks
+    state.wait_for_everyone()
+    checkpoint = last_sealed(folder) if folder.is_dir() else None
+    arguments = _arguments(stage, settings, folder)
+    keeper = _Keeper(folder, stage, task.metrics[0], settings.early_stopping, checkpoint, progress)
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        data_collator=stage.collate,
+        train_dataset=stage.train,
+        eval_dataset=stage.dev,
+        compute_metrics=lambda evaluated: score(task, _logits(evaluated.predictions), evaluated.label_ids),
+        compute_loss_func=_loss_of(task.problem_type, stage.class_weights),
+        preprocess_logits_for_metrics=lambda logits, labels: _logits(logits),
+        optimizers=(_optimizer(model, stage, settings, arguments), None),
+        callbacks=[keeper],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.progress = progress
+    history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
+    if not is_over(read_curve(history), stage.epochs, task.metrics[0], settings.early_stopping):
+        set_seed(settings.seed)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        history = trainer.state.log_history
+    if progress is not None:
+        progress.end()
+    curve = read_curve(history)
+    best = best_epoch(curve, task.metrics[0])
+    return Outcome(curve, best, folder / f"checkpoint-{best['step']}", keeper.seconds)
+
+
+class _EpochSampler(Sampler[int]):
+    """Rows of similar length side by side, in an order that only seed and epoch decide.
+
+    transformers' own sampler draws from the global generator, so an epoch could not be resumed half-way.
+    """
+
+    def __init__(self, lengths: list[int], group: int, seed: int) -> None:
+        self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+
+
+class _Trainer(Trainer):
+    """The Trainer with a resumable order of rows, and an error where the loss is not finite."""
+
+    progress: Progress | None = None
+    epoch_sampler: _EpochSampler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        self.epoch_sampler = _EpochSampler([len(row["input_ids"]) for row in rows], group, self.args.seed)
+        return self.epoch_sampler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        value, step = float(loss), self.state.global_step + 1
+        if not np.isfinite(value):
+            raise TrainingError(
+                f"loss is {value} at step {step}; expected a finite number. Try a lower learning rate, a "
+                "longer warmup, or no bf16 (with overwrite); the last complete checkpoint is kept"
+            )
+        if self.progress is not None and self.is_world_process_zero():
+            self.progress.step(step, value * self.args.gradient_accumulation_steps)
+        return loss
+
+
+class _Keeper(TrainerCallback):
+    """Seals checkpoints, drops old ones, stops early; what it knows it reads from the Trainer's history."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: Stage,
+        metric: str,
+        patience: int,
+        checkpoint: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self.folder, self.stage, self.metric, self.patience = folder, stage, metric, patience
+        self.progress = progress
+        before = read_json(checkpoint / MANIFEST)["seconds"] if checkpoint else 0.0
+        self.started = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in this stage so far."""
+        return time.perf_counter() - self.started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress is not None and state.is_world_process_zero:
+            self.progress.start(self.stage.name, state.max_steps, state.global_step)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sampler = _sampler_of(kwargs["train_dataloader"])
+        sampler.epoch = state.global_step // (state.max_steps // self.stage.epochs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_in_epoch = state.global_step % (state.max_steps // self.stage.epochs)
+        if step_in_epoch and step_in_epoch % STEPS_BETWEEN_CHECKPOINTS == 0:
+            control.should_log = control.should_save = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        curve = read_curve(state.log_history)
+        if self.progress is not None and state.is_world_process_zero:
+            self.progress.epoch(curve[-1]["epoch"], curve[-1]["scores"])
+        if is_over(curve, self.stage.epochs, self.metric, self.patience):
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # every process has written its random state
+        if not state.is_world_process_zero:
+            return
+        newest = f"checkpoint-{state.global_step}"
+        seal(self.folder / newest, self.seconds)
+        curve = read_curve(state.log_history)
+        best = {f"checkpoint-{best_epoch(curve, self.metric)['step']}"} if curve else set()
+        prune(self.folder, {newest} | best)
+
+
+def _sampler_of(dataloader: Any) -> _EpochSampler:
+    """The sampler at the bottom of what Accelerate wrapped around it."""
+    batches = dataloader.batch_sampler
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    return batches.sampler
+
+
+def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingArguments:
+    device = settings.device
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=stage.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=2 * settings.batch_size,
+        gradient_accumulation_steps=settings.grad_accumulation,
+        learning_rate=max(stage.rates.values()),
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        seed=settings.seed,
+        full_determinism=device == "cuda",
+        use_cpu=device == "cpu",
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=device == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process (DataParallel) are not our way
+    return arguments
+
+
+def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:
+    model.to(arguments.device)
+    groups = parameter_groups(model, stage.rates)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+
+
+def _loss_of(problem_type: str, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:
+    """The mean loss over a batch's rows: equal global batches give equal gradient."""
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        if problem_type == "regression":
+            return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.float())
+        if problem_type == "multi_label_classification":
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        if class_weights is not None:
+            losses = losses * class_weights.to(logits.device)[labels]
+        return losses.mean()
+
+    return loss
+
+
+def _logits(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

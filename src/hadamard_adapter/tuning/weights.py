@@ -1,0 +1,51 @@
+"""An adapter's tensors, read from its file with checks and put into a model that is there."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from hadamard_adapter.errors import AdapterError
+
+__all__ = ["load_weights", "read_weights"]
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Name -> tensor of a safetensors file, on the CPU.
+
+    Raises:
+        AdapterError: the file is truncated or is none.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(
+            f"{str(path)!r} is damaged or not a safetensors file ({error}); copy it again, or tune again"
+        ) from error
+
+
+def load_weights(model: Any, path: Path, adapter_name: str = "default") -> None:
+    """Put the tensors of an adapter file into the model's adapter and head.
+
+    Raises:
+        AdapterError: the file is damaged, or its tensors have other names or shapes than the model's.
+    """
+    tensors = read_weights(path)
+    expected = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    differing = sorted(set(expected) ^ set(tensors))
+    if differing:
+        where = "lacks" if differing[0] in expected else "holds"
+        raise AdapterError(
+            f"{str(path)!r} {where} {differing[0]!r}, unlike the adapter its config describes; "
+            "expected the base model and config that it was tuned with"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise AdapterError(
+                f"{str(path)!r} was tuned for a base model of another width: {name} has shape "
+                f"{tuple(tensor.shape)}, here {tuple(expected[name].shape)} is needed; pass the right model="
+            )
+    set_peft_model_state_dict(model, tensors, adapter_name=adapter_name)
