@@ -149,7 +149,8 @@ def shift_can_merge(model: nn.Module, projection_path: str, bias_switch: str | N
 
     Example:
         >>> from transformers import LlamaConfig, LlamaModel
-        >>> model = LlamaModel(LlamaConfig(8, 8, 8, 1, 2, 2))
+        >>> config = LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = LlamaModel(config)
         >>> shift_can_merge(model, "layers.0.self_attn.o_proj", "attention_bias")
         True
     """
