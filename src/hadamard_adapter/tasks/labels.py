@@ -1,0 +1,276 @@
+"""The labels of a table: what kind they are, their names in a fixed order, and each as a number.
+
+The kind is inferred by these rules, the first that fits:
+
+1. a list in a cell (JSON lines, Parquet, datasets), or a "|" in any cell: multi-label. A comma separates
+   labels only
+   where multi-label is asked for and no cell holds a "|", since single labels hold commas too. A cell of
+   nothing
+   but "|" (or an empty list) is a row to which no label applies.
+2. numbers, one of them not whole: regression.
+3. whole numbers with more than 20 values and fewer than 5 rows for each: regression.
+4. everything else, 0/1 and star ratings too: single-label, names sorted (numbers by size).
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from ..errors import DataError, SettingsError
+from .columns import Columns
+from .metrics import choose_metrics
+from .reading import plural, words
+from .tables import Table
+from .task import PROBLEM_TYPES, Task
+
+__all__ = ["encode_labels", "infer_task"]
+
+_SINGLE, _MULTI, _REGRESSION = PROBLEM_TYPES
+_MAX_INTEGER_CLASSES, _MIN_ROWS_A_CLASS = 20, 5
+
+
+def infer_task(
+    table: Table,
+    columns: Columns,
+    problem_type: str | None = None,
+    metric: str | None = None,
+    threshold: float = 0.5,
+    name: str = "task",
+) -> Task:
+    """Return the task that the labels of a table describe; the rules stand in this module's docstring.
+
+    Args:
+        table: the training rows.
+        columns: the columns, a label among them.
+        problem_type: a key of PROBLEM_TYPES, which switches the inference off.
+        metric: a key of METRICS, put first; None: the usual metrics of the kind.
+        threshold: multi-label: the probability from which a label is predicted, between 0 and 1.
+        name: name of the task.
+
+    Raises:
+        DataError: missing labels, one class only, or labels that do not fit `problem_type`.
+        SettingsError: unknown problem type, a metric that does not fit, a threshold outside (0, 1).
+
+    Example:
+        >>> rows = [{"t": "x", "y": "1"}, {"t": "z", "y": "0"}]
+        >>> infer_task(Table("x.csv", ("t", "y"), rows, [2, 3]), Columns("t", None, "y")).label_names
+        ('0', '1')
+    """
+    if problem_type is not None and problem_type not in PROBLEM_TYPES:
+        raise SettingsError(
+            f"expected a problem type among {words(PROBLEM_TYPES)}, received {problem_type!r}"
+        )
+    if not 0 < threshold < 1:
+        raise SettingsError(f"expected a threshold between 0 and 1, received {threshold!r}")
+    values = _present(table, columns)
+    kind = problem_type or _guess(table, columns, values)
+    separator = "|" if any(isinstance(value, str) and "|" in value for value in values) else ","
+    names: tuple[str, ...] = ()
+    if kind == _REGRESSION:
+        numbers = _numbers(table, columns, values)
+        if len(set(numbers)) == 1:
+            raise DataError(
+                f"{table.name}: every label in column {columns.label!r} is {numbers[0]!r}; there is "
+                f"nothing to learn"
+            )
+    else:
+        names = (
+            _single_names(table, columns, values)
+            if kind == _SINGLE
+            else _multi_names(table, columns, values, separator)
+        )
+    metrics = choose_metrics(kind, len(names), metric)
+    return Task(name, kind, names, metrics, threshold, separator if kind == _MULTI else "|")
+
+
+def encode_labels(table: Table, columns: Columns, task: Task) -> list[Any]:
+    """Return the labels as the task's numbers: an index, a multi-hot row of floats, or a float for each row.
+
+    Raises:
+        DataError: a label is missing, unknown to the task or not a finite number; the message lists the rows.
+
+    Example:
+        >>> task = Task("x", "single_label_classification", ("bad", "good"), ("accuracy",))
+        >>> table = Table("x.csv", ("t", "y"), [{"t": "x", "y": "good"}], [2])
+        >>> encode_labels(table, Columns("t", None, "y"), task)
+        [1]
+    """
+    values = _present(table, columns)
+    if task.problem_type == _REGRESSION:
+        return _numbers(table, columns, values)
+    index = {name: position for position, name in enumerate(task.label_names)}
+    if task.problem_type == _SINGLE:
+        names = [_name(value) for value in values]
+        _refuse_unknown(table, columns, [[name] for name in names], task)
+        return [index[name] for name in names]
+    sets = _label_sets(table, values, task.separator, task.label_names)
+    _refuse_unknown(table, columns, sets, task)
+    return [[float(name in members) for name in task.label_names] for members in sets]
+
+
+def _present(table: Table, columns: Columns) -> list[Any]:
+    if columns.label is None:
+        raise DataError(
+            f"{table.name}: no column of labels was named; columns: {words(table.columns)}; use --label"
+        )
+    values: list[Any] = [row[columns.label] for row in table.rows]
+    missing = [index for index, value in enumerate(values) if _is_missing(value)]
+    if missing:
+        raise DataError(
+            f"{table.name}: {plural(len(missing), 'row')} without a label in column {columns.label!r}: "
+            f"{table.place(missing)}; fill in or remove"
+        )
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _guess(table: Table, columns: Columns, values: list[Any]) -> str:
+    if any(isinstance(value, (list, tuple)) or (isinstance(value, str) and "|" in value) for value in values):
+        return _MULTI
+    if all(
+        isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]")
+        for value in values
+    ):
+        raise DataError(
+            f"{table.name}: the labels in column {columns.label!r} look like lists written as text "
+            f"({values[0]!r:.60}); "
+            'for several labels a row write them as "a|b", or as a list in JSON lines'
+        )
+    numbers = [_number(value) for value in values]
+    words_at = [index for index, number in enumerate(numbers) if number is None]
+    present = [number for number in numbers if number is not None]
+    has_fractions = any(not number.is_integer() for number in present)
+    if words_at:
+        if has_fractions and len(present) > 4 * len(words_at):
+            raise DataError(
+                f"{table.name}: the labels in column {columns.label!r} are numbers such as {present[0]!r}, "
+                f"except in "
+                f"{table.place(words_at)} ({values[words_at[0]]!r:.60}); correct them, or force the "
+                f"problem type"
+            )
+        return _SINGLE
+    if has_fractions:
+        return _REGRESSION
+    n_values = len(set(present))
+    is_dense = n_values > _MAX_INTEGER_CLASSES and len(present) < _MIN_ROWS_A_CLASS * n_values
+    return _REGRESSION if is_dense else _SINGLE
+
+
+def _single_names(table: Table, columns: Columns, values: list[Any]) -> tuple[str, ...]:
+    fractions = [index for index, value in enumerate(values) if not (_number(value) or 0.0).is_integer()]
+    lists = [index for index, value in enumerate(values) if isinstance(value, (list, tuple))]
+    if lists or fractions:
+        first = (lists or fractions)[0]
+        what = "a list of labels" if lists else "a number that is not whole"
+        instead = _MULTI if lists else _REGRESSION
+        raise DataError(
+            f"{table.name}: expected one class a row in column {columns.label!r}, received {what}, "
+            f"{values[first]!r:.60}, in "
+            f"{table.place(lists or fractions)}; use problem_type={instead!r}, or write the classes as words"
+        )
+    names = _sorted_names(_name(value) for value in values)
+    if len(names) == 1:
+        raise DataError(
+            f"{table.name}: only one class, {names[0]!r}, in column {columns.label!r}; a classifier needs "
+            f"at least two"
+        )
+    if len(names) == len(values) >= 10:
+        raise DataError(
+            f"{table.name}: each of the {len(values)} rows has a label of its own in column "
+            f"{columns.label!r} (such as "
+            f"{names[0]!r:.60}); columns: {words(table.columns)}; name the column of labels with --label"
+        )
+    return names
+
+
+def _multi_names(table: Table, columns: Columns, values: list[Any], separator: str) -> tuple[str, ...]:
+    names = _sorted_names(name for members in _label_sets(table, values, separator) for name in members)
+    if len(names) < 2:
+        raise DataError(
+            f"{table.name}: expected at least two labels in column {columns.label!r}, received "
+            f"{words(names) or 'none'}"
+        )
+    return names
+
+
+def _label_sets(
+    table: Table, values: list[Any], separator: str, known: Sequence[str] = ()
+) -> list[list[str]]:
+    sets: list[list[str]] = []
+    for index, value in enumerate(values):
+        if isinstance(value, (list, tuple)):
+            members = [_name(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        elif isinstance(value, str) and value.strip() not in known:
+            members = [part.strip() for part in value.split(separator) if part.strip()]
+        else:
+            members = [_name(value)]
+        if len(set(members)) < len(members):
+            raise DataError(
+                f"{table.name}: {table.place([index])} names a label twice, {value!r:.80}; expected the "
+                f"names of the labels "
+                "that apply, each once (a vector of 0 and 1 must be turned into names)"
+            )
+        sets.append(members)
+    return sets
+
+
+def _numbers(table: Table, columns: Columns, values: list[Any]) -> list[float]:
+    numbers = [_number(value) for value in values]
+    wrong = [index for index, number in enumerate(numbers) if number is None or not math.isfinite(number)]
+    if wrong:
+        raise DataError(
+            f"{table.name}: expected finite numbers in column {columns.label!r} (regression), received "
+            f"{values[wrong[0]]!r:.60} in {table.place(wrong)}; correct them, or set the problem type to a "
+            f"classification"
+        )
+    return [number for number in numbers if number is not None]
+
+
+def _refuse_unknown(table: Table, columns: Columns, sets: list[list[str]], task: Task) -> None:
+    known = set(task.label_names)
+    wrong = [index for index, members in enumerate(sets) if not known.issuperset(members)]
+    if not wrong:
+        return
+    names = _sorted_names(name for index in wrong for name in sets[index] if name not in known)
+    close = difflib.get_close_matches(names[0], task.label_names, n=1)
+    raise DataError(
+        f"{table.name}: labels in column {columns.label!r} that training does not know: "
+        f"{words(map(repr, names), 5)} in "
+        f"{table.place(wrong)}; known: {words(task.label_names)}; "
+        + (f"did you mean {close[0]!r}? " if close else "")
+        + "correct the rows, or train with rows of that label"
+    )
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # Parquet and pandas turn whole numbers into floats
+    return str(value).strip()
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
+        return None
+    if isinstance(value, str) and "_" in value:
+        return None  # float() reads 1_000 as a number; in a table it is a name
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+    distinct = sorted(set(names))
+    numbers = {name: _number(name) for name in distinct}
+    if all(number is not None and math.isfinite(number) for number in numbers.values()):
+        return tuple(sorted(distinct, key=lambda name: (numbers[name], name)))
+    return tuple(distinct)
