@@ -87,6 +87,12 @@ class HadamardModel(BaseTuner):
                 new.requires_grad_(False)
             self._replace_module(parent, target_name, new, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, HeadWrapper):  # PEFT would look for a weight, which a whole head does not have
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         self._base_labels = labels_of(model)
 
