@@ -1,6 +1,7 @@
 """The recipe: settings, two-stage training on the Hugging Face Trainer, use and export of what it made."""
 
-from hadamard_adapter.tuning.classifier import Classifier, Evaluation, Prediction, evaluate, load
+from hadamard_adapter.tuning.classifier import Classifier, Prediction, load
+from hadamard_adapter.tuning.evaluation import Evaluation, evaluate, evaluate_examples
 from hadamard_adapter.tuning.export import MergeReport, merge
 from hadamard_adapter.tuning.recipe import TuneResult, say_on_stderr, tune
 from hadamard_adapter.tuning.settings import PRESETS, Preset, TuneSettings, field_help, resolve
@@ -17,6 +18,7 @@ __all__ = [
     "TuneResult",
     "TuneSettings",
     "evaluate",
+    "evaluate_examples",
     "field_help",
     "load",
     "merge",

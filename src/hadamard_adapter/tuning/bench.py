@@ -66,7 +66,7 @@ class Bench:
 def set_up(
     settings: TuneSettings, data: TuneData, partial: Path, say: Say, progress: Progress | None
 ) -> Bench:
-    """The base model with an untrained adapter and head, and its rows; only the seed decides the head's start.
+    """The base model with an untrained adapter and head, and its rows; the head's start depends on the seed.
 
     Raises:
         SettingsError: the model cannot be loaded or adapted, or takes fewer tokens than max_length.

@@ -1,11 +1,34 @@
-"""Use of a tuned adapter: load it with checks, predict, evaluate."""
+"""Use of a tuned adapter: load it with checks, and predict."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from peft import get_peft_model
 
-__all__ = ["Classifier", "Evaluation", "Prediction", "evaluate", "load"]
+from hadamard_adapter.adapter import HadamardConfig
+from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
+from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
+from hadamard_adapter.tasks import Columns, Table, Task, choose_metrics, find_columns, predictions
+from hadamard_adapter.tuning.models import (
+    DEFAULT_MAX_LENGTH,
+    collator,
+    load_base,
+    load_tokenizer,
+    longest_input,
+    pick_device,
+    quiet_libraries,
+    tokenize,
+)
+from hadamard_adapter.tuning.resume import read_json
+from hadamard_adapter.tuning.weights import load_weights, read_weights
+
+__all__ = ["Classifier", "Prediction", "load"]
+
+WEIGHTS = "adapter_model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -21,59 +44,211 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How well an adapter does on labelled rows."""
-
-    scores: dict[str, float]
-    """Name of the metric -> score (accuracy is among them where classes are predicted)."""
-    per_class: dict[str, dict[str, float]]
-    """Name of the class -> precision, recall, f1, support; empty for regression."""
-    confusion: list[list[int]]
-    """Row: true class, column: predicted class, in the order of `label_names`; empty unless single label."""
-    label_names: tuple[str, ...]
-    """Names of the classes."""
-    n_rows: int
-    """Number of rows."""
-    n_truncated: int
-    """Number of rows that were cut to the maximal length."""
-    errors: list[dict[str, Any]]
-    """Rows where the prediction is wrong: row, text, pair, label, predicted, probability."""
-
-
 class Classifier:
     """A base model with one tuned adapter, ready to predict; made by `load`."""
+
+    task: Task
+    """Kind of the task, names of its labels, threshold."""
+    model: Any
+    """The PEFT model, in evaluation mode."""
+    tokenizer: Any
+    """Of the base model."""
+    max_length: int
+    """Tokens after which a text is cut, as in training."""
+    columns: Columns | None
+    """Names of the columns in training, if known."""
+    folder: Path
+    """Where the adapter was read."""
 
     def predict(
         self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
     ) -> list[Prediction]:
-        """One prediction per text, in the order of the texts."""
-        raise NotImplementedError
+        """One prediction per text, in the order of the texts.
+
+        Args:
+            texts: (first) texts.
+            pairs: second texts, if the task has them.
+            batch_size: rows at a time.
+
+        Raises:
+            SettingsError: as many pairs as texts are expected.
+
+        Example:
+            >>> load("out").predict(["a fine film"])[0].label  # doctest: +SKIP
+            'positive'
+        """
+        if not texts:
+            return []
+        labels, probabilities = predictions(self.task, self.logits(texts, pairs, batch_size))
+        if self.task.problem_type == "regression":
+            return [Prediction(None, value=float(value)) for value in labels]
+        names = self.task.label_names
+        return [
+            Prediction(label if isinstance(label, str) else tuple(label), dict(zip(names, row, strict=True)))
+            for label, row in zip(labels, probabilities.tolist(), strict=True)
+        ]
 
     def logits(self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32) -> np.ndarray:
-        """Logits (b, l) as float32, in the order of the texts."""
-        raise NotImplementedError
+        """Logits (b, l) as float32, in the order of the texts; short rows are computed with short ones.
+
+        Raises:
+            SettingsError: as many pairs as texts are expected.
+        """
+        if pairs is not None and len(pairs) != len(texts):
+            raise SettingsError(
+                f"pairs: expected {len(texts)} second texts, one per text, received {len(pairs)}"
+            )
+        with quiet_libraries():
+            return self._logits(tokenize(self.tokenizer, texts, pairs, self.max_length).rows, batch_size)
+
+    def n_truncated(self, texts: list[str], pairs: list[str] | None = None) -> int:
+        """Number of rows that are longer than `max_length` tokens."""
+        return tokenize(self.tokenizer, texts, pairs, self.max_length).n_truncated
+
+    def columns_in(
+        self,
+        table: Table,
+        text: str | None = None,
+        pair: str | None = None,
+        label: str | None = None,
+        need_label: bool = False,
+    ) -> Columns:
+        """The columns of a table: those named, else those of the training if they are there, else the usual.
+
+        Raises:
+            DataError: a column is not there.
+        """
+        if self.columns is not None and text is None and self.columns.text in table.columns:
+            text = self.columns.text
+            pair = self.columns.pair if pair is None else pair
+            if label is None and need_label and self.columns.label in table.columns:
+                label = self.columns.label
+        return find_columns(table, text, pair, label, need_label)
+
+    @torch.inference_mode()
+    def _logits(self, rows: list[dict[str, Any]], batch_size: int) -> np.ndarray:
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        collate = collator(self.tokenizer, self.task.problem_type)
+        found = np.empty((len(rows), self.task.n_outputs), dtype=np.float32)
+        for start in range(0, len(rows), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = {name: t.to(self.model.device) for name, t in collate([rows[i] for i in chosen]).items()}
+            found[chosen] = self.model(**batch).logits.float().cpu().numpy()
+        return found
 
 
 def load(
-    folder: str, model: str | None = None, device: str | None = None, allow_remote_code: bool = False
+    folder: str | Path, model: str | None = None, device: str | None = None, allow_remote_code: bool = False
 ) -> Classifier:
-    """The classifier in a folder that `tune` made."""
-    raise NotImplementedError
+    """The classifier in a folder that `tune` made.
+
+    Args:
+        folder: of the adapter.
+        model: the base model, where it is no longer where the adapter's config says.
+        device: cpu, cuda or mps; None: the fastest that is there.
+        allow_remote_code: whether code that comes with the base model may run.
+
+    Raises:
+        AdapterError: no Hadamard adapter there, a damaged or a pickle file, another base model, or none.
+        SettingsError: no such device.
+
+    Example:
+        >>> load("out").predict(["a fine film"])[0].label  # doctest: +SKIP
+        'positive'
+    """
+    place = pick_device(device)
+    folder = Path(folder).expanduser()
+    config = read_config(folder)
+    read_weights(folder / WEIGHTS)  # a damaged file is told before the base model is loaded
+    run = read_json(folder / "run.json") or {}
+    task = _task_of(folder, config, run)
+    source = model if model is not None else config.base_model_name_or_path
+    with quiet_libraries():
+        tokenizer, base = _load_base(folder, source, task, model is None, allow_remote_code)
+        _check_base(folder, config, base, str(source))
+        config.inference_mode = True
+        try:
+            peft_model = get_peft_model(base, config)
+        except (ValueError, KeyError) as error:
+            raise AdapterError(f"the adapter in {str(folder)!r} does not fit {source!r}: {error}") from error
+        load_weights(peft_model, folder / WEIGHTS)
+    limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
+    max_length = run.get("max_length") or min(DEFAULT_MAX_LENGTH, limit)
+    columns = Columns(**run["columns"]) if "columns" in run else None
+    return Classifier(task, peft_model.eval().to(place), tokenizer, max_length, columns, folder)
 
 
-def evaluate(
-    folder: str,
-    data: str,
-    *,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    quoting: bool | None = None,
-    model: str | None = None,
-    device: str | None = None,
-    batch_size: int = 32,
-    allow_remote_code: bool = False,
-) -> Evaluation:
-    """Scores of an adapter on a table of labelled rows."""
-    raise NotImplementedError
+def read_config(folder: Path) -> HadamardConfig:
+    """The adapter's config, after a look at which files there are.
+
+    Raises:
+        AdapterError: the folder holds no Hadamard adapter, or one in a pickle file.
+    """
+    found = read_json(folder / "adapter_config.json")
+    if not isinstance(found, dict):
+        raise AdapterError(
+            f"no adapter in {str(folder)!r}: expected a folder that hadamard tune made, with adapter_config.json "
+            f"and {WEIGHTS}"
+        )
+    if found.get("peft_type") != "HADAMARD":
+        raise AdapterError(
+            f"{str(folder)!r}: expected an adapter of type 'HADAMARD', received {found.get('peft_type')!r}; "
+            "load it with PEFT"
+        )
+    if not (folder / WEIGHTS).is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        why = (
+            f"only {pickles[0]!r}, a pickle file, which can run code and is refused"
+            if pickles
+            else "no tensors"
+        )
+        raise AdapterError(f"{str(folder)!r} holds {why}; expected {WEIGHTS}")
+    try:
+        return HadamardConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"{str(folder / 'adapter_config.json')!r} is damaged: {error}") from error
+
+
+def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
+    """The task from run.json; for an adapter made by other means, from its config."""
+    if "task" in run:
+        lists = ("label_names", "metrics")
+        return Task(**{name: tuple(v) if name in lists else v for name, v in run["task"].items()})
+    if not config.id2label:
+        raise AdapterError(
+            f"{str(folder)!r} has no label names (no run.json, no id2label); set id2label in adapter_config.json"
+        )
+    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
+    names = () if kind == "regression" else names
+    return Task(folder.name, kind, names, choose_metrics(kind, len(names)))
+
+
+def _load_base(
+    folder: Path, source: str | None, task: Task, is_recorded: bool, allow_remote_code: bool
+) -> tuple[Any, Any]:
+    if not source:
+        raise AdapterError(f"{str(folder)!r} does not say what its base model is; pass it as model=")
+    try:
+        own = (folder / "tokenizer_config.json").is_file()
+        tokenizer = load_tokenizer(str(folder) if own else source, allow_remote_code)
+        return tokenizer, load_base(source, task, tokenizer.pad_token_id, allow_remote_code)
+    except HadamardError as error:
+        hint = "it was there in training; if it has moved, pass its place as model=" if is_recorded else ""
+        raise AdapterError(f"base model of {str(folder)!r}: {error}{'; ' if hint else ''}{hint}") from error
+
+
+def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, source: str) -> None:
+    """Refuse a backbone with another fingerprint; say its width too where that differs."""
+    if config.base_fingerprint is None:
+        return
+    found = fingerprint(base)
+    if found == config.base_fingerprint:
+        return
+    widths = {len(t) for name, t in read_weights(folder / WEIGHTS).items() if ".hadamard_" in name}
+    width = getattr(base.config, "hidden_size", None)
+    other = f" (width {width}, the adapter's tensors: {sorted(widths)})" if width not in widths else ""
+    raise AdapterError(
+        f"the adapter in {str(folder)!r} belongs to another base model than {source!r}{other}: expected "
+        f"fingerprint {config.base_fingerprint}, received {found} (a sha256 of {HASHED}); pass the right model="
+    )

@@ -1,17 +1,16 @@
 """The rows of a run: read, split, encoded, and told apart by a fingerprint."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import (
-    GLUE,
     Columns,
     Examples,
     Task,
+    choose_metrics,
+    data_fingerprint,
     encode,
     find_columns,
     infer_task,
@@ -21,7 +20,7 @@ from hadamard_adapter.tasks import (
 )
 from hadamard_adapter.tuning.settings import TuneSettings
 
-__all__ = ["TuneData", "data_fingerprint", "read_data", "run_key"]
+__all__ = ["TuneData", "read_data", "run_key"]
 
 _NOT_IN_KEY = ("output", "overwrite", "quiet", "allow_remote_code")
 
@@ -61,12 +60,6 @@ def read_data(settings: TuneSettings) -> TuneData:
     return TuneData(task, columns, train, dev, name, f"{len(train.texts)} training rows; {how}")
 
 
-def data_fingerprint(examples: Examples) -> str:
-    """Hex sha256 of texts, pairs and labels, in their order."""
-    content = json.dumps([examples.texts, examples.pairs, examples.labels], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:
     """What must be equal for two runs to end at the same adapter, as JSON would give it back.
 
@@ -81,13 +74,10 @@ def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[st
 
 
 def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:
-    name = str(settings.task)
-    if name not in GLUE:
-        raise SettingsError(f"task: expected one of {', '.join(GLUE)}, received {name!r}")
-    task, train, dev = load_glue(name, str(settings.data))
+    task, train, dev = load_glue(str(settings.task), str(settings.data))
     if settings.metric is not None:
-        others = tuple(metric for metric in task.metrics if metric != settings.metric)
-        task = dataclasses.replace(task, metrics=(settings.metric, *others))
+        chosen = choose_metrics(task.problem_type, len(task.label_names), settings.metric)
+        task = dataclasses.replace(task, metrics=(*chosen[:1], *(m for m in task.metrics if m != chosen[0])))
     return task, Columns("text", "pair" if train.pairs is not None else None, "label"), train, dev
 
 

@@ -1,8 +1,38 @@
 """Export: one task's adapter folded into a plain transformers folder."""
 
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tuning.classifier import Classifier, load
+from hadamard_adapter.tuning.models import quiet_libraries
+from hadamard_adapter.tuning.resume import complete, disk_errors_explained, read_json, write_json
 
 __all__ = ["MergeReport", "merge"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+MERGE_FILE = "hadamard_merge.json"
+"""Marks a folder as a merge of ours, which overwrite may replace."""
+TOLERANCE = 1e-4
+"""Largest change of a logit that a merge in float32 may show; rounding alone stays below 1e-5."""
+PROBES = (
+    "a fine film",
+    "The plot is thin, the actors are not.",
+    "42",
+    "It rained for the whole of the second day, so we stayed inside and read the old newspapers aloud.",
+    "Würde, naïveté & 東京!",
+)
 
 
 @dataclass(frozen=True)
@@ -20,13 +50,85 @@ class MergeReport:
 
 
 def merge(
-    folder: str,
-    output: str,
+    folder: str | Path,
+    output: str | Path,
     *,
     dtype: str | None = None,
     model: str | None = None,
     overwrite: bool = False,
     allow_remote_code: bool = False,
 ) -> MergeReport:
-    """Fold the adapter in `folder` into its base model and write a plain model folder."""
-    raise NotImplementedError
+    """Fold the adapter in `folder` into its base model and write a plain model folder.
+
+    W' = diag(1 + δw) W, c' = (1 + δw) ⊙ c + b, γ' = γ + δγ, β' = β + δβ, in float32, cast afterwards. The folder
+    is read again as a stranger would, and its logits on probe texts are compared.
+
+    Args:
+        folder: of the adapter.
+        output: new folder; appears when it is complete.
+        dtype: float32 (default), bfloat16 or float16.
+        model: base model, where it has moved.
+        overwrite: whether an earlier merge there may be replaced.
+        allow_remote_code: whether code that comes with the base model may run.
+
+    Raises:
+        AdapterError: the adapter cannot be loaded or folded, or the fold is not exact in float32.
+        SettingsError: unknown dtype, or the output folder holds something.
+
+    Example:
+        >>> merge("out", "plain").max_logit_difference < 1e-4  # doctest: +SKIP
+        True
+    """
+    name = dtype or "float32"
+    if name not in DTYPES:
+        raise SettingsError(f"dtype: expected one of {tuple(DTYPES)}, received {dtype!r}")
+    target = Path(output).expanduser().absolute()
+    _check_target(target, overwrite)
+    classifier = load(folder, model, "cpu", allow_remote_code)
+    before = _probe(classifier, classifier.model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        disk_errors_explained(target),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as scratch,
+    ):
+        written = Path(scratch) / "merged"
+        with quiet_libraries():
+            plain = classifier.model.merge_and_unload()
+            plain.to(DTYPES[name]).save_pretrained(written)
+            classifier.tokenizer.save_pretrained(written)
+            reloaded = AutoModelForSequenceClassification.from_pretrained(
+                written, dtype=DTYPES[name], trust_remote_code=allow_remote_code
+            )
+        difference = float(np.abs(before - _probe(classifier, reloaded.eval())).max())
+        if name == "float32" and not difference <= TOLERANCE:
+            raise AdapterError(
+                f"the merged model of {str(folder)!r} differs by {difference:.2g} in a logit, expected at most "
+                f"{TOLERANCE:g}; nothing was written, use the adapter unmerged"
+            )
+        size = sum(path.stat().st_size for path in written.glob("*.safetensors"))
+        report = MergeReport(difference, name, size, str(output))
+        write_json(written / MERGE_FILE, {"adapter": str(folder), **vars(report)})
+        if target.exists():
+            target.rename(Path(scratch) / "replaced")
+        complete(written, target)
+    return report
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    is_ours = read_json(target / MERGE_FILE) is not None
+    if not (is_ours and overwrite):
+        hint = "overwrite to replace it, or pass another output" if is_ours else "pass another output"
+        raise SettingsError(
+            f"output {str(target)!r} holds {'an earlier merge' if is_ours else 'something else'}; {hint}"
+        )
+
+
+@torch.inference_mode()
+def _probe(classifier: Classifier, model: Any) -> np.ndarray:
+    """Logits of the probe texts one by one, so that padding plays no part; float32 (b, l)."""
+    rows = [
+        classifier.tokenizer(text, return_tensors="pt", truncation=True, max_length=32) for text in PROBES
+    ]
+    return np.concatenate([model(**row).logits.float().numpy() for row in rows])

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from hadamard_adapter.tuning.data import TuneData, data_fingerprint
+from hadamard_adapter.tasks import data_fingerprint
+from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.settings import TuneSettings
 
@@ -19,7 +20,7 @@ _TITLES = {"head": "stage 1: head", "adapter": "stage 2: adapter", "both": "head
 
 
 def count_parameters(model: torch.nn.Module, n_base: int) -> dict[str, Any]:
-    """Numbers of parameters of the adapter (scale, shift, norm offsets) and of the head, and the adapter's share.
+    """Numbers of parameters of adapter (scale, shift, norm offsets) and head, and the adapter's share.
 
     Args:
         model: PEFT model with the adapter "default".
@@ -118,9 +119,9 @@ tags:
 
 # Hadamard adapter for {model}
 
-{n_adapter:,} parameters ({share:.4f} % of the base model's) besides the head's {n_head:,}: a scale and a shift of the
-outputs of {sites}, and offsets of the norms that follow. Trained on {n_train:,} rows by `hadamard tune`, preset
-`{preset}`, seed {seed}. Kind of task: {problem_type}{labels}.
+{n_adapter:,} parameters ({share:.4f} % of the base model's) besides the head's {n_head:,}: a scale and a
+shift at {sites}, and offsets of the norms that follow. Trained on {n_train:,} rows by
+`hadamard tune`, preset `{preset}`, seed {seed}. Kind of task: {problem_type}{labels}.
 
 | score on {selected_on} ({n_dev:,} rows; they also chose the epoch) | value |
 |---|---|

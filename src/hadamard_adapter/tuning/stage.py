@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from hadamard_adapter.tasks import METRICS
+
 __all__ = ["Outcome", "Progress", "Stage", "best_epoch", "is_over", "read_curve"]
 
 
@@ -66,7 +68,7 @@ class Outcome:
 
 
 def best_epoch(curve: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The entry with the highest score; among equals the lowest dev loss, then the earliest.
+    """The entry with the best score; among equals the lowest dev loss, then the earliest.
 
     Example:
         >>> curve = [{"epoch": 1, "dev_loss": 0.5, "scores": {"accuracy": 0.8}},
@@ -74,9 +76,12 @@ def best_epoch(curve: list[dict[str, Any]], metric: str) -> dict[str, Any]:
         >>> best_epoch(curve, "accuracy")["epoch"]
         2
     """
-    return max(
-        curve, key=lambda entry: (_finite(entry["scores"][metric]), -entry["dev_loss"], -entry["epoch"])
-    )
+    sign = 1 if METRICS[metric].greater_is_better else -1
+
+    def rank(entry: dict[str, Any]) -> tuple[float, float, int]:
+        return _finite(sign * entry["scores"][metric]), -entry["dev_loss"], -entry["epoch"]
+
+    return max(curve, key=rank)
 
 
 def read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

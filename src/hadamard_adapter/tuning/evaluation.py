@@ -1,0 +1,142 @@
+"""Evaluation of a tuned adapter on labelled rows: scores, classes, errors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hadamard_adapter.tasks import Examples, Table, class_report, encode, predictions, read_table, score
+from hadamard_adapter.tuning.classifier import Classifier, load
+
+__all__ = ["Evaluation", "evaluate", "evaluate_examples"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well an adapter does on labelled rows."""
+
+    scores: dict[str, float]
+    """Name of the metric -> score (accuracy is among them where single labels are predicted)."""
+    per_class: dict[str, dict[str, float]]
+    """Name of the class -> precision, recall, f1, support; empty for regression."""
+    confusion: list[list[int]]
+    """Row: true class, column: predicted class, in the order of `label_names`; empty unless single label."""
+    label_names: tuple[str, ...]
+    """Names of the classes."""
+    n_rows: int
+    """Number of rows."""
+    n_truncated: int
+    """Number of rows that were cut to the maximal length."""
+    errors: list[dict[str, Any]]
+    """Rows where the prediction is wrong: row, text, pair, label, predicted, probability."""
+
+
+def evaluate(
+    folder: str | Path,
+    data: str,
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    quoting: bool | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    batch_size: int = 32,
+    allow_remote_code: bool = False,
+) -> Evaluation:
+    """Scores of an adapter on a table of labelled rows.
+
+    Args:
+        folder: of the adapter.
+        data: file, or name or folder of a dataset.
+        text: column of the text; None: as in training.
+        pair: column of the second text.
+        label: column of the label.
+        split: of a dataset.
+        quoting: whether quotes enclose cells; None: yes in csv, no in tsv.
+        model: base model, where it has moved.
+        device: cpu, cuda or mps.
+        batch_size: rows at a time.
+        allow_remote_code: whether code that comes with the base model may run.
+
+    Raises:
+        AdapterError: as `load`.
+        DataError: a column, text or label is not as it must be.
+
+    Example:
+        >>> evaluate("out", "test.csv").scores["accuracy"]  # doctest: +SKIP
+        0.9
+    """
+    table = read_table(data, quoting=quoting, split=split)
+    classifier = load(folder, model, device, allow_remote_code)
+    columns = classifier.columns_in(table, text, pair, label, need_label=True)
+    examples = encode(table, columns, classifier.task)
+    return evaluate_examples(classifier, examples, table, batch_size)
+
+
+def evaluate_examples(
+    classifier: Classifier, examples: Examples, table: Table | None = None, batch_size: int = 32
+) -> Evaluation:
+    """Scores of a classifier on encoded rows; with their table, errors carry its line numbers."""
+    task, labels = classifier.task, examples.labels or []
+    logits = classifier.logits(examples.texts, examples.pairs, batch_size)
+    scores = score(task, logits, labels)
+    per_class: dict[str, dict[str, float]] = {}
+    confusion: list[list[int]] = []
+    if task.problem_type != "regression":
+        report = class_report(task, logits, labels)
+        per_class = {
+            row.label: {
+                "precision": row.precision,
+                "recall": row.recall,
+                "f1": row.f1,
+                "support": row.support,
+            }
+            for row in report.classes
+        }
+    if task.problem_type == "single_label_classification":
+        confusion = [list(row) for row in report.confusion]
+        scores = {**scores, "accuracy": float((logits.argmax(axis=1) == np.asarray(labels)).mean())}
+    return Evaluation(
+        scores=scores,
+        per_class=per_class,
+        confusion=confusion,
+        label_names=task.label_names,
+        n_rows=len(examples.texts),
+        n_truncated=classifier.n_truncated(examples.texts, examples.pairs),
+        errors=_errors(classifier, examples, logits, table),
+    )
+
+
+def _errors(
+    classifier: Classifier, examples: Examples, logits: np.ndarray, table: Table | None
+) -> list[dict[str, Any]]:
+    task, errors = classifier.task, []
+    if task.problem_type == "regression":
+        return []
+    predicted, probabilities = predictions(task, logits)
+    for index, label in enumerate(examples.labels or []):
+        true, said = _name(task.label_names, label), predicted[index]
+        said = said if isinstance(said, str) else "|".join(said)
+        if said == true:
+            continue
+        errors.append(
+            {
+                "row": table.row_numbers[index] if table is not None else index + 1,
+                "text": examples.texts[index],
+                "pair": examples.pairs[index] if examples.pairs is not None else None,
+                "label": true,
+                "predicted": said,
+                "probability": round(float(probabilities[index].max()), 6),
+            }
+        )
+    return errors
+
+
+def _name(names: tuple[str, ...], label: Any) -> str:
+    """Name of a true label; for several, joined by a bar."""
+    if isinstance(label, (int, np.integer)):
+        return names[label]
+    return "|".join(name for name, hit in zip(names, label, strict=True) if hit)
