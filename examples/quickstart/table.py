@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from baselines import Split, majority, tfidf
 from safetensors import safe_open
 from scipy.stats import bootstrap
+
+from baselines import Split, majority, tfidf
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_PREFIX = "hadamard_"
