@@ -45,8 +45,8 @@ class Anatomy:
     """Its vectors, in the model's order."""
     head: dict[str, int]
     """Module of the head -> number of its parameters."""
-    n_base: int | None
-    """Parameters of the model without the head; None where the base model's config is not at hand."""
+    n_model: int | None
+    """Parameters of the whole model with its head; None where the base model's config is not at hand."""
 
     @property
     def n_adapter(self) -> int:
@@ -122,11 +122,11 @@ def plan_adapter(
     chosen = None if layers is None else list(layers)
     config = HadamardConfig(sites=list(sites), position=position, layers_to_transform=chosen)
     tensors = [(key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad]
-    parts = tuple(_part(key, size) for key, size in tensors if ".hadamard_" in key)
+    parts = [_part(key, size) for key, size in tensors if ".hadamard_" in key]
     head = _by_module(
         (key.replace(".modules_to_save.default", ""), size) for key, size in tensors if ".hadamard_" not in key
     )
-    return Anatomy(name, model_type, parts, head, n_total - sum(head.values()))
+    return Anatomy(name, model_type, tuple(sorted(parts, key=_in_order)), head, n_total)
 
 
 def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
@@ -153,10 +153,10 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
     head = _by_module((key, tensor.numel()) for key, tensor in tensors.items() if not _PART.match(key))
     base = str(config.get("base_model_name_or_path"))
     try:
-        n_base = _n_base(build_on_meta(base, allow_remote_code), head)
+        n_model = _n_without(build_on_meta(base, allow_remote_code), head) + sum(head.values())
     except SettingsError:
-        n_base = None
-    return Anatomy(folder, base, tuple(sorted(parts, key=_in_order)), head, n_base)
+        n_model = None
+    return Anatomy(folder, base, tuple(sorted(parts, key=_in_order)), head, n_model)
 
 
 def _why_no_config(model: str, error: Exception) -> str:
@@ -214,7 +214,9 @@ _KINDS = ("scale", "shift", "norm_weight", "norm_bias")
 
 
 def _in_order(part: Part) -> tuple[Any, ...]:
-    return part.layer_index is None, part.layers, part.layer_index or 0, part.path, _KINDS.index(part.kind)
+    is_norm = part.kind.startswith("norm")
+    kind = _KINDS.index(part.kind)
+    return part.layer_index is None, part.layers, part.layer_index or 0, is_norm, part.path, kind
 
 
 def _by_module(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -226,6 +228,6 @@ def _by_module(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
     return sizes
 
 
-def _n_base(model: Any, head: dict[str, int]) -> int:
+def _n_without(model: Any, head: dict[str, int]) -> int:
     in_head = (p.numel() for key, p in model.named_parameters() if key.rpartition(".")[0] in head)
     return model.num_parameters() - sum(in_head)

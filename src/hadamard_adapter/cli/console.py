@@ -1,16 +1,14 @@
 """What the user sees while a command works: messages and progress on standard error, data on standard output."""
 
 import contextlib
-import logging
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["StageBars", "data_console", "hush_libraries", "message_console", "say"]
+__all__ = ["StageBars", "data_console", "message_console", "waiting"]
 
 _STAGES = {"head": "stage 1, head", "adapter": "stage 2, adapter", "both": "head and adapter"}
 _SECONDS_BETWEEN_LINES = 10.0
@@ -25,21 +23,6 @@ def data_console() -> Console:
     """Standard output; 120 columns wide where it is not a terminal, so that tables do not depend on one."""
     width = None if sys.stdout.isatty() else 120
     return Console(highlight=False, markup=False, width=width)
-
-
-def say(line: str, quiet: bool = False) -> None:
-    """Write one message for the user, unless they asked for quiet."""
-    message_console(quiet).print(line)
-
-
-def hush_libraries() -> None:
-    """Turn off the libraries' own progress bars, advice and warnings: their text is for programmers."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
 
 
 class StageBars:
@@ -73,7 +56,6 @@ class StageBars:
         self.next_line_s = 0.0
 
     def __enter__(self) -> "StageBars":
-        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,6 +65,7 @@ class StageBars:
         """Open the bar of a stage, at `step` where it is resumed."""
         self.name, self.n_steps, self.score = _STAGES.get(stage, stage), n_steps, ""
         self.next_line_s = time.monotonic() + _SECONDS_BETWEEN_LINES
+        self.bars.start()
         self.task = self.bars.add_task(self.name, total=n_steps, completed=step, note="")
 
     def step(self, step: int, loss: float | None) -> None:

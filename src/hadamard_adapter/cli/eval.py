@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from hadamard_adapter.cli.console import data_console, hush_libraries, message_console
+from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError
 
@@ -73,9 +74,9 @@ def eval_command(options: EvalOptions) -> None:
       hadamard eval --adapter adapter --data test.csv
       hadamard eval --adapter adapter --data test.csv --json --errors wrong.csv
     """
+    stay_offline_without_hub([options.model or base_model_of(options.adapter), options.data])
     from hadamard_adapter.tuning import evaluate
 
-    hush_libraries()
     evaluation = evaluate(
         options.adapter,
         options.data,

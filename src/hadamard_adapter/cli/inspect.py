@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 from hadamard_adapter.cli.anatomy import Anatomy, Part, build_on_meta, plan_adapter, read_adapter
-from hadamard_adapter.cli.console import data_console, hush_libraries, message_console
+from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.settings import PRESETS
@@ -57,7 +58,14 @@ def inspect_command(options: InspectOptions) -> None:
     is_adapter = (Path(options.target) / "adapter_config.json").is_file()
     if options.plot is not None and not is_adapter:
         raise SettingsError(f"--plot needs a folder that `hadamard tune` made, received {options.target!r}")
-    hush_libraries()
+    stay_offline_without_hub([base_model_of(options.target) or options.target])
+    from hadamard_adapter.tuning.models import quiet_libraries
+
+    with quiet_libraries():
+        _inspect(options, is_adapter)
+
+
+def _inspect(options: InspectOptions, is_adapter: bool) -> None:
     console = data_console()
     if is_adapter:
         anatomy = read_adapter(options.target, options.allow_remote_code)
@@ -89,15 +97,17 @@ def _print_tree(console: Console, anatomy: Anatomy) -> None:
             branch.add(f"{name}  {size:,}")
     console.print(tree)
     console.print()
-    n_adapter, n_head, n_base = anatomy.n_adapter, anatomy.n_head, anatomy.n_base
-    shares = ("", "")
-    if n_base is not None:
-        shares = (f"  {n_adapter / n_base:.4%}", f"  {(n_adapter + n_head) / (n_base + n_head):.4%}")
-        console.print(f"model without head     {n_base:>13,}")
+    n_both, n_model = anatomy.n_adapter + anatomy.n_head, anatomy.n_model
+    if n_model is None:
+        console.print("model, with its head   the base model's config is not at hand")
     else:
-        console.print("model without head     the base model's config is not at hand")
-    console.print(f"adapter                {n_adapter:>13,}{shares[0]}")
-    console.print(f"adapter and head       {n_adapter + n_head:>13,}{shares[1]}")
+        console.print(f"model, with its head   {n_model:>13,}")
+    console.print(f"adapter                {anatomy.n_adapter:>13,}{_share(anatomy.n_adapter, n_model)}")
+    console.print(f"adapter and head       {n_both:>13,}{_share(n_both, n_model)}")
+
+
+def _share(n_trained: int, n_model: int | None) -> str:
+    return "" if n_model is None else f"  {100 * n_trained / n_model:.4f} %"
 
 
 def _same_layers(parts: tuple[Part, ...]) -> list[tuple[str, list[Part]]]:

@@ -7,10 +7,12 @@
     1    a bug of this program
 """
 
+import contextlib
 import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -74,7 +76,9 @@ def run(arguments: Sequence[str]) -> int:
         0
     """
     try:
-        with hadamard.make_context("hadamard", list(arguments)) as context:
+        with warnings.catch_warnings(), hadamard.make_context("hadamard", list(arguments)) as context:
+            if "--debug" not in arguments:
+                warnings.simplefilter("ignore")  # the libraries' warnings are for programmers
             hadamard.invoke(context)
         sys.stdout.flush()
         return 0
@@ -84,7 +88,6 @@ def run(arguments: Sequence[str]) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _drop_standard_output()
         return EXIT_BROKEN_PIPE
     except Exception as error:
         if "--debug" in arguments:
@@ -96,6 +99,8 @@ def run(arguments: Sequence[str]) -> int:
         again = "" if "--debug" in arguments else "; run again with --debug to see where"
         click.echo(f"error: this is a bug: {type(error).__name__}: {_one_line(str(error))}{again}", err=True)
         return EXIT_BUG
+    finally:
+        _drop_what_cannot_be_written()
 
 
 def _user_message(error: Exception) -> str | None:
@@ -125,6 +130,10 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _drop_standard_output() -> None:
-    """Send what is still buffered nowhere, so that Python's last flush does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop_what_cannot_be_written() -> None:
+    """Send the rest of standard output nowhere if its reader is gone, so that Python's last flush is silent."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

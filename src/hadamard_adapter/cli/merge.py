@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from hadamard_adapter.cli.console import hush_libraries, message_console
+from hadamard_adapter.cli.console import message_console
+from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 
 __all__ = ["MergeOptions", "merge_command"]
@@ -40,9 +41,9 @@ def merge_command(options: MergeOptions) -> None:
       hadamard merge --adapter adapter --output plain-model
       hadamard merge --adapter adapter --output small --dtype bfloat16
     """
+    stay_offline_without_hub([options.model or base_model_of(options.adapter)])
     from hadamard_adapter.tuning import merge
 
-    hush_libraries()
     report = merge(
         options.adapter,
         options.output,

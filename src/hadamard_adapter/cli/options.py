@@ -9,6 +9,7 @@ A field with `metadata={"argument": "NAME"}` becomes a positional argument.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -162,8 +163,8 @@ def _parameter(field: "dataclasses.Field[Any]", hint: Any, help_text: str) -> cl
         names, extra = [f"--{word}"], {"type": _click_type(kind, choices), "metavar": _metavar(field, kind)}
     return click.Option(
         [*names, field.name],
-        show_default=field.default not in (None, False, dataclasses.MISSING),
-        help=help_text,
+        show_default=not any(field.default is hidden for hidden in (None, False, dataclasses.MISSING)),
+        help=re.sub(r"\bNone: ", "by default ", help_text),
         **default,
         **extra,
     )

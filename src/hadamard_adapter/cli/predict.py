@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hadamard_adapter.cli.console import hush_libraries, message_console, waiting
+from hadamard_adapter.cli.console import message_console, waiting
+from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import DataError, SettingsError
 
@@ -19,6 +20,7 @@ __all__ = ["PredictOptions", "predict_command"]
 
 _ROWS_PER_BATCH = 512
 _DIGITS = 6
+_LABEL_PREFIX = "probability_"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class PredictOptions:
     output: str = "-"
     """File that receives the rows: csv, tsv or jsonl; - is standard output."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
-    """Format of standard input and output; by default that of the file at the other end, else csv."""
+    """Format of standard streams (by default that of the file at the other end, else csv) and of unusual file names."""
     text: str | None = None
     """Column of the text; the one of the training if not given."""
     pair: str | None = None
@@ -76,15 +78,16 @@ def predict_command(options: PredictOptions) -> None:
       hadamard predict --adapter adapter --input new.csv --output labelled.csv
       echo '{"text": "what a film"}' | hadamard predict --adapter adapter --format jsonl
     """
+    stay_offline_without_hub([options.model or base_model_of(options.adapter)])
     from hadamard_adapter.tasks import iter_rows, write_rows
 
     source, target = _formats(options)
     batches = iter_rows(options.input, _ROWS_PER_BATCH, format=source, quoting=options.quoting)
     first = next(batches)  # what is wrong with the file is said before the model is loaded
+    _refuse_taken(first, options)
 
     from hadamard_adapter.tuning import load
 
-    hush_libraries()
     console = message_console(options.quiet)
     classifier = load(options.adapter, options.model, options.device, options.allow_remote_code)
     labelled = _labelled(chain([first], batches), classifier, options)
@@ -102,49 +105,56 @@ def _check_output(source: str, target: str) -> None:
         raise SettingsError(f"--output {target!r} is the input file; choose another file")
     if not path.parent.is_dir():
         raise SettingsError(f"--output {target!r}: no folder {str(path.parent)!r}; make it first")
-    if path.is_dir():
-        raise SettingsError(f"--output {target!r} is a folder; name a file that ends in .csv, .tsv or .jsonl")
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"--output {target!r} is no file; name a .csv, .tsv or .jsonl file, or - for standard output")
 
 
 def _formats(options: PredictOptions) -> tuple[str | None, str | None]:
     """The formats to force on input and output; None where the name of a file tells."""
-    from hadamard_adapter.tasks import format_of
+    from hadamard_adapter.tasks.reading import FORMATS
 
-    known = [format_of(path) for path in (options.input, options.output) if path != "-"]
-    of_stream = options.format or next((name for name in known if name != "parquet"), "csv")
-    source, target = (of_stream if path == "-" else None for path in (options.input, options.output))
+    ends = (options.input, options.output)
+    named = [None if path == "-" else FORMATS.get(Path(path).suffix.lower()) for path in ends]
+    of_stream = options.format or next((name for name in named if name not in (None, "parquet")), "csv")
+    source, target = (
+        name or (of_stream if path == "-" else options.format) for path, name in zip(ends, named, strict=True)
+    )
     return source, target
 
 
 def _labelled(
     batches: "Iterable[Table]", classifier: "Classifier", options: PredictOptions
 ) -> Iterator[list[dict[str, object]]]:
+    from hadamard_adapter.tasks import encode_texts
+
     columns: Columns | None = None
     for table in batches:
-        columns = columns or _find_columns(table, classifier, options)
-        texts, pairs = _texts(table, columns)
-        found = classifier.predict(texts, pairs, options.batch_size)
+        columns = columns or classifier.columns_in(table, options.text, options.pair)
+        examples = encode_texts(table, columns)
+        found = classifier.predict(examples.texts, examples.pairs, options.batch_size)
         yield [
             {**row, **_added(prediction, options)} for row, prediction in zip(table.rows, found, strict=True)
         ]
 
 
-def _find_columns(table: "Table", classifier: "Classifier", options: PredictOptions) -> "Columns":
-    raise NotImplementedError
-
-
-def _texts(table: "Table", columns: "Columns") -> tuple[list[str], list[str] | None]:
-    raise NotImplementedError
+def _refuse_taken(table: "Table", options: PredictOptions) -> None:
+    added = (options.prediction_column, options.probability_column)
+    taken = [name for name in table.columns if name in added or name.startswith(_LABEL_PREFIX)]
+    if taken:
+        raise DataError(
+            f"{table.name}: has a column {taken[0]!r} already, which would be added; rename it, or pass "
+            "--prediction-column NAME or --probability-column NAME"
+        )
 
 
 def _added(prediction: "Prediction", options: PredictOptions) -> dict[str, Any]:
     """The new cells of one row."""
     if prediction.value is not None:
-        return {options.prediction_column: prediction.value}
+        return {options.prediction_column: round(prediction.value, _DIGITS)}
     label, of_label = prediction.label, prediction.probabilities
     added: dict[str, Any] = {options.prediction_column: list(label) if isinstance(label, tuple) else label}
     if isinstance(label, str):
         added[options.probability_column] = round(of_label[label], _DIGITS)
     if options.all_probabilities or isinstance(label, tuple):
-        added |= {f"probability_{name}": round(value, _DIGITS) for name, value in of_label.items()}
+        added |= {f"{_LABEL_PREFIX}{name}": round(value, _DIGITS) for name, value in of_label.items()}
     return added

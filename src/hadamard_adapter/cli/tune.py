@@ -1,9 +1,10 @@
 """`hadamard tune`: train the head, then the adapter, and leave a complete folder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hadamard_adapter.cli.console import StageBars, hush_libraries, message_console
+from hadamard_adapter.cli.console import StageBars, message_console
+from hadamard_adapter.cli.hub import stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.tuning.settings import TuneSettings
 
@@ -26,18 +27,21 @@ def tune_command(settings: TuneSettings) -> None:
         --train train.csv --dev dev.csv --output adapter
       hadamard tune --model ./bert-base-uncased --task cola --data glue/CoLA --output cola
     """
+    stay_offline_without_hub([settings.model, settings.train, settings.dev])
+    from accelerate import PartialState
+
     from hadamard_adapter.tuning import tune
 
-    hush_libraries()
     console = message_console(settings.quiet)
     with StageBars(console) as bars:
         result = tune(settings, say=console.print, progress=bars)
-    for line in summary(result):
-        console.print(line)
+    if PartialState().is_main_process:
+        for line in summary(result):
+            console.print(line)
 
 
-def summary(result: "TuneResult") -> Iterable[str]:
-    """The closing lines of a run: what it reached, what was trained, where it is, what to do with it.
+def summary(result: "TuneResult") -> Iterator[str]:
+    """The closing lines of a run: what it reached, what was trained, what to do with it.
 
     Args:
         result: what `tune` returned.
@@ -45,23 +49,23 @@ def summary(result: "TuneResult") -> Iterable[str]:
     Example:
         >>> from pathlib import Path
         >>> from hadamard_adapter.tuning import TuneResult
-        >>> list(summary(TuneResult(output=Path("out"), metrics={}, run={})))[0]
-        'in       out'
+        >>> metrics = {"dev": {"accuracy": 0.9}, "selected_on": "dev", "stage1_dev": None, "share_percent": 0.0337}
+        >>> metrics |= {"adapter_parameters": 36864, "head_parameters": 1538}
+        >>> list(summary(TuneResult(Path("out"), metrics, {})))[:2]  # doctest: +NORMALIZE_WHITESPACE
+        ['dev      accuracy 0.9000',
+         'trained  36,864 parameters of the adapter (0.0337 % of the model) and 1,538 of the head']
     """
-    score = _scores(result.metrics)
-    if score:
-        yield f"dev      {score}"
-    trained = _trained(result.run)
-    if trained:
-        yield f"trained  {trained}"
-    yield f"in       {result.output}"
+    metrics = result.metrics
+    before = metrics["stage1_dev"]
+    stage1 = f" (head alone: {_scores(before)})" if before else ""
+    yield f"{metrics['selected_on']:<8} {_scores(metrics['dev'])}{stage1}"
+    yield (
+        f"trained  {metrics['adapter_parameters']:,} parameters of the adapter ({metrics['share_percent']:.4f} % "
+        f"of the model) and {metrics['head_parameters']:,} of the head"
+    )
     yield f"next     hadamard eval --adapter {result.output} --data FILE"
     yield f"         hadamard predict --adapter {result.output} --input FILE --output FILE"
 
 
-def _scores(metrics: dict[str, Any]) -> str:
-    raise NotImplementedError
-
-
-def _trained(run: dict[str, Any]) -> str:
-    raise NotImplementedError
+def _scores(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())

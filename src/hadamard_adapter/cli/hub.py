@@ -1,0 +1,50 @@
+"""Whether there is a hub to ask: found out once and quickly, before a library tries for half a minute."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["base_model_of", "stay_offline_without_hub"]
+
+_TIMEOUT_S = 5.0
+
+
+def stay_offline_without_hub(names: Iterable[str | None]) -> None:
+    """Tell the Hugging Face libraries to use their cache alone where the hub does not answer.
+
+    Nothing is asked if every name is a path that exists. To be called before those libraries are imported: they
+    read HF_HUB_OFFLINE once.
+
+    Args:
+        names: models and datasets of a command; None is skipped.
+
+    Example:
+        >>> stay_offline_without_hub([".", None])
+    """
+    wanted = [name for name in names if name is not None and not Path(name).expanduser().exists()]
+    if not wanted or "HF_HUB_OFFLINE" in os.environ:
+        return
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it answered
+    except (OSError, ValueError):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def base_model_of(adapter: str) -> str | None:
+    """The base model that an adapter's config names; None where there is no such config.
+
+    Example:
+        >>> base_model_of("no-such-folder") is None
+        True
+    """
+    try:
+        config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(config["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # what is wrong with the folder is said by whoever loads it
