@@ -1,4 +1,4 @@
-"""What an adapter consists of, tensor by tensor: planned for a model from its config, or read from a folder."""
+"""What an adapter consists of, tensor by tensor: planned from a model's config, or read from a folder."""
 
 import json
 import re
@@ -11,7 +11,9 @@ from hadamard_adapter.errors import AdapterError, SettingsError
 
 __all__ = ["Anatomy", "Part", "build_on_meta", "plan_adapter", "read_adapter"]
 
-_PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)")
+_PART = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+)\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)"
+)
 _LAYER = re.compile(r"(?P<layers>.*?)\.(?P<index>\d+)\.(?P<path>.+)")
 
 
@@ -121,10 +123,14 @@ def plan_adapter(
     model_type, n_total = str(model.config.model_type), model.num_parameters()
     chosen = None if layers is None else list(layers)
     config = HadamardConfig(sites=list(sites), position=position, layers_to_transform=chosen)
-    tensors = [(key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad]
+    tensors = [
+        (key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad
+    ]
     parts = [_part(key, size) for key, size in tensors if ".hadamard_" in key]
     head = _by_module(
-        (key.replace(".modules_to_save.default", ""), size) for key, size in tensors if ".hadamard_" not in key
+        (key.replace(".modules_to_save.default", ""), size)
+        for key, size in tensors
+        if ".hadamard_" not in key
     )
     return Anatomy(name, model_type, tuple(sorted(parts, key=_in_order)), head, n_total)
 

@@ -1,9 +1,7 @@
 """`--config run.toml`: every option of every command, written down in a file.
 
-    lr = 0.003                      # at the top: options of whichever command reads the file
-    [tune]                          # or in a table named like the command
-    train = "train.csv"
-    layers = [0, 1, 2]
+A key stands at the top of the file, for whichever command reads it, or in a table named like the command.
+What the command line gives wins over both.
 """
 
 import sys
@@ -15,7 +13,7 @@ import click
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = ["read_defaults"]
 

@@ -1,4 +1,4 @@
-"""What the user sees while a command works: messages and progress on standard error, data on standard output."""
+"""What the user sees: messages and progress on standard error, data on standard output."""
 
 import contextlib
 import sys

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvalOptions", "as_json", "eval_command"]
 
-_ERROR_COLUMNS = ("row", "text", "pair", "label", "predicted", "probability")
+_ERROR_COLUMNS: tuple[str, ...] = ("row", "text", "pair", "label", "predicted", "probability")
 _MAX_MATRIX = 12
 
 
@@ -113,7 +113,11 @@ def as_json(evaluation: "Evaluation") -> dict[str, Any]:
         >>> as_json(Evaluation({"pearson": 0.5}, {}, [], (), n_rows=4, n_truncated=0, errors=[]))
         {'pearson': 0.5, 'n': 4, 'n_truncated': 0}
     """
-    found: dict[str, Any] = {**evaluation.scores, "n": evaluation.n_rows, "n_truncated": evaluation.n_truncated}
+    found: dict[str, Any] = {
+        **evaluation.scores,
+        "n": evaluation.n_rows,
+        "n_truncated": evaluation.n_truncated,
+    }
     if evaluation.per_class:
         found["labels"] = list(evaluation.label_names)
         found["per_class"] = evaluation.per_class

@@ -15,8 +15,8 @@ _TIMEOUT_S = 5.0
 def stay_offline_without_hub(names: Iterable[str | None]) -> None:
     """Tell the Hugging Face libraries to use their cache alone where the hub does not answer.
 
-    Nothing is asked if every name is a path that exists. To be called before those libraries are imported: they
-    read HF_HUB_OFFLINE once.
+    Nothing is asked if every name is a path that exists. To be called before those libraries are imported:
+    they read HF_HUB_OFFLINE once.
 
     Args:
         names: models and datasets of a command; None is skipped.

@@ -47,8 +47,8 @@ class InspectOptions:
 def inspect_command(options: InspectOptions) -> None:
     """Show what is or would be adapted, and how much it is.
 
-    For a model its config is enough, no weights are read. For an adapter bars show its mean absolute change by
-    layer. For a model of a family that is not known, modules are proposed.
+    For a model its config is enough, no weights are read. For an adapter, bars show its mean absolute change
+    by layer. For a model of a family that is not known, modules are proposed.
 
     \b
     Example:
@@ -117,9 +117,10 @@ def _same_layers(parts: tuple[Part, ...]) -> list[tuple[str, list[Part]]]:
         layers.setdefault((part.layers, part.layer_index), []).append(part)
     runs: list[tuple[str, int | None, int | None, list[Part]]] = []
     for (name, index), found in layers.items():
-        if runs and runs[-1][0] == name and index is not None and runs[-1][2] == index - 1:
-            if _by_path(runs[-1][3]) == _by_path(found):
-                runs[-1] = (name, runs[-1][1], index, runs[-1][3])
+        if runs and index is not None and runs[-1][0] == name and runs[-1][2] == index - 1:
+            *_, before = runs[-1]
+            if _by_path(before) == _by_path(found):
+                runs[-1] = (name, runs[-1][1], index, before)
                 continue
         runs.append((name, index, index, found))
     return [(_layer_name(name, first, last), found) for name, first, last, found in runs]
@@ -195,7 +196,9 @@ def _print_candidates(console: Console, name: str, model: object) -> None:
     found = candidates(model)
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if not found:
-        raise SettingsError(f"{name}: model_type {model_type!r} is not known and no list of layers was found in it")
+        raise SettingsError(
+            f"{name}: model_type {model_type!r} is not known, and no list of layers was found in the model"
+        )
     tree = Tree(f"{name}  ({model_type}: not a known family; candidates by structure)")
     for layers in dict.fromkeys(candidate.layers for candidate in found):
         branch = tree.add(layers)

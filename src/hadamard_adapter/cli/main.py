@@ -1,10 +1,10 @@
 """The group `hadamard` and its error boundary: every way out has one exit code and at most one line.
 
-    0    done (also: already finished)
-    2    the user can mend it: options, data, folders, no space, no memory
-    130  Ctrl-C
-    141  the reader of standard output went away (`| head`)
-    1    a bug of this program
+0    done (also: already finished)
+2    the user can mend it: options, data, folders, no space, no memory
+130  Ctrl-C
+141  the reader of standard output went away (`| head`)
+1    a bug of this program
 """
 
 import contextlib
@@ -131,7 +131,7 @@ def _one_line(text: str) -> str:
 
 
 def _drop_what_cannot_be_written() -> None:
-    """Send the rest of standard output nowhere if its reader is gone, so that Python's last flush is silent."""
+    """Send the rest nowhere if standard output has no reader left, so that Python's last flush is silent."""
     try:
         sys.stdout.flush()
     except OSError:

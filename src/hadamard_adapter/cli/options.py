@@ -1,6 +1,6 @@
 """Click options from a frozen dataclass: one option per field, its help the docstring under the field.
 
-The field's name gives the option (`head_lr` is `--head-lr`), its type the conversion, its default the default:
+The field's name gives the option (`head_lr` is `--head-lr`), its type the conversion, its default the rest:
 
     bool                --x / --no-x            tuple[int, ...]    --x 0,1,5 or --x 0-7
     Literal["a", "b"]   --x [a|b]               tuple[str, ...]    --x a,b   (`none` is the empty list)
@@ -27,7 +27,7 @@ S = TypeVar("S")
 _QUIET = "hadamard_adapter.quiet"
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A list in one word, `a,b,c`; whole numbers take ranges too, `0-3,7`; `none` is the empty list.
 
     Example:
@@ -150,24 +150,20 @@ def _remember_quiet(context: click.Context, _: click.Parameter, value: bool) -> 
 
 def _parameter(field: "dataclasses.Field[Any]", hint: Any, help_text: str) -> click.Parameter:
     required = field.default is dataclasses.MISSING
-    default = {"required": True} if required else {"default": field.default}
     kind, choices = _without_none(hint), None
     if typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
     if "argument" in field.metadata:
         return click.Argument([field.name], metavar=field.metadata["argument"], required=required)
     word = field.name.replace("_", "-")
-    if kind is bool:
-        names, extra = [f"--{word}/--no-{word}"], {}
-    else:
-        names, extra = [f"--{word}"], {"type": _click_type(kind, choices), "metavar": _metavar(field, kind)}
-    return click.Option(
-        [*names, field.name],
-        show_default=not any(field.default is hidden for hidden in (None, False, dataclasses.MISSING)),
-        help=re.sub(r"\bNone: ", "by default ", help_text),
-        **default,
-        **extra,
+    names = f"--{word}/--no-{word}" if kind is bool else f"--{word}"
+    extra: dict[str, Any] = (
+        {} if kind is bool else {"type": _click_type(kind, choices), "metavar": _metavar(kind)}
     )
+    extra |= {"required": True} if required else {"default": field.default}
+    is_default_shown = not any(field.default is hidden for hidden in (None, False, dataclasses.MISSING))
+    help_text = re.sub(r"\bNone: ", "by default ", help_text)
+    return click.Option([names, field.name], show_default=is_default_shown, help=help_text, **extra)
 
 
 def _without_none(hint: Any) -> Any:
@@ -197,8 +193,8 @@ class _Choice(click.Choice):  # pyright: ignore[reportMissingTypeArgument]
         return next(known for known in self.values if str(known) == chosen)
 
 
-def _metavar(field: "dataclasses.Field[Any]", kind: Any) -> str | None:
-    return field.metadata.get("metavar") or ("TEXT" if kind is str else None)
+def _metavar(kind: Any) -> str | None:
+    return "TEXT" if kind is str else None
 
 
 def _numbers(word: str) -> range:

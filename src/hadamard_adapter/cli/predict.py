@@ -1,4 +1,4 @@
-"""`hadamard predict`: labels and probabilities beside every column of a file, in one pass and bounded memory."""
+"""`hadamard predict`: labels and probabilities beside the columns of a file, a batch at a time."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ class PredictOptions:
     output: str = "-"
     """File that receives the rows: csv, tsv or jsonl; - is standard output."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
-    """Format of standard streams (by default that of the file at the other end, else csv) and of unusual file names."""
+    """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
     text: str | None = None
     """Column of the text; the one of the training if not given."""
     pair: str | None = None
@@ -63,7 +63,9 @@ class PredictOptions:
         if self.batch_size < 1:
             raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
         if self.prediction_column == self.probability_column:
-            raise SettingsError(f"expected two names of new columns, received {self.prediction_column!r} twice")
+            raise SettingsError(
+                f"expected two new columns, received {self.prediction_column!r} as the name of both"
+            )
         _check_output(self.input, self.output)
 
 
@@ -71,7 +73,8 @@ class PredictOptions:
 def predict_command(options: PredictOptions) -> None:
     """Label the rows of a file or of standard input.
 
-    Every column of the input is kept; the label and its probability are added. A file appears when it is complete.
+    Every column of the input is kept; the label and its probability are added. A file appears under its name
+    when it is complete.
 
     \b
     Example:
@@ -106,7 +109,7 @@ def _check_output(source: str, target: str) -> None:
     if not path.parent.is_dir():
         raise SettingsError(f"--output {target!r}: no folder {str(path.parent)!r}; make it first")
     if path.exists() and not path.is_file():
-        raise SettingsError(f"--output {target!r} is no file; name a .csv, .tsv or .jsonl file, or - for standard output")
+        raise SettingsError(f"--output {target!r} is no file; name one, or - for standard output")
 
 
 def _formats(options: PredictOptions) -> tuple[str | None, str | None]:

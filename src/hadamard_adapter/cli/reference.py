@@ -1,6 +1,6 @@
 """The reference page of the command, docs/cli.md, made from the commands themselves.
 
-    python -m hadamard_adapter.cli.reference > docs/cli.md
+python -m hadamard_adapter.cli.reference > docs/cli.md
 """
 
 import re
@@ -13,11 +13,12 @@ __all__ = ["page"]
 
 _HEAD = """# The command `hadamard`
 
-This page is made from the commands themselves by `python -m hadamard_adapter.cli.reference > docs/cli.md`; a test
-checks that it is up to date.
+This page is made from the commands themselves by `python -m hadamard_adapter.cli.reference > docs/cli.md`; a
+test checks that it is up to date.
 
-Standard output carries data only (the rows of `predict`, the tables or the JSON of `eval`, the trees of `inspect`);
-progress, messages and errors go to standard error. Colours appear on a terminal only, and never with `NO_COLOR` set.
+Standard output carries data only (the rows of `predict`, the tables or the JSON of `eval`, the trees of
+`inspect`); progress, messages and errors go to standard error. Colours appear on a terminal only, and never
+with `NO_COLOR` set.
 
 | exit code | meaning |
 |---|---|

@@ -18,8 +18,8 @@ __all__ = ["summary", "tune_command"]
 def tune_command(settings: TuneSettings) -> None:
     """Train a head and a Hadamard adapter on your rows.
 
-    Stage 1 trains the classifier head on the frozen model, stage 2 the adapter and the norms. The same command
-    again continues a run that was stopped, and says so when it is finished.
+    Stage 1 trains the classifier head on the frozen model, stage 2 the adapter and the norms. The same
+    command again continues a run that was stopped, and says so when it is finished.
 
     \b
     Example:
@@ -49,8 +49,8 @@ def summary(result: "TuneResult") -> Iterator[str]:
     Example:
         >>> from pathlib import Path
         >>> from hadamard_adapter.tuning import TuneResult
-        >>> metrics = {"dev": {"accuracy": 0.9}, "selected_on": "dev", "stage1_dev": None, "share_percent": 0.0337}
-        >>> metrics |= {"adapter_parameters": 36864, "head_parameters": 1538}
+        >>> metrics = {"dev": {"accuracy": 0.9}, "selected_on": "dev", "stage1_dev": None}
+        >>> metrics |= {"adapter_parameters": 36864, "share_percent": 0.0337, "head_parameters": 1538}
         >>> list(summary(TuneResult(Path("out"), metrics, {})))[:2]  # doctest: +NORMALIZE_WHITESPACE
         ['dev      accuracy 0.9000',
          'trained  36,864 parameters of the adapter (0.0337 % of the model) and 1,538 of the head']
@@ -60,8 +60,8 @@ def summary(result: "TuneResult") -> Iterator[str]:
     stage1 = f" (head alone: {_scores(before)})" if before else ""
     yield f"{metrics['selected_on']:<8} {_scores(metrics['dev'])}{stage1}"
     yield (
-        f"trained  {metrics['adapter_parameters']:,} parameters of the adapter ({metrics['share_percent']:.4f} % "
-        f"of the model) and {metrics['head_parameters']:,} of the head"
+        f"trained  {metrics['adapter_parameters']:,} parameters of the adapter "
+        f"({metrics['share_percent']:.4f} % of the model) and {metrics['head_parameters']:,} of the head"
     )
     yield f"next     hadamard eval --adapter {result.output} --data FILE"
     yield f"         hadamard predict --adapter {result.output} --input FILE --output FILE"

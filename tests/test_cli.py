@@ -1,0 +1,260 @@
+"""The command `hadamard`: what its verbs print, write and return."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+import pytest
+
+from command import hadamard, tree_of, tuned
+from hadamard_adapter import __version__
+from hadamard_adapter.cli.main import hadamard as group
+from hadamard_adapter.cli.options import CommaList, command_from
+from hadamard_adapter.cli.reference import page
+from hadamard_adapter.tuning import TuneSettings
+from models import TINY, tiny_config, tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = sorted(group.commands)
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert hadamard("--version").out == f"hadamard {__version__}\n"
+
+
+def test_no_command_shows_the_help_of_all() -> None:
+    shown = hadamard()
+    assert shown.code == 0 and shown.err == ""
+    assert all(f"\n  {name} " in shown.out for name in COMMANDS)
+    assert hadamard("--help") == shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text_and_stands_in_the_reference(name: str) -> None:
+    section = page().partition(f"## hadamard {name}\n")[2].partition("\n## ")[0]
+    for parameter in group.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and len(parameter.help) > 15, parameter.opts
+            assert f"`{parameter.opts[0]}" in section
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    remedy = "run: python -m hadamard_adapter.cli.reference > docs/cli.md"
+    assert (ROOT / "docs" / "cli.md").read_text() == page(), remedy
+
+
+def test_every_setting_of_a_run_is_an_option() -> None:
+    options = {parameter.name for parameter in group.commands["tune"].params}
+    assert {field.name for field in dataclasses.fields(TuneSettings)} - {"quiet"} == options - {"config", "debug"} - {
+        "quiet"
+    }
+
+
+def test_tune_says_what_it_does_and_leaves_standard_output_alone() -> None:
+    told = tuned().told
+    assert (told.code, told.out) == (0, "")
+    for words in ("single-label classification", "preset wide", "adapter: epoch 6", "next     hadamard eval"):
+        assert words in told.err
+    assert "trained  512 parameters of the adapter" in told.err
+
+
+def test_tune_again_says_that_it_is_finished_and_changes_nothing() -> None:
+    before = tree_of(tuned().adapter)
+    again = hadamard(*tuned().words)
+    assert again.code == 0 and "finished" in again.err
+    assert tree_of(tuned().adapter) == before
+
+
+def test_quiet_says_nothing_before_or_after_the_verb() -> None:
+    silent = (0, "", "")
+    for words in ((*tuned().words, "--quiet"), ("--quiet", *tuned().words)):
+        assert dataclasses.astuple(hadamard(*words)) == silent
+
+
+def test_eval_json_agrees_with_the_tables(tmp_path: Path) -> None:
+    words = ("eval", "--adapter", tuned().adapter, "--data", tuned().dev)
+    tables, found = hadamard(*words), hadamard(*words, "--json", "--errors", tmp_path / "wrong.csv")
+    scores = json.loads(found.out)
+    assert (tables.code, found.code, scores["n"]) == (0, 0, 24)
+    assert scores["accuracy"] > 0.8
+    assert f"accuracy     {scores['accuracy']:.4f}" in tables.out
+    assert sum(map(sum, scores["confusion"])) == 24
+    for label, row in zip(scores["labels"], scores["confusion"], strict=True):
+        counts = "".join(f"{count:>{max(len(name), 1) + 2}}" for name, count in zip(scores["labels"], row, strict=True))
+        assert f"{label:<16}{counts}" in tables.out
+    with (tmp_path / "wrong.csv").open() as file:
+        wrong = list(csv.DictReader(file))
+    assert len(wrong) == 24 - round(24 * scores["accuracy"])
+    assert all(row["label"] != row["predicted"] for row in wrong)
+
+
+def test_predict_keeps_every_column_and_agrees_with_the_library(tmp_path: Path) -> None:
+    from hadamard_adapter import load
+
+    rows = [{"id": str(index), "text": f"w{10 + index} w30", "note": 'a "b", c'} for index in range(9)]
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ("--input", tmp_path / "in.csv", "--output", tmp_path / "out.jsonl", "--all-probabilities")
+    assert hadamard("predict", "--adapter", tuned().adapter, *words).code == 0
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{name: row[name] for name in rows[0]} for row in written] == rows
+    for row, expected in zip(written, load(tuned().adapter).predict([row["text"] for row in rows]), strict=True):
+        assert row["prediction"] == expected.label
+        assert row["probability"] == row[f"probability_{expected.label}"]
+        assert row["probability_bad"] == pytest.approx(expected.probabilities["bad"], abs=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl"]
+
+
+def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:
+    found = hadamard("predict", "--adapter", tuned().adapter, "--quiet", stdin="text,z\nw10 w50,1\n")
+    header, row = found.out.splitlines()
+    assert (found.code, found.err, header) == (0, "", "text,z,prediction,probability")
+    assert row.startswith("w10 w50,1,good,0.")
+    lines = hadamard("predict", "--adapter", tuned().adapter, "--format", "jsonl", stdin='{"text": "w20", "z": [1]}\n')
+    assert json.loads(lines.out)["z"] == [1]
+
+
+def test_predict_in_many_batches_equals_one_by_one(tmp_path: Path) -> None:
+    texts = [f"w{5 + index % 90}" for index in range(1200)]
+    together = hadamard("predict", "--adapter", tuned().adapter, stdin="text\n" + "\n".join(texts))
+    rows = list(csv.DictReader(together.out.splitlines()))
+    assert [row["text"] for row in rows] == texts
+    assert all(row == rows[index % 90] | {} for index, row in enumerate(rows))
+
+
+def test_merge_reports_the_change_and_predicts_as_the_adapter_does(tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    merged = hadamard("merge", "--adapter", tuned().adapter, "--output", tmp_path / "plain")
+    assert (merged.code, merged.out) == (0, "")
+    assert "largest change of a logit" in merged.err
+    classify = pipeline("text-classification", str(tmp_path / "plain"), device="cpu")
+    assert classify("w10 w50")[0]["label"] == "good"
+
+
+def test_inspect_of_an_adapter_shows_counts_bars_and_a_picture(tmp_path: Path) -> None:
+    shown = hadamard("inspect", tuned().adapter, "--plot", tmp_path / "a.png")
+    assert shown.code == 0
+    metrics = json.loads((tuned().adapter / "metrics.json").read_text())
+    assert f"model, with its head   {metrics['base_parameters']:>13,}\n" in shown.out
+    assert f"adapter                {512:>13,}  {metrics['share_percent']:.4f} %\n" in shown.out
+    assert f"adapter and head       {512 + metrics['head_parameters']:>13,}" in shown.out
+    assert shown.out.count("█") > 50
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_inspect_of_a_config_counts_what_would_be_trained(name: str, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from hadamard_adapter import HadamardConfig
+
+    tiny_config(name).save_pretrained(tmp_path)
+    shown = hadamard("inspect", tmp_path)
+    assert shown.code == 0, shown.err
+    model = get_peft_model(tiny_model(name), HadamardConfig(sites=["attention", "ffn"]))
+    n_adapter = sum(p.numel() for key, p in model.named_parameters() if ".hadamard_" in key)
+    assert f"adapter                {n_adapter:>13,}  " in shown.out
+
+
+def test_inspect_counts_the_papers_parameters_of_bert_base(tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(tmp_path)
+    paper = hadamard("inspect", tmp_path, "--preset", "paper").out
+    assert "bert.encoder.layer.0 to 11" in paper
+    assert "adapter                       36,864  0.0337 %" in paper
+    fewer = hadamard("inspect", tmp_path, "--preset", "paper", "--layers", "4-11").out
+    assert "adapter                       24,576  0.0224 %" in fewer
+    assert "adapter                       73,728  0.0673 %" in hadamard("inspect", tmp_path).out
+
+
+def test_inspect_of_an_unknown_family_proposes_candidates(tmp_path: Path) -> None:
+    from transformers import XLNetConfig
+
+    XLNetConfig(vocab_size=50, d_model=16, n_layer=2, n_head=2, d_inner=24).save_pretrained(tmp_path)
+    shown = hadamard("inspect", tmp_path)
+    assert shown.code == 0
+    assert "not a known family" in shown.out and "HadamardConfig(target_modules=[" in shown.out
+
+
+def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'quiet = true\n[eval]\nadapter = "{tuned().adapter}"\ndata = "missing.csv"\njson = true\n'
+        "batch-size = 4\n[tune]\nlayers = [0, 1]\n"
+    )
+    found = hadamard("eval", "--config", path, "--data", tuned().dev)
+    assert (found.code, found.err) == (0, "")
+    assert json.loads(found.out)["n"] == 24
+    assert "accuracy     " in hadamard("eval", "--config", path, "--data", tuned().dev, "--no-json").out
+
+
+def test_options_of_every_kind_come_from_a_dataclass() -> None:
+    given: list[TuneSettings] = []
+    command = command_from("tune", TuneSettings)(given.append)
+    words = "--model m --output o --train t --layers 0-2,5 --stages 1 --norm-modules none --no-freeze-head --lr 2e-3"
+    command.main(words.split(), standalone_mode=False)
+    assert given == [
+        TuneSettings("m", "o", "t", layers=(0, 1, 2, 5), stages=1, norm_modules=(), freeze_head=False, lr=2e-3)
+    ]
+
+
+@pytest.mark.parametrize(("word", "numbers"), [("3", (3,)), ("0,2", (0, 2)), ("1-3,7", (1, 2, 3, 7)), ("none", ())])
+def test_lists_of_numbers_take_ranges(word: str, numbers: tuple[int, ...]) -> None:
+    assert CommaList(int).convert(word, None, None) == numbers
+
+
+def test_a_bug_is_one_line_with_exit_code_1_and_a_traceback_only_with_debug() -> None:
+    @group.command("broken")
+    @click.option("--debug", is_flag=True)
+    def broken(debug: bool) -> None:
+        raise ZeroDivisionError("a bug\nof two lines")
+
+    try:
+        plain, debugged = hadamard("broken"), hadamard("broken", "--debug")
+    finally:
+        del group.commands["broken"]
+    assert plain.code == debugged.code == 1
+    assert plain.err == "error: this is a bug: ZeroDivisionError: a bug of two lines; run again with --debug to see where\n"
+    assert "Traceback" in debugged.err
+
+
+def test_an_error_of_the_user_has_a_traceback_with_debug_and_still_exit_code_2() -> None:
+    found = hadamard("eval", "--adapter", tuned().adapter, "--data", "no.csv", "--debug")
+    assert found.code == 2 and "Traceback" in found.err
+    assert found.err.splitlines()[-1].startswith("error: no.csv")
+
+
+def test_ctrl_c_ends_with_130_and_leaves_no_output(tmp_path: Path) -> None:
+    words = [tmp_path / "out" if word == tuned().adapter else word for word in tuned().words]
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    found = hadamard(*words, "--epochs", 10_000)
+    timer.join()
+    assert found.code == 130 and "Traceback" not in found.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("target", "code", "says"), [("pipe", 141, ""), ("/dev/full", 2, "error: no space left")])
+def test_standard_output_that_takes_nothing(target: str, code: int, says: str, capsys: pytest.CaptureFixture) -> None:
+    from hadamard_adapter.cli.main import run
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = sys.stdout
+    sys.stdout = os.fdopen(writer, "w") if target == "pipe" else open(target, "w")
+    try:
+        assert run(["inspect", str(tuned().adapter)]) == code
+    finally:
+        sys.stdout.close()
+        sys.stdout = before
+    assert capsys.readouterr().err[: len(says) or None] == says
