@@ -10,7 +10,7 @@ from .tables import Table
 __all__ = ["LABEL_NAMES", "PAIR_NAMES", "TEXT_NAMES", "Columns", "find_columns"]
 
 TEXT_NAMES = (
-    *("text", "sentence", "sentence1", "question", "question1", "premise", "review", "content", "comment"),
+    *("text", "sentence1", "question", "sentence", "question1", "premise", "review", "content", "comment"),
     *("tweet", "text1", "sentence_a", "body", "document", "utterance", "query"),
 )
 """Usual names of the column of texts, the first that is there is taken."""

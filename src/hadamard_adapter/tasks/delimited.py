@@ -101,7 +101,7 @@ def _quoted_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tu
             what = "a quote opened here is never closed" if "end of data" in str(error) else str(error)
             raise DataError(
                 f"{name}: the row that begins on line {line_number} is broken ({what}); inside quotes write "
-                'a quote as "", or switch quoting off (quoting=False) if quotes are plain text'
+                'a quote as "", or switch quoting off (--no-quoting) if quotes are plain text'
             ) from error
         yield line_number, cells
 
@@ -136,15 +136,16 @@ def _records(
             blank.append(line_number)
             continue
         if len(columns) == 1:
-            yield from ((number, {columns[0]: ""}) for number in blank)
+            for number in blank:
+                yield number, {columns[0]: ""}
         blank.clear()
         if len(cells) < len(columns) and dialect.skips_short_rows:
             continue
         if len(cells) != len(columns):
             advice = (
-                "put quotes around a cell that holds the separator, or switch quoting off (quoting=False)"
+                "put quotes around a cell that holds the separator, or switch quoting off (--no-quoting)"
                 if dialect.is_quoted
-                else "a cell may not hold the separator or a line end unless it is quoted (then quoting=True)"
+                else "a cell may not hold the separator or a line end unless it is quoted (then --quoting)"
             )
             raise DataError(
                 f"{name}: line {line_number}: expected {plural(len(columns), 'cell')} ({words(columns)}), "

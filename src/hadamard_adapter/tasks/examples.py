@@ -139,7 +139,7 @@ def data_fingerprint(examples: Examples) -> str:
 
     Example:
         >>> data_fingerprint(Examples(["good"], None, [1]))[:8]
-        'd75f41ca'
+        '9cb07649'
     """
     digest = hashlib.sha256()
     for index, text in enumerate(examples.texts):

@@ -173,7 +173,7 @@ def _single_names(table: Table, columns: Columns, values: list[Any]) -> tuple[st
         raise DataError(
             f"{table.name}: expected one class a row in column {columns.label!r}, received {what}, "
             f"{values[first]!r:.60}, in "
-            f"{table.place(lists or fractions)}; use problem_type={instead!r}, or write the classes as words"
+            f"{table.place(lists or fractions)}; use --problem-type {instead}, or write the classes as words"
         )
     names = _sorted_names(_name(value) for value in values)
     if len(names) == 1:

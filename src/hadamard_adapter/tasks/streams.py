@@ -193,7 +193,7 @@ def _delimited_line(
                         f"{name}: the cell {cell!r:.60} of column {column!r} holds a tab or a line end, "
                         f"which a file "
                         "without quotes cannot carry; write .csv or .jsonl, or switch quoting on "
-                        "(quoting=True)"
+                        "(--quoting)"
                     )
             return delimiter.join(cells) + "\n"
         buffer = io.StringIO()
@@ -204,7 +204,7 @@ def _delimited_line(
 
 
 def _checked(name: str, columns: tuple[str, ...], row: Mapping[str, object]) -> tuple[str, ...]:
-    if row.keys() != set(columns):
+    if set(row) != set(columns):
         missing, extra = set(columns) - row.keys(), row.keys() - set(columns)
         raise DataError(
             f"{name}: expected the {plural(len(columns), 'column')} {words(columns)} in every row; missing: "
