@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.freeze import FreezeMixin
 from hadamard_adapter.adapter.layers import by_group, rows_of
@@ -34,7 +35,7 @@ def find_head(model: nn.Module, modules_to_save: Sequence[str] = ()) -> tuple[st
     """Returns the full names of the modules that make up the head, outermost first.
 
     These are the modules that the checkpoint lacks; those named in `modules_to_save`; those that were being
-    trained while the rest was frozen; those that are heads already for another adapter. Where the model does
+    trained while the rest was frozen; those that were found before, for another adapter. Where the model does
     not tell what was loaded, the family's head is taken, and the log says so.
 
     Args:
@@ -47,7 +48,7 @@ def find_head(model: nn.Module, modules_to_save: Sequence[str] = ()) -> tuple[st
         ('classifier',)
     """
     names = [name for name, _ in model.named_modules() if name and not is_added(model, name)]
-    wrapped = [name for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    wrapped = [name for name, m in model.named_modules() if isinstance(m, HeadWrapper) and m.was_found]
     asked = [name for name in names if any(name.endswith(end) for end in modules_to_save)]
     fresh = fresh_parameters(model)
     if fresh is None:
@@ -69,17 +70,19 @@ def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in fresh if not any(name.startswith(head) for head in heads))
 
 
-def wrap_head(model: nn.Module, name: str, adapter_name: str, is_active: bool, inference_mode: bool) -> None:
+def wrap_head(model: nn.Module, name: str, adapter_name: str, config: HadamardConfig, is_active: bool) -> None:
     """Gives a head module its own copy for an adapter, wrapping it on first use."""
     target = model.get_submodule(name)
     if isinstance(target, ModulesToSaveWrapper):
-        target.update(adapter_name)
-        target.set_adapter(target.active_adapter, inference_mode=inference_mode)
-        return
-    parent, _, child = name.rpartition(".")
-    wrapper = HeadWrapper(target, adapter_name)
-    wrapper.set_adapter(adapter_name if is_active else [], inference_mode=inference_mode)
-    setattr(model.get_submodule(parent), child, wrapper)
+        wrapper = target
+        wrapper.update(adapter_name)
+        wrapper.set_adapter(wrapper.active_adapter, inference_mode=config.inference_mode)
+    else:
+        parent, _, child = name.rpartition(".")
+        wrapper = HeadWrapper(target, adapter_name)
+        wrapper.set_adapter(adapter_name if is_active else [], inference_mode=config.inference_mode)
+        setattr(model.get_submodule(parent), child, wrapper)
+    wrapper.was_found |= not any(name.endswith(end) for end in config.modules_to_save or ())
 
 
 class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
@@ -90,6 +93,9 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
 
     Source: huggingface/peft src/peft/utils/other.py, ModulesToSaveWrapper.
     """
+
+    was_found = False
+    """Some adapter has this head without naming it in its modules_to_save, so the next adapter has it too."""
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
         super().init_modules(adapter_name, **kwargs)
@@ -107,6 +113,9 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
             self._disable_adapters = False
             return
         super().enable_adapters(enabled)
+
+    def _get_name(self) -> str:
+        return "ModulesToSaveWrapper"  # PEFT's messages, and who matches them, name the wrapper so
 
     def _check_forward_args(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `rows_of` checks in `_mixed_batch_forward`."""

@@ -50,6 +50,16 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer):
             value = value.to(like.device)
         dictionary[adapter_name] = nn.Parameter(value.float())
 
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Moves an adapter's offsets beside the base weights; PEFT would round them to the base's dtype too."""
+        like = self.unmerged("weight")
+        for dictionary in (getattr(self, name) for name in self.adapter_layer_names):
+            value = dictionary[adapter_name] if adapter_name in dictionary else None
+            if value is not None and "meta" not in (value.device.type, like.device.type):
+                dictionary[adapter_name] = value.to(device or like.device)
+
     def _sum(self, dictionary: nn.ParameterDict, names: Sequence[str]) -> Tensor | None:
         present = [dictionary[name] for name in names if name in dictionary]
         if len(present) < 2:
@@ -129,7 +139,8 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer):
         if adapter_names is not None:
             if self.merged:
                 raise ValueError(
-                    "Cannot pass `adapter_names` when there are merged adapters, call `unmerge_adapter` first."
+                    "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` "
+                    "first."
                 )
             return self._forward_mixed(x, rows_of(x, adapter_names), *args, **kwargs)
         if self.merged:
@@ -264,6 +275,7 @@ class HadamardNorm(HadamardLayer, nn.Module):
         self._start(base_layer, adapter_name)
         self.hadamard_norm_weight = nn.ParameterDict()
         self.hadamard_norm_bias = nn.ParameterDict()
+        self.in_features = self.out_features = self.get_base_layer().weight.numel()
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: HadamardConfig) -> None:

@@ -49,7 +49,7 @@ class HadamardModel(BaseTuner):
         remember_labels(peft_config, model)
         name = next(key for key, config in self.peft_config.items() if config is peft_config)
         for head in peft_config.head_modules:
-            wrap_head(model, head, name, name in self.active_adapters, peft_config.inference_mode)
+            wrap_head(model, head, name, peft_config, is_active=name in self.active_adapters)
 
     @staticmethod
     def _check_target_module_exists(config: HadamardConfig, key: str) -> object:

@@ -32,7 +32,8 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
     if config.is_resolved:
         return
     if config.target_modules is None:
-        sites = find_sites(model, config.sites, config.layers_to_transform)
+        layers = config.layers_to_transform
+        sites = find_sites(model, config.sites, [layers] if isinstance(layers, int) else layers)
         config.target_modules = _pattern([site.projection for site in sites])
         if config.norm_modules is None:
             config.norm_modules = _pattern([site.norm for site in sites if site.norm])
