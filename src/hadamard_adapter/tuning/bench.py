@@ -91,8 +91,8 @@ def set_up(
         if n_cut:
             say(f"{n_cut} {part} rows are longer than {max_length} tokens; their ends are cut off")
     return Bench(
-        settings, data, model, tokenizer, train, dev, max_length, n_truncated, base_fingerprint, n_base, partial,
-        say, progress,
+        settings, data, model, tokenizer, train, dev, max_length, n_truncated, base_fingerprint, n_base,
+        partial, say, progress,
     )  # fmt: skip
 
 

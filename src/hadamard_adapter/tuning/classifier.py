@@ -187,8 +187,8 @@ def read_config(folder: Path) -> HadamardConfig:
     found = read_json(folder / "adapter_config.json")
     if not isinstance(found, dict):
         raise AdapterError(
-            f"no adapter in {str(folder)!r}: expected a folder that hadamard tune made, with adapter_config.json "
-            f"and {WEIGHTS}"
+            f"no adapter in {str(folder)!r}: expected a folder that hadamard tune made, with "
+            f"adapter_config.json and {WEIGHTS}"
         )
     if found.get("peft_type") != "HADAMARD":
         raise AdapterError(
@@ -216,7 +216,8 @@ def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
         return Task(**{name: tuple(v) if name in lists else v for name, v in run["task"].items()})
     if not config.id2label:
         raise AdapterError(
-            f"{str(folder)!r} has no label names (no run.json, no id2label); set id2label in adapter_config.json"
+            f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
+            "adapter_config.json: set it there"
         )
     names = tuple(config.id2label[index] for index in sorted(config.id2label))
     kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
@@ -250,5 +251,6 @@ def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, sou
     other = f" (width {width}, the adapter's tensors: {sorted(widths)})" if width not in widths else ""
     raise AdapterError(
         f"the adapter in {str(folder)!r} belongs to another base model than {source!r}{other}: expected "
-        f"fingerprint {config.base_fingerprint}, received {found} (a sha256 of {HASHED}); pass the right model="
+        f"fingerprint {config.base_fingerprint}, received {found} (a sha256 of {HASHED}); "
+        "pass the right model="
     )

@@ -1,6 +1,5 @@
 """Export: one task's adapter folded into a plain transformers folder."""
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +59,8 @@ def merge(
 ) -> MergeReport:
     """Fold the adapter in `folder` into its base model and write a plain model folder.
 
-    W' = diag(1 + δw) W, c' = (1 + δw) ⊙ c + b, γ' = γ + δγ, β' = β + δβ, in float32, cast afterwards. The folder
-    is read again as a stranger would, and its logits on probe texts are compared.
+    W' = diag(1 + δw) W, c' = (1 + δw) ⊙ c + b, γ' = γ + δγ, β' = β + δβ, in float32, cast afterwards. The
+    folder is read again as a stranger would, and its logits on probe texts are compared.
 
     Args:
         folder: of the adapter.
@@ -102,8 +101,8 @@ def merge(
         difference = float(np.abs(before - _probe(classifier, reloaded.eval())).max())
         if name == "float32" and not difference <= TOLERANCE:
             raise AdapterError(
-                f"the merged model of {str(folder)!r} differs by {difference:.2g} in a logit, expected at most "
-                f"{TOLERANCE:g}; nothing was written, use the adapter unmerged"
+                f"the merged model of {str(folder)!r} differs by {difference:.2g} in a logit, expected at "
+                f"most {TOLERANCE:g}; nothing was written, use the adapter unmerged"
             )
         size = sum(path.stat().st_size for path in written.glob("*.safetensors"))
         report = MergeReport(difference, name, size, str(output))

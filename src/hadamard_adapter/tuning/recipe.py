@@ -56,9 +56,9 @@ def say_on_stderr(line: str) -> None:
 def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | None = None) -> TuneResult:
     """Tune a classification head and a Hadamard adapter; leave a complete folder or none.
 
-    Stage 1 trains the head on the frozen model. Stage 2 starts from its best epoch, freezes the head (or keeps
-    training it, as the preset says) and trains scale, shift and norm. Killed at any moment, the same call
-    continues and ends at the same adapter, bit for bit.
+    Stage 1 trains the head on the frozen model. Stage 2 starts from its best epoch, freezes the head (or
+    keeps training it, as the preset says) and trains scale, shift and norm. Killed at any moment, the same
+    call continues and ends at the same adapter, bit for bit.
 
     Args:
         settings: see `TuneSettings`.

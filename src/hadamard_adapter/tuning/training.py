@@ -237,7 +237,7 @@ def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any)
 
 
 def _loss_of(problem_type: str, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:
-    """The mean loss over a batch's rows: equal global batches give equal gradient."""
+    """The mean loss over a batch's rows: equal global batches give equal gradients."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].float()

@@ -1,0 +1,257 @@
+"""A run may be killed at any moment: nothing half-written is seen, and the same call ends at the same bytes.
+
+Every run is a process of its own, forked from a server that has loaded the libraries once, and killed by SIGKILL.
+"""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import peft_model
+
+from hadamard_adapter.errors import SettingsError, TrainingError
+from hadamard_adapter.tuning import TuneSettings, recipe, resume, tune
+from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+
+N_CHAINS, N_KILLS = 5, 4
+SETTINGS: dict[str, Any] = {"grad_accumulation": 2, "batch_size": 4, "preset": "wide"}
+VISIBLE = {
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "metrics.json",
+    "run.json",
+    "curve.png",
+    "README.md",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model that has dropout, so that random states count, and rows."""
+    place = tmp_path_factory.mktemp("resume")
+    tiny_folder(place / "model", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    write_rows(place / "train.csv", 48)
+    write_rows(place / "dev.csv", 24, seed=1)
+    return place
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """Starts processes that have the libraries loaded and one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv(
+            "PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep
+        )  # older Pythons' server does not get our sys.path
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tuning_help"])
+        first = context.Process(target=silent, args=("the server has started",))
+        first.start()
+        first.join()
+        yield context
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path, server: Any) -> tuple[str, float]:
+    """The adapter of a run that nobody disturbs, and how long it takes."""
+    start = time.perf_counter()
+    run_in_process(server, place, place / "whole").join()
+    return adapter_sha256(place / "whole"), time.perf_counter() - start
+
+
+def run_in_process(server: Any, place: Path, output: Path, moment: str | None = None) -> Any:
+    process = server.Process(target=run_until, args=(place, output, moment))
+    process.start()
+    return process
+
+
+def run_until(place: Path, output: Path, moment: str | None) -> None:
+    if moment is not None:
+        MOMENTS[moment]()
+    tiny_tune(place / "model", output, place / "train.csv", dev=str(place / "dev.csv"), **SETTINGS)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_around(owner: Any, name: str, count: int, is_after: bool, half: bool = False) -> None:
+    """Replace a function in this (forked) process by one that dies at its `count`-th call."""
+    original, calls = getattr(owner, name), [0]
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count and not is_after and not half:
+            die()
+        result = original(*args, **kwargs)
+        if calls[0] == count:
+            if half:
+                path = next(Path(value) for value in args if isinstance(value, (str, Path)))
+                os.truncate(path, path.stat().st_size // 2)
+            die()
+        return result
+
+    setattr(owner, name, dying)
+
+
+def die_at_complete(name: str, is_after: bool) -> None:
+    original = resume.complete
+
+    def dying(temporary: Path, target: Path) -> None:
+        if target.name == name and not is_after:
+            die()
+        original(temporary, target)
+        if target.name == name:
+            die()
+
+    recipe.complete = dying
+
+
+MOMENTS: dict[str, Callable[[], None]] = {
+    "in the adapter file of a checkpoint": lambda: die_around(
+        peft_model, "safe_save_file", 2, False, half=True
+    ),
+    "in the optimizer file of a checkpoint": lambda: die_around(torch, "save", 5, False, half=True),
+    "before a checkpoint's manifest": lambda: die_around(resume, "_fsync", 8, False),
+    "in the removal of an old checkpoint": lambda: die_around(shutil, "rmtree", 2, False),
+    "before the change of stage": lambda: die_at_complete("head.done", False),
+    "after the change of stage": lambda: die_at_complete("head.done", True),
+    "before the end of stage 2": lambda: die_at_complete("adapter.done", False),
+    "while the report is written": lambda: die_around(recipe, "write_report", 1, True),
+    "before the result is complete": lambda: die_at_complete("final", False),
+    "after the result is complete": lambda: die_at_complete("final", True),
+    "at the start of the publication": lambda: die_around(recipe, "publish", 1, False),
+    "after the publication's rename": lambda: die_around(resume, "remove", 4, False),
+}
+
+
+def assert_continues(server: Any, place: Path, output: Path, expected: str) -> None:
+    if output.exists():
+        assert {path.name for path in output.iterdir()} >= VISIBLE, "a half-written result is visible"
+    process = run_in_process(server, place, output)
+    process.join()
+    assert process.exitcode == 0
+    assert adapter_sha256(output) == expected
+    assert not resume.partial_of(output).exists()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_a_named_moment_ends_at_the_same_adapter(
+    moment: str, place: Path, server: Any, whole: tuple[str, float], tmp_path: Path
+) -> None:
+    process = run_in_process(server, place, tmp_path / "out", moment)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the moment never came"
+    assert_continues(server, place, tmp_path / "out", whole[0])
+
+
+@pytest.mark.parametrize("chain", range(N_CHAINS))
+def test_a_run_killed_at_random_moments_again_and_again_ends_at_the_same_adapter(
+    chain: int, place: Path, server: Any, whole: tuple[str, float], tmp_path: Path
+) -> None:
+    chance = random.Random(chain)
+    for _ in range(N_KILLS):
+        process = run_in_process(server, place, tmp_path / "out")
+        process.join(chance.uniform(0, 0.7 * whole[1]))
+        process.kill()
+        process.join()
+    assert_continues(server, place, tmp_path / "out", whole[0])
+
+
+def test_a_second_process_cannot_write_into_a_run(tmp_path: Path) -> None:
+    with (
+        resume.open_workspace(tmp_path / "out", {"seed": 0}, False),
+        pytest.raises(SettingsError, match="another run"),
+        resume.open_workspace(tmp_path / "out", {"seed": 0}, False),
+    ):
+        pass
+
+
+def test_an_unfinished_run_of_other_settings_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    with resume.open_workspace(tmp_path / "out", {"seed": 0}, False) as partial:
+        (partial / "head").mkdir()
+    with (
+        pytest.raises(SettingsError, match="seed 0 there, 1 now"),
+        resume.open_workspace(tmp_path / "out", {"seed": 1}, False),
+    ):
+        pass
+    assert (partial / "head").exists()
+    with resume.open_workspace(tmp_path / "out", {"seed": 1}, True):
+        assert not (partial / "head").exists()
+
+
+def test_a_strange_work_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(SettingsError, match=r"thesis\.txt"),
+        resume.open_workspace(tmp_path / "out", {}, True),
+    ):
+        pass
+    assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_folder_that_is_not_ours_is_refused(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="something else"):
+        resume.check_output(tmp_path, {}, overwrite)
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "one byte changed", "file cut", "file gone"])
+def test_a_damaged_checkpoint_does_not_count_and_is_deleted(damage: str, tmp_path: Path) -> None:
+    for step in (5, 10):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "weights").write_bytes(b"0123456789")
+        resume.seal(checkpoint, seconds=1.0)
+    file = checkpoint / "weights"
+    if damage == "no manifest":
+        (checkpoint / resume.MANIFEST).unlink()
+    elif damage == "one byte changed":
+        file.write_bytes(b"0123456780")
+    elif damage == "file cut":
+        os.truncate(file, 5)
+    else:
+        file.unlink()
+    assert resume.last_sealed(tmp_path) == tmp_path / "checkpoint-5"
+    assert not checkpoint.exists()
+
+
+def test_a_full_disk_is_told_in_one_message(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TrainingError, match="no space left"),
+        resume.disk_errors_explained(tmp_path),
+        Path("/dev/full").open("w") as full,
+    ):
+        full.write("x" * 100_000)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
+    place: Path, tmp_path: Path
+) -> None:
+    settings = TuneSettings(
+        str(place / "model"),
+        str(tmp_path / "out"),
+        train=str(place / "train.csv"),
+        dev=str(place / "dev.csv"),
+        device="cpu",
+        batch_size=8,
+        head_epochs=1,
+        epochs=3,
+        lr=1e30,
+        warmup=0.9,
+        max_grad_norm=1e30,
+    )
+    with pytest.raises(TrainingError, match=r"at step \d+.*lower learning rate"):
+        tune(settings, say=silent)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial" / "head.done" / "adapter_model.safetensors").exists()

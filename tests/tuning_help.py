@@ -1,0 +1,91 @@
+"""What the tests of the tuning room share: tiny model folders with a tokenizer, and rows that can be learned.
+
+It imports all that a run imports, so that `multiprocessing`'s fork server can load it once for many processes.
+"""
+
+import csv
+import gc
+import hashlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import sklearn.metrics
+import sklearn.model_selection
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import hadamard_adapter.tuning.training
+from hadamard_adapter.tuning import TuneResult, TuneSettings, tune
+from models import BOS, EOS, PAD, VOCAB_SIZE, tiny_model
+
+__all__ = ["adapter_sha256", "silent", "tiny_folder", "tiny_tune", "write_rows"]
+
+GOOD, BAD = ("w10", "w11", "w12"), ("w20", "w21", "w22")
+LOADED = (matplotlib.figure, sklearn.metrics, sklearn.model_selection)
+
+
+def tiny_folder(
+    folder: Path, name: str = "bert", with_pad: bool = True, seed: int = 0, **config: Any
+) -> Path:
+    """A headless tiny model and a word tokenizer in one folder, as a hub would give them."""
+    tiny_model(name, "headless", seed=seed, **config).save_pretrained(folder)
+    special = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": 3, "<mask>": 4}
+    words = {f"w{index}": index for index in range(5, VOCAB_SIZE)}
+    tokenizer = Tokenizer(models.WordLevel({**special, **words}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>" if with_pad else None,
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def write_rows(
+    path: Path, n_rows: int, seed: int = 0, label_of: Callable[[str], Any] | None = None, pair: bool = False
+) -> Path:
+    """A CSV of random words with one telling word each; labels bad and good, or what `label_of` says of a text."""
+    chance = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", *(["text_pair"] if pair else []), "label"])
+        for index in range(n_rows):
+            telling = chance.choice(GOOD if index % 2 else BAD)
+            words = [f"w{chance.randrange(30, VOCAB_SIZE)}" for _ in range(chance.randrange(2, 9))]
+            words.insert(chance.randrange(len(words)), telling)
+            text = " ".join(words)
+            label = ("bad", "good")[index % 2] if label_of is None else label_of(text)
+            writer.writerow([text, *(["w40 w41"] if pair else []), label])
+    return path
+
+
+def tiny_tune(model: Path, output: Path, train: Path, **settings: Any) -> TuneResult:
+    """A short run on a tiny model, on one thread, silent."""
+    torch.set_num_threads(1)
+    chosen: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "batch_size": 8, "device": "cpu"} | settings
+    return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), say=silent)
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Hex sha256 of the adapter's tensors."""
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+hadamard_adapter.tuning.training.STEPS_BETWEEN_CHECKPOINTS = 4  # tiny epochs are to be resumed half-way too
+gc.freeze()  # the libraries' objects need no look at in every forked process
