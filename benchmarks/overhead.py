@@ -1,0 +1,148 @@
+"""What the adapter costs in time: ratios to the bare model, measured side by side in one run.
+
+Command:   python benchmarks/overhead.py --model MODEL [--output results/overhead.json]
+Expected:  merged 1.00, unmerged at most 1.02, training step at most 0.65 of full fine-tuning's (batches of 32x32
+           and 16x128 tokens); 1x16 is reported, where the time is Python's rather than the adapter's.
+Time:      4 minutes on two cores. Nothing else should run meanwhile.
+
+The variants take turns within each round and the median of the rounds' ratios is given, so that a noisy machine
+slows both sides of a ratio alike.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+from hadamard_adapter import HadamardConfig
+from hadamard_adapter.tuning.models import quiet_libraries
+from hadamard_adapter.tuning.report import versions
+
+SHAPES = {"32x32": (32, 32), "16x128": (16, 128), "1x16": (1, 16)}
+IMPORTS = "import torch, transformers, peft, peft.tuners.tuners_utils, peft.utils, transformers.pytorch_utils"
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder of the base model.")
+@click.option("--rounds", default=40, show_default=True, help="Rounds of each comparison.")
+@click.option("--output", default="results/overhead.json", show_default=True, help="File of the result.")
+def main(model: str, rounds: int, output: str) -> None:
+    """Measure and write the ratios."""
+    found: dict[str, object] = {
+        "model": Path(model).absolute().name,
+        "rounds": rounds,
+        "versions": versions(),
+    }
+    found |= {"threads": torch.get_num_threads(), "dtype": "float32"}
+    for name, (n_rows, n_tokens) in SHAPES.items():
+        inputs = {"input_ids": torch.randint(1000, 20_000, (n_rows, n_tokens))}
+        found[name] = inference(model, inputs, rounds) | training(model, inputs, max(5, rounds // 4))
+        click.echo(f"{name}: {json.dumps(found[name])}")
+    found["import_ms"] = import_time()
+    click.echo(f"import beyond torch, transformers and PEFT: {found['import_ms']:.0f} ms")
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def load(model: str) -> torch.nn.Module:
+    """The bare model, the same weights each time."""
+    torch.manual_seed(0)
+    with quiet_libraries():
+        return AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+
+
+def adapted(model: str, sites: list[str], freeze_head: bool = False) -> torch.nn.Module:
+    """The same model with a random adapter (a zero one would do the same work)."""
+    config = HadamardConfig(task_type="SEQ_CLS", sites=sites, init_weights=False, freeze_head=freeze_head)
+    return get_peft_model(load(model), config)
+
+
+def inference(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
+    """Ratios of one forward pass to the bare model's."""
+    variants = {
+        "bare": load(model),
+        "bare_again": load(model),
+        "merged": adapted(model, ["attention"]).merge_and_unload(),
+        "unmerged_paper": adapted(model, ["attention"]).base_model.model,
+        "unmerged_wide": adapted(model, ["attention", "ffn"]).base_model.model,
+    }
+
+    def step(variant: torch.nn.Module) -> Callable[[], object]:
+        variant.eval()
+
+        def call() -> object:
+            with torch.inference_mode():
+                return variant(**inputs)
+
+        return call
+
+    return ratios({name: step(variant) for name, variant in variants.items()}, "bare", rounds)
+
+
+def training(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
+    """Ratios of one training step (forward, backward, AdamW) to full fine-tuning's."""
+    variants = {
+        "full": load(model),
+        "step_paper": adapted(model, ["attention"], freeze_head=True),
+        "step_wide": adapted(model, ["attention", "ffn"]),
+    }
+    labels = torch.zeros(inputs["input_ids"].shape[0], dtype=torch.long)
+
+    def step(variant: torch.nn.Module) -> Callable[[], object]:
+        variant.train()
+        optimizer = torch.optim.AdamW([p for p in variant.parameters() if p.requires_grad], lr=1e-6)
+
+        def call() -> None:
+            variant(**inputs, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return call
+
+    return ratios({name: step(variant) for name, variant in variants.items()}, "full", rounds)
+
+
+def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, float]:
+    """Median over rounds of each call's time over the reference's in the same round; order turns each round."""
+    for call in calls.values():
+        call()
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for at in range(rounds):
+        for name in names[at % len(names) :] + names[: at % len(names)]:
+            start = time.perf_counter()
+            calls[name]()
+            times[name].append(time.perf_counter() - start)
+    found = {
+        f"{name}/{reference}": round(
+            statistics.median(a / b for a, b in zip(t, times[reference], strict=True)), 4
+        )
+        for name, t in times.items()
+        if name != reference
+    }
+    return found | {f"{reference}_ms": round(1000 * statistics.median(times[reference]), 2)}
+
+
+def import_time(rounds: int = 5) -> float:
+    """Milliseconds that the import takes after torch, transformers and PEFT; median of fresh processes."""
+    code = f"{IMPORTS}; import time; s = time.perf_counter(); import hadamard_adapter"
+    code += "; print(time.perf_counter() - s)"
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(rounds)
+    ]
+    return 1000 * statistics.median(float(run.stdout.split()[-1]) for run in runs)
+
+
+if __name__ == "__main__":
+    main()
