@@ -2,7 +2,7 @@
 
 Command (one JSON a run under results/compare, runs that exist are not run again, safe to kill and repeat):
 
-    python benchmarks/compare.py --model MODEL --data GLUE_FOLDER --tasks cola,stsb,mrpc --methods wide,paper,lora,full
+    python benchmarks/compare.py --model MODEL --data GLUE_FOLDER --methods wide,paper,lora,full
 
 Then `python benchmarks/compare.py --table` prints the table of mean ± sd over seeds with the values.
 Expected (MiniLM-L6, dev): CoLA 0.2 to 0.35 MCC, STS-B 0.83 to 0.86 Pearson, MRPC 0.75 to 0.87 accuracy.

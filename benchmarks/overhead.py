@@ -1,12 +1,12 @@
 """What the adapter costs in time: ratios to the bare model, measured side by side in one run.
 
 Command:   python benchmarks/overhead.py --model MODEL [--output results/overhead.json]
-Expected:  merged 1.00, unmerged at most 1.02, training step at most 0.65 of full fine-tuning's (batches of 32x32
-           and 16x128 tokens); 1x16 is reported, where the time is Python's rather than the adapter's.
+Expected:  merged 1.00, unmerged at most 1.02, training step at most 0.65 of full fine-tuning's (batches of
+           32x32 and 16x128 tokens); 1x16 is reported, where the time is Python's more than the adapter's.
 Time:      4 minutes on two cores. Nothing else should run meanwhile.
 
-The variants take turns within each round and the median of the rounds' ratios is given, so that a noisy machine
-slows both sides of a ratio alike.
+The variants take turns within each round and the median of the rounds' ratios is given, so that a noisy
+machine slows both sides of a ratio alike.
 """
 
 import json
@@ -112,7 +112,7 @@ def training(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[s
 
 
 def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, float]:
-    """Median over rounds of each call's time over the reference's in the same round; order turns each round."""
+    """Median over rounds of each call's time over the reference's in that round; the order turns."""
     for call in calls.values():
         call()
         call()
