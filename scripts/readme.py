@@ -1,0 +1,133 @@
+"""Fills the README's tables and its picture from the committed result files.
+
+Command:  python scripts/readme.py           (writes README.md and docs/compare.png)
+          python scripts/readme.py --check   (fails if the README does not say what the files say)
+"""
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "results"
+ROWS = {
+    "majority": "majority class",
+    "tfidf": "TF-IDF (1,2-grams) + logistic regression",
+    "head": "frozen model, tuned head (stage 1)",
+    "hadamard": "**Hadamard adapter** (stage 2)",
+    "merged": "Hadamard, merged into the model",
+}
+TASKS = {"cola": "CoLA (MCC)", "stsb": "STS-B (Pearson)", "mrpc": "MRPC (accuracy)"}
+METHODS = {
+    "paper": "Hadamard, paper",
+    "wide": "Hadamard, wide",
+    "lora": "LoRA r 8 (q, v)",
+    "full": "full fine-tuning",
+}
+
+
+def quickstart() -> str:
+    """The table of the quickstart's last committed run."""
+    found = json.loads((RESULTS / "quickstart.json").read_text())
+    lines = [
+        "| movie reviews, MiniLM-L6 | test accuracy | adapter | head | bytes | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, title in ROWS.items():
+        row = found[key]
+        lines.append(
+            f"| {title} | {row['score']:.3f} | {row['adapter_parameters']:,} | {row['head_parameters']:,} | "
+            f"{row['bytes']:,} | {row['seconds']:.0f} |"
+        )
+    lines += [
+        "",
+        "`bash quickstart.sh`, two cores, no GPU; [results/quickstart.json](results/quickstart.json).",
+    ]
+    return "\n".join(lines)
+
+
+def compare() -> str:
+    """Mean ± sd over seeds of each method and task; a cell without runs stays empty."""
+    cells = runs()
+    lines = [
+        "| MiniLM-L6, GLUE dev | parameters | " + " | ".join(TASKS.values()) + " |",
+        "|---|---|" + "---|" * len(TASKS),
+    ]
+    for method, title in METHODS.items():
+        entries = [entry for task in TASKS for entry in cells.get((task, method), [])]
+        if not entries:
+            continue
+        parameters = f"{entries[0]['adapter_parameters']:,} + head {entries[0]['head_parameters']:,}"
+        lines.append(
+            f"| {title} | {parameters} | "
+            + " | ".join(cell(cells.get((t, method), [])) for t in TASKS)
+            + " |"
+        )
+    lines += [
+        "",
+        "Mean ± sd (n seeds); the best epoch is chosen on dev for every method; one JSON a run, with its settings,",
+    ]
+    lines += ["in [results/compare](results/compare), made by `python benchmarks/compare.py --bf16`."]
+    return "\n".join(lines)
+
+
+def cell(entries: list[dict]) -> str:
+    """Mean ± sd (n)."""
+    scores = [entry["score"] for entry in entries]
+    if not scores:
+        return ""
+    spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.3f}{spread} ({len(scores)})"
+
+
+def runs() -> dict[tuple[str, str], list[dict]]:
+    """Task and method -> the runs without a tag, of the main model."""
+    found: dict[tuple[str, str], list[dict]] = {}
+    for path in sorted((RESULTS / "compare").glob("all-MiniLM-L6-v2-*.json")):
+        entry = json.loads(path.read_text())
+        if not entry["tag"]:
+            found.setdefault((entry["task"], entry["method"]), []).append(entry)
+    return found
+
+
+def draw(path: Path) -> None:
+    """Score against trained parameters (head not counted), a panel a task, a point a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(TASKS), figsize=(10, 3.2), layout="constrained")
+    for panel, (task, title) in zip(panels, TASKS.items(), strict=True):
+        for method, name in METHODS.items():
+            entries = runs().get((task, method), [])
+            if entries:
+                x = [entry["adapter_parameters"] for entry in entries]
+                panel.plot(x, [entry["score"] for entry in entries], "o", label=name, alpha=0.8)
+        panel.set(xscale="log", title=title, xlabel="trained parameters, head apart")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("dev score")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(METHODS), frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def filled(text: str) -> str:
+    """The README with its result blocks made anew."""
+    for name, make in (("quickstart", quickstart), ("compare", compare)):
+        block = f"<!-- results: {name} -->\n{make()}\n<!-- end -->"
+        text = re.sub(
+            rf"<!-- results: {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL
+        )
+    return text
+
+
+if __name__ == "__main__":
+    before = README.read_text(encoding="utf8")
+    after = filled(before)
+    if "--check" in sys.argv:
+        sys.exit("README.md differs from results/; run: python scripts/readme.py" if before != after else 0)
+    README.write_text(after, encoding="utf8")
+    draw(ROOT / "docs" / "compare.png")
