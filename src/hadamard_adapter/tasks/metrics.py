@@ -197,7 +197,7 @@ def _correlation(name: str) -> Callable[[Array, Array], float]:
     def compute(labels: Array, predicted: Array) -> float:
         from scipy import stats
 
-        if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
+        if len(labels) < 2 or np.ptp(labels) == 0:
             return 0.0
         # Predictions that differ by rounding only are constant for our purpose; their correlation is noise.
         if np.ptp(predicted) <= 1e-12 * max(1.0, float(np.abs(predicted).max())):
