@@ -1,6 +1,6 @@
 """A run may be killed at any moment: nothing half-written is seen, and the same call ends at the same bytes.
 
-Every run is a process of its own, forked from a server that has loaded the libraries once, and killed by SIGKILL.
+Every run is a process of its own, forked from a server that has loaded the libraries, and killed by SIGKILL.
 """
 
 import multiprocessing

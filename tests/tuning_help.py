@@ -1,6 +1,6 @@
 """What the tests of the tuning room share: tiny model folders with a tokenizer, and rows that can be learned.
 
-It imports all that a run imports, so that `multiprocessing`'s fork server can load it once for many processes.
+It imports all that a run imports, so that `multiprocessing`'s fork server loads it once for all processes.
 """
 
 import csv
@@ -56,7 +56,7 @@ def tiny_folder(
 def write_rows(
     path: Path, n_rows: int, seed: int = 0, label_of: Callable[[str], Any] | None = None, pair: bool = False
 ) -> Path:
-    """A CSV of random words with one telling word each; labels bad and good, or what `label_of` says of a text."""
+    """A CSV of random words, a telling one among them; labels bad and good, or what `label_of` says."""
     chance = random.Random(seed)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import resource
 import shutil
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,14 @@ from hadamard_adapter.tasks import describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
-from hadamard_adapter.tuning.report import count_parameters, metrics_of, run_of, versions, write_report
+from hadamard_adapter.tuning.report import (
+    count_parameters,
+    metrics_of,
+    peak_memory_mb,
+    run_of,
+    versions,
+    write_report,
+)
 from hadamard_adapter.tuning.resume import (
     FINAL,
     check_output,
@@ -194,7 +200,7 @@ def _write_final(bench: Bench, key: dict[str, Any]) -> None:
         "max_length": bench.max_length,
         "n_truncated": bench.n_truncated,
         "base_fingerprint": bench.base_fingerprint,
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
     write_report(temporary, metrics, run)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.settings import TuneSettings
 
-__all__ = ["count_parameters", "metrics_of", "run_of", "versions", "write_report"]
+__all__ = ["count_parameters", "metrics_of", "peak_memory_mb", "run_of", "versions", "write_report"]
 
 _PACKAGES = ("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 _TITLES = {"head": "stage 1: head", "adapter": "stage 2: adapter", "both": "head and adapter"}
@@ -77,6 +78,16 @@ def run_of(settings: TuneSettings, data: TuneData, stages: dict[str, Any]) -> di
 def versions() -> dict[str, str]:
     """Name -> version of Python and of the packages that the result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def peak_memory_mb() -> int | None:
+    """Largest resident memory of this process so far, in MiB; None where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
 def write_report(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> None:

@@ -1,0 +1,174 @@
+"""Loading, predicting and evaluating: right for what fits, one clear message for what does not."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from hadamard_adapter.adapter.fingerprint import fingerprint
+from hadamard_adapter.errors import AdapterError, DataError, SettingsError
+from hadamard_adapter.tuning import Classifier, evaluate, load
+from tuning_help import tiny_folder, tiny_tune, write_rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("classifier")
+    tiny_folder(place / "model")
+    write_rows(place / "train.csv", 64)
+    write_rows(place / "dev.csv", 32, seed=1)
+    tiny_tune(place / "model", place / "tuned", place / "train.csv", dev=str(place / "dev.csv"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def classifier(place: Path) -> Classifier:
+    return load(place / "tuned", device="cpu")
+
+
+@pytest.fixture
+def copy(place: Path, tmp_path: Path) -> Path:
+    """A copy of the adapter, to be damaged."""
+    return Path(shutil.copytree(place / "tuned", tmp_path / "copy"))
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_predictions_come_in_the_order_of_the_texts_whatever_the_batch(classifier: Classifier) -> None:
+    texts = ["w10 " + "w50 " * (index * 7 % 11) for index in range(9)]
+    one_by_one = np.concatenate([classifier.logits([text]) for text in texts])
+    assert np.abs(classifier.logits(texts, batch_size=4) - one_by_one).max() < 1e-5
+    for prediction, logits in zip(classifier.predict(texts, batch_size=2), one_by_one, strict=True):
+        names = list(prediction.probabilities)
+        assert names == ["bad", "good"] and prediction.label == names[logits.argmax()]
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert classifier.predict([]) == []
+
+
+def test_a_loaded_classifier_is_the_tuned_model_of_plain_peft(place: Path, classifier: Classifier) -> None:
+    torch.manual_seed(7)
+    base = AutoModelForSequenceClassification.from_pretrained(place / "model", num_labels=2)
+    plain = PeftModel.from_pretrained(base, place / "tuned").eval()
+    batch = classifier.tokenizer("w10 w50", return_tensors="pt")
+    with torch.no_grad():
+        assert np.array_equal(plain(**batch).logits.numpy(), classifier.logits(["w10 w50"]))
+
+
+def test_the_head_of_stage_1_loads_by_itself(place: Path, classifier: Classifier) -> None:
+    alone = load(place / "tuned" / "head", device="cpu")
+    assert alone.task == classifier.task
+    assert not np.array_equal(alone.logits(["w10"]), classifier.logits(["w10"]))
+
+
+def test_as_many_pairs_as_texts_are_expected(classifier: Classifier) -> None:
+    with pytest.raises(SettingsError, match="expected 2 second texts"):
+        classifier.predict(["w10", "w11"], ["w12"])
+
+
+def test_an_evaluation_agrees_with_its_predictions(place: Path, classifier: Classifier) -> None:
+    found = evaluate(place / "tuned", str(place / "dev.csv"), device="cpu")
+    rows = [line.split(",") for line in (place / "dev.csv").read_text().splitlines()[1:]]
+    said = [prediction.label for prediction in classifier.predict([text for text, _ in rows])]
+    wrong = [index for index, (_, label) in enumerate(rows) if said[index] != label]
+    assert found.n_rows == 32 and found.scores["accuracy"] == 1 - len(wrong) / 32
+    assert [error["row"] for error in found.errors] == [index + 2 for index in wrong]
+    assert [[error["label"], error["text"]] for error in found.errors] == [rows[i][::-1] for i in wrong]
+    assert np.array(found.confusion).sum() == 32
+    assert sum(row["support"] for row in found.per_class.values()) == 32
+
+
+def test_an_evaluation_finds_the_columns_of_the_training_and_names_those_that_lack(
+    place: Path, tmp_path: Path
+) -> None:
+    lines = (place / "dev.csv").read_text().splitlines()
+    swapped = [",".join(["note", *line.split(",")[::-1]]) for line in lines]
+    (tmp_path / "dev.csv").write_text("\n".join(["id,label,text", *swapped[1:]]))
+    found = evaluate(place / "tuned", str(tmp_path / "dev.csv"), device="cpu")
+    assert found.scores == evaluate(place / "tuned", str(place / "dev.csv"), device="cpu").scores
+    with pytest.raises(DataError, match=r"(?s)txet.*id.*label.*text"):
+        evaluate(place / "tuned", str(tmp_path / "dev.csv"), text="txet", device="cpu")
+
+
+def test_an_adapter_for_another_base_model_is_refused_with_both_fingerprints(
+    place: Path, copy: Path, tmp_path: Path
+) -> None:
+    other = tiny_folder(tmp_path / "other", seed=1)
+    found = fingerprint(AutoModelForSequenceClassification.from_pretrained(other))
+    expected = json.loads((copy / "adapter_config.json").read_text())["base_fingerprint"]
+    with pytest.raises(AdapterError, match=rf"(?s){expected}.*{found}.*names, shapes and"):
+        load(copy, model=str(other))
+
+
+def test_a_base_model_of_another_width_is_refused(copy: Path, tmp_path: Path) -> None:
+    other = tiny_folder(tmp_path / "wide", hidden_size=64)
+    with pytest.raises(AdapterError, match=r"width 64, the adapter's tensors: .*32"):
+        load(copy, model=str(other))
+    change_config(copy, base_fingerprint=None)
+    with pytest.raises(AdapterError, match="another width"):
+        load(copy, model=str(other))
+
+
+def test_a_base_model_that_has_moved_is_named_and_can_be_passed(place: Path, copy: Path) -> None:
+    change_config(copy, base_model_name_or_path="/gone/model")
+    with pytest.raises(AdapterError, match=r"/gone/model.*pass its place as model="):
+        load(copy)
+    assert load(copy, model=str(place / "model")).predict(["w10"])
+
+
+def test_a_truncated_file_is_refused(copy: Path) -> None:
+    file = copy / "adapter_model.safetensors"
+    os.truncate(file, file.stat().st_size - 8)
+    with pytest.raises(AdapterError, match="damaged"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
+def test_a_pickle_file_is_refused_without_being_read(name: str, copy: Path) -> None:
+    (copy / "adapter_model.safetensors").unlink()
+    (copy / name).write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(AdapterError, match="pickle"):
+        load(copy)
+
+
+def test_a_tensor_that_lacks_or_is_strange_is_refused(copy: Path) -> None:
+    tensors = load_file(copy / "adapter_model.safetensors")
+    name = next(name for name in tensors if "hadamard_scale" in name)
+    save_file({**tensors, "strange": torch.zeros(2)}, copy / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="holds 'strange'"):
+        load(copy)
+    save_file(
+        {key: tensor for key, tensor in tensors.items() if key != name}, copy / "adapter_model.safetensors"
+    )
+    with pytest.raises(AdapterError, match=rf"lacks '{name}'"):
+        load(copy)
+
+
+def test_a_folder_without_an_adapter_and_another_method_are_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
+        load(tmp_path / "nothing")
+    change_config(copy, peft_type="LORA")
+    with pytest.raises(AdapterError, match="expected an adapter of type 'HADAMARD', received 'LORA'"):
+        load(copy)
+    (copy / "adapter_config.json").write_text("{broken")
+    with pytest.raises(AdapterError):
+        load(copy)
+
+
+def test_an_adapter_made_by_plain_peft_loads_by_its_config(
+    place: Path, copy: Path, classifier: Classifier
+) -> None:
+    (copy / "run.json").unlink()
+    by_config = load(copy, device="cpu")
+    assert by_config.task.label_names == classifier.task.label_names
+    assert np.array_equal(by_config.logits(["w10"]), classifier.logits(["w10"]))

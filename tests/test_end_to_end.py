@@ -1,0 +1,89 @@
+"""The main job on the real MiniLM: tune, survive a kill, beat stage 1, predict after the merge as before."""
+
+import csv
+import multiprocessing
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hadamard_adapter.tuning import TuneSettings, load, merge, resume, tune
+from tuning_help import adapter_sha256, silent
+
+OPENINGS = ("I think that", "My friends say", "After two hours", "In the end", "Frankly,", "To my surprise")
+SUBJECTS = ("the film", "this meal", "the hotel", "the new phone", "the concert", "her last book")
+GOOD = ("was a joy", "is worth every minute", "exceeded my hopes", "made me smile", "deserves praise")
+BAD = ("was a waste", "is not worth a minute", "dashed my hopes", "made me yawn", "deserves no praise")
+
+
+def write_opinions(path: Path, n_rows: int, seed: int) -> Path:
+    chance = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for index in range(n_rows):
+            said = chance.choice(GOOD if index % 2 else BAD)
+            writer.writerow(
+                [f"{chance.choice(OPENINGS)} {chance.choice(SUBJECTS)} {said}.", ("bad", "good")[index % 2]]
+            )
+    return path
+
+
+def tune_minilm(minilm: Path, place: Path, output: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    settings = TuneSettings(
+        str(minilm), str(output), train=str(place / "train.csv"), dev=str(place / "dev.csv"),
+        head_epochs=1, epochs=3, batch_size=16, device="cpu",
+    )  # fmt: skip
+    return tune(settings, say=silent).metrics
+
+
+def test_minilm_survives_a_kill_beats_its_own_stage_1_and_predicts_after_the_merge_as_before(
+    minilm: Path, tmp_path: Path
+) -> None:
+    write_opinions(tmp_path / "train.csv", 160, seed=0)
+    write_opinions(tmp_path / "dev.csv", 80, seed=1)
+    metrics = tune_minilm(minilm, tmp_path, tmp_path / "whole")
+    assert metrics["dev"]["accuracy"] > metrics["stage1_dev"]["accuracy"]
+    assert metrics["adapter_parameters"] == 18_432
+
+    process = multiprocessing.get_context("spawn").Process(
+        target=tune_minilm, args=(minilm, tmp_path, tmp_path / "killed")
+    )
+    process.start()
+    sealed = resume.partial_of(tmp_path / "killed") / "head.done"
+    while process.is_alive() and not sealed.exists():
+        process.join(0.05)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (tmp_path / "killed").exists()
+    tune_minilm(minilm, tmp_path, tmp_path / "killed")
+    assert adapter_sha256(tmp_path / "killed") == adapter_sha256(tmp_path / "whole")
+
+    assert merge(tmp_path / "whole", tmp_path / "plain").max_logit_difference < 1e-5
+    texts = [row.split(",")[0] for row in (tmp_path / "dev.csv").read_text().splitlines()[1:]][:16]
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    batch = AutoTokenizer.from_pretrained(tmp_path / "plain")(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        found = plain(**batch).logits.numpy()
+    assert np.abs(found - load(tmp_path / "whole", device="cpu").logits(texts)).max() < 1e-5
+
+
+@pytest.mark.parametrize("preset", ["paper", "wide"])
+def test_the_card_of_a_result_runs(preset: Any, minilm: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    write_opinions(tmp_path / "train.csv", 24, seed=0)
+    settings = TuneSettings(
+        str(minilm), str(tmp_path / "out"), train=str(tmp_path / "train.csv"), preset=preset, stages=1,
+        epochs=1, device="cpu",
+    )  # fmt: skip
+    tune(settings, say=silent)
+    monkeypatch.chdir(tmp_path / "out")
+    blocks = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1:]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block.split("```")[0], {})

@@ -1,0 +1,79 @@
+"""Merging into a plain transformers folder: exact, whole, and nobody's files lost."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tuning import load, merge
+from tuning_help import tiny_folder, tiny_tune, write_rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("export")
+    tiny_folder(place / "model")
+    write_rows(place / "train.csv", 64)
+    tiny_tune(place / "model", place / "tuned", place / "train.csv", lr=0.05)
+    return place
+
+
+def test_a_merged_folder_predicts_as_before_in_plain_transformers(place: Path, tmp_path: Path) -> None:
+    report = merge(place / "tuned", tmp_path / "plain")
+    assert report.max_logit_difference < 1e-5 and report.dtype == "float32"
+    assert report.size_bytes == (tmp_path / "plain" / "model.safetensors").stat().st_size
+    chance = random.Random(0)
+    texts = [" ".join(f"w{chance.randrange(5, 100)}" for _ in range(9)) for _ in range(8)]
+    expected = torch.from_numpy(load(place / "tuned", device="cpu").logits(texts))
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
+    with torch.no_grad():
+        found = plain(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_merged_folder_works_as_a_pipeline_with_the_label_names(place: Path, tmp_path: Path) -> None:
+    merge(place / "tuned", tmp_path / "plain")
+    (answer,) = pipeline("text-classification", str(tmp_path / "plain"), device="cpu")("w10 w50")
+    assert answer["label"] == load(place / "tuned").predict(["w10 w50"])[0].label
+
+
+def test_a_merge_into_bfloat16_reports_its_rounding(place: Path, tmp_path: Path) -> None:
+    report = merge(place / "tuned", tmp_path / "plain", dtype="bfloat16")
+    assert 0 < report.max_logit_difference < 0.5
+    with safe_open(tmp_path / "plain" / "model.safetensors", "pt") as file:
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_merge_replaces_a_merge_only_when_told_and_never_anything_else(place: Path, tmp_path: Path) -> None:
+    merge(place / "tuned", tmp_path / "plain")
+    with pytest.raises(SettingsError, match="an earlier merge"):
+        merge(place / "tuned", tmp_path / "plain")
+    merge(place / "tuned", tmp_path / "plain", dtype="bfloat16", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="something else"):
+        merge(place / "tuned", tmp_path / "mine", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "plain"]
+
+
+def test_an_unknown_dtype_and_a_folder_without_adapter_are_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="dtype: expected one of"):
+        merge(place / "tuned", tmp_path / "plain", dtype="int3")
+    with pytest.raises(AdapterError, match="no adapter"):
+        merge(place / "model", tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "roberta", "distilbert", "llama", "t5", "modernbert"])
+def test_other_families_merge_exactly(name: str, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", name)
+    train = write_rows(tmp_path / "train.csv", 32)
+    tiny_tune(tmp_path / "model", tmp_path / "tuned", train, stages=1, epochs=1, lr=0.05)
+    assert merge(tmp_path / "tuned", tmp_path / "plain").max_logit_difference < 1e-5

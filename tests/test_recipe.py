@@ -1,0 +1,375 @@
+"""The recipe on tiny models: what each stage trains, what it leaves, what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hadamard_adapter.errors import DataError, HadamardError, SettingsError
+from hadamard_adapter.tuning import PRESETS, TuneSettings, field_help, load, resolve, tune
+from hadamard_adapter.tuning.bench import class_weights
+from hadamard_adapter.tuning.data import read_data
+from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input
+from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
+from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
+from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("recipe")
+    tiny_folder(place / "model")
+    write_rows(place / "train.csv", 64)
+    write_rows(place / "dev.csv", 32, seed=1)
+    return place
+
+
+@pytest.fixture(scope="module")
+def tuned(place: Path) -> Path:
+    """A result of two stages in the paper's setting."""
+    output = place / "tuned"
+    tiny_tune(place / "model", output, place / "train.csv", dev=str(place / "dev.csv"), preset="paper")
+    return output
+
+
+def short(place: Path, output: Path, **settings: Any) -> TuneSettings:
+    """One stage, one epoch."""
+    train, chosen = str(place / "train.csv"), {"stages": 1, "epochs": 1, "device": "cpu"} | settings
+    return TuneSettings(str(place / "model"), str(output), train=train, **chosen)
+
+
+def head_of(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if ".hadamard_" not in name}
+
+
+def offsets_of(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if ".hadamard_" in name}
+
+
+def test_a_result_holds_all_that_it_should(tuned: Path) -> None:
+    expected = {
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "metrics.json", "run.json", "curve.png", "README.md", "head",
+    }  # fmt: skip
+    assert {path.name for path in tuned.iterdir()} == expected
+    metrics = json.loads((tuned / "metrics.json").read_text())
+    run = json.loads((tuned / "run.json").read_text())
+    assert metrics["selected_on"] == "dev"
+    assert [(entry["stage"], entry["epoch"]) for entry in metrics["curve"]] == [
+        ("head", 1), ("head", 2), ("adapter", 1), ("adapter", 2),
+    ]  # fmt: skip
+    assert metrics["dev"].keys() == metrics["stage1_dev"].keys()
+    assert set(run["seconds"]) == {"head", "adapter"} and run["peak_memory_mb"] > 0
+    assert run["settings"]["preset"] == "paper" and run["seed"] == 0
+    assert len(run["data_fingerprint"]["train"]) == len(run["base_fingerprint"]) == 64
+    assert (
+        json.loads((tuned / "adapter_config.json").read_text())["base_fingerprint"] == run["base_fingerprint"]
+    )
+
+
+def test_stage_1_leaves_the_adapter_at_the_identity_and_stage_2_of_the_paper_keeps_the_head(
+    tuned: Path,
+) -> None:
+    assert all(not tensor.any() for tensor in offsets_of(tuned / "head").values())
+    assert all(tensor.any() for tensor in offsets_of(tuned).values())
+    after, before = head_of(tuned), head_of(tuned / "head")
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in after)
+
+
+def test_the_head_trains_in_stage_2_of_the_wide_preset(place: Path, tmp_path: Path) -> None:
+    tiny_tune(
+        place / "model", tmp_path / "out", place / "train.csv", dev=str(place / "dev.csv"), preset="wide"
+    )
+    after, before = head_of(tmp_path / "out"), head_of(tmp_path / "out" / "head")
+    assert not all(torch.equal(after[name], before[name]) for name in after)
+    assert len(offsets_of(tmp_path / "out")) == 2 * 2 * 4  # layers, sites, offsets
+
+
+def test_one_stage_trains_both(place: Path, tmp_path: Path) -> None:
+    result = tiny_tune(place / "model", tmp_path / "out", place / "train.csv", stages=1, epochs=1)
+    assert set(result.run["seconds"]) == {"both"} and result.metrics["stage1_dev"] is None
+    assert not (tmp_path / "out" / "head").exists()
+    assert all(tensor.any() for tensor in offsets_of(tmp_path / "out").values())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    place: Path, tuned: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        tiny_tune(
+            place / "model", tmp_path / str(seed), place / "train.csv", dev=str(place / "dev.csv"),
+            preset="paper", seed=seed,
+        )  # fmt: skip
+    assert adapter_sha256(tmp_path / "0") == adapter_sha256(tuned) != adapter_sha256(tmp_path / "1")
+
+
+def test_a_finished_run_says_so_and_keeps_every_file(place: Path, tuned: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tuned.rglob("*")}
+    said: list[str] = []
+    settings = TuneSettings(
+        str(place / "model"), str(tuned), train=str(place / "train.csv"), dev=str(place / "dev.csv"),
+        preset="paper", head_epochs=2, epochs=2, batch_size=8, device="cpu",
+    )  # fmt: skip
+    result = tune(settings, say=said.append)
+    assert said[-1].startswith("finished already")
+    assert result.metrics["dev"] and {path: path.stat().st_mtime_ns for path in tuned.rglob("*")} == before
+
+
+def test_other_settings_on_a_finished_folder_are_refused_unless_overwritten(
+    place: Path, tmp_path: Path
+) -> None:
+    train = place / "train.csv"
+    tiny_tune(place / "model", tmp_path / "out", train, stages=1, epochs=1)
+    before = adapter_sha256(tmp_path / "out")
+    with pytest.raises(SettingsError, match=r"seed 0 there, 1 now"):
+        tiny_tune(place / "model", tmp_path / "out", train, stages=1, epochs=1, seed=1)
+    assert adapter_sha256(tmp_path / "out") == before
+    tiny_tune(place / "model", tmp_path / "out", train, stages=1, epochs=1, seed=1, overwrite=True)
+    assert adapter_sha256(tmp_path / "out") != before
+
+
+def test_overwrite_never_replaces_what_is_not_ours(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="something else"):
+        tiny_tune(place / "model", tmp_path, place / "train.csv", overwrite=True)
+
+
+def test_without_a_dev_file_a_part_of_train_is_set_aside_and_the_run_says_so(
+    place: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    settings = short(place, tmp_path / "out")
+    result = tune(settings, say=said.append)
+    assert any("no dev file: 7 rows (10 %) set aside, stratified, seed 0" in line for line in said)
+    assert result.run["rows"] == {"train": 57, "dev": 7, "dev_is": "rows set aside"}
+
+
+def test_quiet_says_nothing(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = short(place, tmp_path / "out", quiet=True)
+    tune(settings)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rows_that_were_cut_are_counted_and_told(place: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = short(place, tmp_path / "out", dev=str(place / "dev.csv"), max_length=6)
+    result = tune(settings, say=said.append)
+    n_cut = result.run["n_truncated"]["train"]
+    lines = (place / "train.csv").read_text().splitlines()[1:]
+    assert n_cut == sum(len(line.split(",")[0].split()) + 2 > 6 for line in lines) > 0
+    assert any(f"{n_cut} train rows are longer than 6 tokens" in line for line in said)
+
+
+class Recorder:
+    """A display that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        self.told.append((stage, n_steps, step))
+
+    def step(self, step: int, loss: float | None) -> None:
+        self.told.append(step)
+
+    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        self.told.append(f"epoch {epoch}")
+
+    def end(self) -> None:
+        self.told.append("end")
+
+
+def test_progress_is_told_of_every_step_and_epoch(place: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    settings = short(place, tmp_path / "out", dev=str(place / "dev.csv"), epochs=2)
+    tune(settings, say=silent, progress=recorder)
+    assert recorder.told == [("both", 4, 0), 1, 2, "epoch 1", 3, 4, "epoch 2", "end"]
+
+
+def test_early_stopping_ends_a_stage_that_no_longer_gets_better(place: Path, tmp_path: Path) -> None:
+    result = tiny_tune(
+        place / "model", tmp_path / "out", place / "train.csv", dev=str(place / "dev.csv"), stages=1, epochs=50,
+        lr=1e-12, stage2_head_lr=1e-12, early_stopping=2,
+    )  # fmt: skip
+    assert len(result.metrics["curve"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "label_of"),
+    [
+        ("regression", lambda text: len(text.split()) / 3),
+        (
+            "multi_label_classification",
+            lambda text: "|".join(["long"] * (len(text) > 20) + ["w10"] * ("w1" in text)),
+        ),
+    ],
+)
+def test_other_kinds_of_task_train_and_predict(
+    problem_type: str, label_of: Any, place: Path, tmp_path: Path
+) -> None:
+    train = write_rows(tmp_path / "train.csv", 64, label_of=lambda text: label_of(text) or "none")
+    tiny_tune(place / "model", tmp_path / "out", train, problem_type=problem_type, stages=1, epochs=1)
+    (prediction,) = load(tmp_path / "out").predict(["w10 w50"])
+    if problem_type == "regression":
+        assert prediction.label is None and isinstance(prediction.value, float)
+    else:
+        assert isinstance(prediction.label, tuple) and set(prediction.probabilities) >= {"long", "none"}
+
+
+def test_pairs_train_and_predict(place: Path, tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "train.csv", 48, pair=True)
+    tiny_tune(place / "model", tmp_path / "out", train, stages=1, epochs=1)
+    assert load(tmp_path / "out").predict(["w10"], ["w40"])[0].label in ("bad", "good")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "roberta", "distilbert", "t5"])
+def test_other_families_train_even_decoders_without_a_padding_token(name: str, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", name, with_pad=name not in ("gpt2", "llama"))
+    train = write_rows(tmp_path / "train.csv", 32)
+    tiny_tune(tmp_path / "model", tmp_path / "out", train, stages=2, head_epochs=1, epochs=1)
+    classifier = load(tmp_path / "out")
+    alone = classifier.logits(["w10"])
+    beside_longer = classifier.logits(["w10", "w30 w31 w32 w33 w34 w35"])[:1]
+    assert abs(alone - beside_longer).max() < 1e-5, "padding changes a prediction"
+
+
+def test_balanced_class_weights_average_one_over_the_rows(tmp_path: Path) -> None:
+    train = write_rows(
+        tmp_path / "train.csv", 40, label_of=lambda text: "rare" if "w10" in text else "common"
+    )
+    data = read_data(TuneSettings("m", "o", train=str(train)))
+    weights = class_weights(data)
+    of_rows = weights[torch.tensor(data.train.labels)]
+    assert of_rows.mean() == pytest.approx(1)
+    assert weights[data.task.label_names.index("rare")] > weights[data.task.label_names.index("common")]
+
+
+def test_balanced_class_weights_need_classes(tmp_path: Path, place: Path) -> None:
+    train = write_rows(tmp_path / "train.csv", 40, label_of=lambda text: len(text) / 7)
+    with pytest.raises(SettingsError, match="class_weights"):
+        tiny_tune(place / "model", tmp_path / "out", train, class_weights="balanced")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": -1}, "epochs: expected a number from 1 on, received -1"),
+        ({"lr": 0}, "lr: expected a number above 0, received 0"),
+        ({"dev_fraction": 1.0}, "dev_fraction"),
+        ({"preset": "deep"}, "preset: expected one of"),
+        ({"train": None}, "expected either train=FILE or task=NAME"),
+        ({"train": None, "task": "cola"}, "needs data=FOLDER"),
+        ({"warmup": 1.5}, "warmup"),
+        ({"model": ""}, "model: expected a name or a path"),
+        ({"stages": 3}, "stages: expected one of"),
+    ],
+)
+def test_settings_out_of_range_are_told(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TuneSettings(**{"model": "m", "output": "o", "train": "t.csv"} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "tpu"}, "device: expected one of"),
+        ({"max_length": 65}, "max_length: expected at most 64"),
+        ({"model": "no/such/folder"}, "no tokenizer in 'no/such/folder'.*or a name on the Hugging Face hub"),
+        ({"train": "no.csv"}, "no.csv"),
+        ({"text": "txet"}, "txet.*text"),
+        ({"sites": ("attn",)}, "sites"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_training(
+    settings: dict[str, Any], message: str, place: Path, tmp_path: Path
+) -> None:
+    chosen: dict[str, Any] = {
+        "model": str(place / "model"), "output": str(tmp_path / "out"), "train": str(place / "train.csv"),
+        "device": "cpu",
+    } | settings  # fmt: skip
+    with pytest.raises(HadamardError, match=message):
+        tune(TuneSettings(**chosen), say=silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dev_label_that_train_lacks_is_told(place: Path, tmp_path: Path) -> None:
+    dev = write_rows(tmp_path / "dev.csv", 8, label_of=lambda text: "ugly")
+    with pytest.raises(DataError, match="ugly"):
+        tiny_tune(place / "model", tmp_path / "out", place / "train.csv", dev=str(dev))
+
+
+def test_a_model_stored_as_pickle_is_refused(place: Path, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(SettingsError, match=r"pytorch_model\.bin.*pickle"):
+        tiny_tune(tmp_path / "model", tmp_path / "out", place / "train.csv")
+
+
+def test_a_model_with_code_of_its_own_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(SettingsError, match="code of its own, which is refused"):
+        tiny_tune(folder, tmp_path / "out", place / "train.csv")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_roberta_takes_fewer_tokens_than_it_has_positions(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model", "roberta")
+    task = read_data(TuneSettings("m", "o", train=str(write_rows(tmp_path / "t.csv", 20)))).task
+    tokenizer = load_tokenizer(str(folder))
+    assert longest_input(load_base(str(folder), task, 1), tokenizer) == 64 - 2
+
+
+def test_every_setting_has_its_docstring() -> None:
+    help_of = field_help(TuneSettings)
+    assert set(help_of) == set(TuneSettings.__dataclass_fields__)
+    assert all(text.endswith(".") for text in help_of.values())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_given_setting_wins_over_preset_and_table(preset: Any) -> None:
+    given = resolve(TuneSettings("m", "o", train="t", preset=preset, lr=0.1, epochs=7, freeze_head=True), 100)
+    assert (given.lr, given.scale_lr, given.epochs, given.freeze_head) == (0.1, 0.1, 7, True)
+    by_table = resolve(TuneSettings("m", "o", train="t", preset=preset), 100)
+    assert by_table.sites == PRESETS[preset].sites
+    assert (by_table.head_epochs, by_table.epochs) == EPOCHS_BY_ROWS[0][1:]
+
+
+def test_the_best_epoch_is_the_highest_score_then_the_lowest_loss_then_the_first() -> None:
+    def entry(epoch: int, value: float, loss: float, metric: str = "accuracy") -> dict[str, Any]:
+        return {"epoch": epoch, "dev_loss": loss, "scores": {metric: value}}
+
+    assert (
+        best_epoch([entry(1, 0.5, 1), entry(2, 0.7, 2), entry(3, 0.7, 1), entry(4, 0.7, 1)], "accuracy")[
+            "epoch"
+        ]
+        == 3
+    )
+    assert best_epoch([entry(1, 0.5, 1, "rmse"), entry(2, 0.7, 1, "rmse")], "rmse")["epoch"] == 1
+    assert best_epoch([entry(1, float("nan"), 1), entry(2, 0.1, 1)], "accuracy")["epoch"] == 2
+    flat = [entry(epoch, 0.5, 1) for epoch in (1, 2, 3)]
+    assert is_over(flat, 10, "accuracy", 2) and not is_over(flat[:2], 10, "accuracy", 2)
+    assert is_over(flat, 3, "accuracy", 0) and not is_over(flat, 4, "accuracy", 0)
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_over_its_steps() -> None:
+    history = [
+        {"step": 2, "loss": 1.0},
+        {"step": 3, "loss": 4.0},
+        {"step": 3, "eval_loss": 0.5, "eval_accuracy": 0.6, "eval_runtime": 1.0},
+        {"step": 6, "loss": 1.5},
+        {"step": 6, "eval_loss": 0.4, "eval_accuracy": 0.7},
+        {"step": 6, "train_loss": 2.0},
+    ]
+    curve = read_curve(history)
+    assert [entry["loss"] for entry in curve] == [2.0, 1.5]
+    assert [entry["scores"] for entry in curve] == [{"accuracy": 0.6}, {"accuracy": 0.7}]
