@@ -3,15 +3,20 @@
 import contextlib
 import functools
 import io
+import re
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hadamard_adapter.cli.main import run
 from tuning_help import tiny_folder, write_rows
 
-__all__ = ["Outcome", "Tuned", "hadamard", "tree_of", "tuned"]
+__all__ = ["Outcome", "Tuned", "Words", "assert_refused", "hadamard", "tree_of", "tune", "tuned"]
+
+Words = Sequence[object]
+"""The words of a command."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,34 @@ def tuned() -> Tuned:
         *("--head-epochs", 1, "--epochs", 6, "--batch-size", 16, "--lr", 0.05, "--device", "cpu"),
     )
     return Tuned(model, train, dev, folder / "adapter", words, hadamard(*words))
+
+
+def tune(train: object, *more: object) -> Words:
+    """A tune command that only its data or its further words can spoil."""
+    return ["tune", "--model", tuned().model, "--train", train, "--output", "out", "--device", "cpu", *more]
+
+
+def assert_refused(make: Callable[[], Words], expected: str) -> None:
+    """What `make` lays out in the current folder and returns as a command is refused as every user error is.
+
+    Args:
+        make: lays out files and returns the words.
+        expected: regular expression that the one line of the error must hold.
+    """
+    words = make()
+    before = tree_of(Path()), tree_of(tuned().adapter.parent)
+    found = hadamard(*words)
+    *_, last = found.err.splitlines()
+    assert found.code == 2, found.err
+    assert last.startswith("error: ") and found.err.count("error: ") == 1, found.err
+    assert re.search(expected, last, re.IGNORECASE), last
+    assert "Traceback" not in found.err and found.out == ""
+    assert (_known(tree_of(Path())), tree_of(tuned().adapter.parent)) == before
+
+
+def _known(tree: dict[str, bytes]) -> dict[str, bytes]:
+    """Without the work folder that a run whose loss became infinite leaves, with its last good state."""
+    trained = "out.partial/head" in tree
+    return {
+        name: content for name, content in tree.items() if not (trained and name.startswith("out.partial"))
+    }

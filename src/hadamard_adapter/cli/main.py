@@ -89,6 +89,10 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich turns it into an exit of its own
+            return EXIT_BROKEN_PIPE
+        raise
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -116,6 +120,8 @@ def _user_message(error: Exception) -> str | None:
         return f"no space left on the device; free some or choose another folder ({error})"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "out of memory; try a smaller --batch-size or --max-length"
+    if type(error).__name__ == "SafetensorError":
+        return f"a safetensors file is damaged or cut short ({error}); copy or make it again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None

@@ -1,0 +1,249 @@
+"""Bad input: exit code 2, one line that says what is wrong, no traceback, nothing changed on disk."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from command import Words, assert_refused, hadamard, tree_of, tune, tuned
+from tuning_help import tiny_folder
+
+GOOD_ROWS = "text,label\n" + "w11 w32,good\nw21 w33,bad\n" * 6
+
+
+def _train(content: str | bytes, *more: object, name: str = "train.csv") -> Callable[[], Words]:
+    def make() -> Words:
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tune(name, *more)
+
+    return make
+
+
+def _then(make: Callable[[], Words], *words: object) -> Callable[[], Words]:
+    """Lay out what `make` lays out, and run something else."""
+    return lambda: (make(), words)[1]
+
+
+def _dev(content: str) -> Callable[[], Words]:
+    def make() -> Words:
+        Path("dev.csv").write_text(content)
+        return tune(tuned().train, "--dev", "dev.csv")
+
+    return make
+
+
+DATA: dict[str, tuple[Callable[[], Words], str]] = {
+    "a missing file": (lambda: tune("nothing.csv"), "nothing.csv.*no such file"),
+    "a misspelt text column": (_train(GOOD_ROWS, "--text", "txt"), "no column 'txt'.*text.*label"),
+    "no column that looks like a label": (_train("text,a,b\nx,1,2\n"), "no column with labels.*text.*a.*b"),
+    "text and label the same": (_train(GOOD_ROWS, "--text", "text", "--label", "text"), "--text and --label"),
+    "an empty text": (_train(GOOD_ROWS + ",good\n"), r"empty.*line 14"),
+    "a missing label": (_train(GOOD_ROWS + "w40,\n"), r"label.*line 14"),
+    "a label in dev that train lacks": (_dev("text,label\nw10,good\nw11,odd\n"), "dev.csv.*'odd'"),
+    "one class only": (_train("text,label\nw10,good\nw11,good\nw12,good\n"), "good"),
+    "bytes that are not UTF-8": (_train(GOOD_ROWS.encode() + b"caf\xe9 w10,good\n"), "line 14.*UTF-8"),
+    "a ragged row": (_train(GOOD_ROWS + "w40,w41,good\n"), "line 14"),
+    "an empty file": (_train(""), "empty"),
+    "a header alone": (_train("text,label\n"), "only the header"),
+    "binary content": (_train(bytes(range(256)) * 4), "(NUL|binary)"),
+    "broken JSON lines": (_train('{"text": "a", "label": "x"}\n{"text": \n', name="t.jsonl"), "line 2.*JSON"),
+    "an unknown format": (_train(GOOD_ROWS, name="train.xlsx"), "unknown file extension.*csv"),
+    "a pickle file": (_train(b"\x80\x04\x95" + b"x" * 50, name="train.csv"), "pickle"),
+    "a regression on words": (_train(GOOD_ROWS, "--problem-type", "regression"), "(number|regression)"),
+    "classes of fractions": (
+        _train(
+            "text,label\n" + "".join(f"w{10 + i},{i}.{i}5\n" for i in range(40)),
+            *("--problem-type", "single_label_classification"),
+        ),
+        "regression",
+    ),
+    "a task without its folder": (
+        lambda: ["tune", "--model", "m", "--task", "cola", "--output", "out"],
+        "data",
+    ),
+    "an unknown task": (lambda: tune_task("nope"), "cola.*'nope'"),
+    "an unknown metric": (lambda: tune(tuned().train, "--metric", "shine"), "shine.*accuracy"),
+}
+
+
+def tune_task(name: str) -> Words:
+    """A run on a GLUE task."""
+    return ["tune", "--model", tuned().model, "--task", name, "--data", ".", "--output", "out"]
+
+
+def _model(change: Callable[[Path], object]) -> Callable[[], Words]:
+    def make() -> Words:
+        change(shutil.copytree(tuned().model, Path("model")))
+        return ["tune", "--model", "model", "--train", tuned().train, "--output", "out", "--device", "cpu"]
+
+    return make
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _to_pickle(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def _with_remote_code(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "own.py").write_text("raise SystemExit('this code ran')\n")
+
+
+MODELS: dict[str, tuple[Callable[[], Words], str]] = {
+    "no such model": (
+        lambda: ["tune", "--model", "./no-model", "--train", tuned().train, "--output", "out"],
+        "no-model.*save_pretrained.*hub",
+    ),
+    "a folder that is no model": (
+        _model(lambda path: (path / "config.json").unlink()),
+        "model'.*config.json.*hub",
+    ),
+    "no tokenizer": (_model(lambda path: (path / "tokenizer.json").unlink()), "tokenizer"),
+    "weights cut short": (_model(lambda path: _cut(path / "model.safetensors")), "model"),
+    "weights in a pickle": (_model(_to_pickle), "pickle.*safetensors"),
+    "code of its own": (_model(_with_remote_code), "code of its own.*allow"),
+    "inspect of nothing": (lambda: ["inspect", "./nothing"], "nothing.*config.json.*hub"),
+    "inspect of code of its own": (
+        _then(_model(_with_remote_code), "inspect", "model"),
+        "code of its own.*--allow-remote-code",
+    ),
+    "a picture of a model": (lambda: ["inspect", tuned().model, "--plot", "a.png"], "--plot"),
+}
+
+
+def _adapter(change: Callable[[Path], object], *words: object) -> Callable[[], Words]:
+    def make() -> Words:
+        change(shutil.copytree(tuned().adapter, Path("adapter")))
+        return [*(words or ("eval", "--data", tuned().dev)), "--adapter", "adapter"]
+
+    return make
+
+
+def _to_lora(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "LORA"}))
+
+
+def _pickled(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+
+
+def _other_model(**config: int) -> Callable[[], Words]:
+    def make() -> Words:
+        tiny_folder(Path("other"), seed=7, **config)
+        return ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--model", "other"]
+
+    return make
+
+
+def _predict(content: str, *words: object) -> Callable[[], Words]:
+    def make() -> Words:
+        Path("in.csv").write_text(content)
+        return ["predict", "--adapter", tuned().adapter, "--input", "in.csv", *words]
+
+    return make
+
+
+def _eval(content: str) -> Callable[[], Words]:
+    def make() -> Words:
+        Path("in.csv").write_text(content)
+        return ["eval", "--adapter", tuned().adapter, "--data", "in.csv"]
+
+    return make
+
+
+ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
+    "no such adapter": (lambda: ["eval", "--adapter", "none", "--data", tuned().dev], "none"),
+    "a folder that is no adapter": (lambda: ["eval", "--adapter", ".", "--data", tuned().dev], "adapter"),
+    "an adapter cut short": (
+        _adapter(lambda path: _cut(path / "adapter_model.safetensors")),
+        "adapter_model",
+    ),
+    "a broken config": (_adapter(lambda path: _cut(path / "adapter_config.json")), "adapter_config"),
+    "another method's adapter": (_adapter(_to_lora), "LORA"),
+    "an adapter in a pickle": (_adapter(_pickled), "(pickle|adapter_model.safetensors)"),
+    "inspect of one cut short": (
+        _then(_adapter(lambda path: _cut(path / "adapter_model.safetensors")), "inspect", "adapter"),
+        "adapter_model.safetensors.*(damaged|cut)",
+    ),
+    "another base model": (_other_model(), "fingerprint.*received.*(sha256|hash)"),
+    "a base model of another width": (_other_model(hidden_size=48), "(width|shape|size|fingerprint)"),
+    "eval without labels": (
+        _eval("text,id,note\nw10,1,a\n"),
+        "label",
+    ),
+    "eval of an unknown label": (
+        _eval("text,label\nw10,odd\n"),
+        "'odd'",
+    ),
+    "no batch": (
+        lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--batch-size", 0],
+        "0",
+    ),
+    "predict over its input": (_predict("text\nw10\n", "--output", "./in.csv"), "is the input file"),
+    "predict into no folder": (_predict("text\nw10\n", "--output", "no/out.csv"), "no folder 'no'"),
+    "predict into a folder": (_predict("text\nw10\n", "--output", "."), "'.' is no file"),
+    "predict into an unknown format": (_predict("text\nw10\n", "--output", "out.doc"), "out.doc.*csv"),
+    "a column that predict adds": (
+        _predict("text,prediction\nw10,a\n"),
+        "'prediction' already.*--prediction-column",
+    ),
+    "an empty text to predict": (_predict("text,id\nw10,1\n,2\n", "--output", "out.csv"), "empty.*line 3"),
+    "predict without a text column": (_predict("a,b\n1,2\n"), "text"),
+    "merge over something else": (
+        lambda: ["merge", "--adapter", tuned().adapter, "--output", tuned().model],
+        "holds",
+    ),
+}
+CASES = {**DATA, **MODELS, **ADAPTERS}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_clear_line_and_changes_nothing(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(*CASES[case])
+
+
+def test_a_corrected_command_runs_after_a_refused_one(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = (
+        "--train",
+        tuned().train,
+        "--output",
+        output,
+        "--device",
+        "cpu",
+        "--epochs",
+        1,
+        "--head-epochs",
+        1,
+    )
+    assert hadamard("tune", "--model", tmp_path / "typo", *words).code == 2
+    assert hadamard("tune", "--model", tuned().model, *words, "--layers", 9).code == 2
+    assert hadamard("tune", "--model", tuned().model, *words).code == 0
+    assert (output / "adapter_model.safetensors").is_file()
+
+
+def test_an_output_folder_that_holds_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for more in ((), ("--overwrite",)):
+        found = hadamard(*[tmp_path if word == tuned().adapter else word for word in tuned().words], *more)
+        assert found.code == 2 and str(tmp_path) in found.err.splitlines()[-1]
+        assert tree_of(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_other_settings_on_a_finished_folder_are_refused_by_name() -> None:
+    before = tree_of(tuned().adapter)
+    found = hadamard(*tuned().words, "--lr", 0.01)
+    assert found.code == 2 and re.search(r"lr 0.05 there, 0.01 now", found.err)
+    assert tree_of(tuned().adapter) == before

@@ -1,0 +1,58 @@
+"""Bad options and config files: exit code 2, one line that says what is wrong, nothing changed on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from command import Words, assert_refused, tune, tuned
+
+SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
+    "an unknown command": (lambda: ["tun"], "No such command 'tun'.*--help"),
+    "an unknown option": (lambda: tune("t.csv", "--learning-rate", 1), "No such option.*--learning-rate"),
+    "a missing option": (lambda: ["tune", "--model", "m"], "Missing option '--output'"),
+    "neither data nor task": (lambda: ["tune", "--model", "m", "--output", "out"], "train"),
+    "epochs in letters": (lambda: tune("t.csv", "--epochs", "many"), "--epochs.*'many'"),
+    "negative epochs": (lambda: tune(tuned().train, "--epochs", -3), "epochs.*-3"),
+    "a rate of nothing": (lambda: tune(tuned().train, "--lr", 0), "lr.*0"),
+    "a preset that is none": (lambda: tune(tuned().train, "--preset", "best"), "'best'.*paper.*wide"),
+    "layers in letters": (lambda: tune(tuned().train, "--layers", "first"), "'first'"),
+    "a layer too many": (lambda: tune(tuned().train, "--layers", "0,9"), "9"),
+    "too long a text": (lambda: tune(tuned().train, "--max-length", 5000), "5000"),
+    "a site that is none": (lambda: tune(tuned().train, "--sites", "heart"), "attention.*heart"),
+    "a device that is none": (lambda: tune(tuned().train, "--device", "abacus"), "'abacus'"),
+    "a loss that is not finite": (
+        lambda: tune(tuned().train, "--lr", 3e37, "--head-lr", 3e37, "--head-epochs", 1, "--epochs", 1),
+        "loss is inf at step.*finite.*lower learning rate",
+    ),
+}
+
+
+def _config(content: str, *words: object) -> Callable[[], Words]:
+    def make() -> Words:
+        Path("run.toml").write_text(content)
+        return [*(words or ("tune",)), "--config", "run.toml"]
+
+    return make
+
+
+CONFIG: dict[str, tuple[Callable[[], Words], str]] = {
+    "no config file": (lambda: ["tune", "--config", "no.toml"], "no.toml.*No such file"),
+    "not TOML": (_config("lr: 3"), "not a TOML file"),
+    "an unknown key": (_config("[tune]\nlern-rate = 3\n"), r"\[tune\].*'lern-rate'.*head-lr.*overwrite"),
+    "an unknown key at the top": (_config("lern_rate = 3\n"), "'lern_rate'.*known to tune"),
+    "an unknown table": (_config("[train]\nlr = 1\n"), r"\[train\].*eval.*tune"),
+    "epochs with a fraction": (_config("epochs = 2.5\n"), "epochs = 2.5.*integer"),
+    "a flag with a number": (_config("overwrite = 1\n"), "overwrite.*true or false"),
+    "a number with a flag": (_config("epochs = true\n"), "epochs.*not true or false"),
+    "a choice that is none": (_config('[merge]\ndtype = "int4"\n', "merge"), "int4.*float32"),
+}
+CASES = {**SETTINGS, **CONFIG}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_option_is_one_clear_line_and_changes_nothing(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(*CASES[case])
