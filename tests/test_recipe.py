@@ -194,8 +194,8 @@ def test_progress_is_told_of_every_step_and_epoch(place: Path, tmp_path: Path) -
 
 def test_early_stopping_ends_a_stage_that_no_longer_gets_better(place: Path, tmp_path: Path) -> None:
     result = tiny_tune(
-        place / "model", tmp_path / "out", place / "train.csv", dev=str(place / "dev.csv"), stages=1, epochs=50,
-        lr=1e-12, stage2_head_lr=1e-12, early_stopping=2,
+        place / "model", tmp_path / "out", place / "train.csv", dev=str(place / "dev.csv"), stages=1,
+        epochs=50, lr=1e-12, stage2_head_lr=1e-12, early_stopping=2,
     )  # fmt: skip
     assert len(result.metrics["curve"]) < 10
 

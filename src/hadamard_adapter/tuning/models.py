@@ -93,7 +93,7 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
     Args:
         model: folder or name on the hub.
         task: gives number and names of labels and the problem type.
-        pad_token_id: set on the config where it has none, as decoders need it to find a row's last token.
+        pad_token_id: the one that pads the rows; decoders find a row's last token by it.
         allow_remote_code: whether code that comes with the model may run.
 
     Raises:
@@ -108,7 +108,7 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
         config.problem_type = task.problem_type
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad_token_id
-        return AutoModelForSequenceClassification.from_pretrained(
+        loaded = AutoModelForSequenceClassification.from_pretrained(
             model,
             config=config,
             dtype=torch.float32,
@@ -116,6 +116,9 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
             ignore_mismatched_sizes=True,
             trust_remote_code=allow_remote_code,
         )
+    if not _position_offset(loaded):  # where positions count from the padding index, it must stay as it is
+        loaded.config.pad_token_id = pad_token_id
+    return loaded
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:
@@ -126,12 +129,7 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
     n_positions = getattr(model.config, "max_position_embeddings", None)
     if isinstance(n_positions, int) and n_positions > 0:
-        offsets = [
-            module.padding_idx + 1
-            for name, module in model.named_modules()
-            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-        ]
-        limits.append(n_positions - max(offsets, default=0))
+        limits.append(n_positions - _position_offset(model))
     return min(limits, default=None)
 
 
@@ -170,6 +168,16 @@ def collator(tokenizer: Any, problem_type: str) -> Callable[[list[dict[str, Any]
         return batch
 
     return collate
+
+
+def _position_offset(model: Any) -> int:
+    """Number of positions that no token takes: the padding index and those below it, if positions have one."""
+    offsets = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return max(offsets, default=0)
 
 
 def _refuse_pickle(model: str) -> None:

@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb() -> int | None:
-    """Largest resident memory of this process so far, in MiB; None where the system does not tell (Windows)."""
+    """Largest resident memory of this process so far, in MiB; None on Windows, which does not tell."""
     if sys.platform == "win32":
         return None
     import resource
