@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 from peft import PeftConfig
 from peft.utils import PeftType
@@ -37,7 +37,7 @@ class HadamardConfig(PeftConfig):
     later change of the family table never changes an old adapter.
 
     Args:
-        sites: Which sub-layer outputs are adapted: "attention" (the paper's), "ffn" (the feed-forward output).
+        sites: Which sub-layer outputs are adapted: "attention" (the paper's), "ffn" (feed-forward).
         target_modules: Projections to adapt, as names, name endings or one regular expression over full
             names. None: the projections of `sites`, from the table of families.
         position: "output" adapts what the projection gives, "input" what it receives.
@@ -69,24 +69,22 @@ class HadamardConfig(PeftConfig):
     sites: list[str] = field(
         default_factory=lambda: ["attention"], metadata={"help": "attention, ffn or both"}
     )
-    target_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "projections"})
+    target_modules: list[str] | str | None = field(default=None, metadata={"help": "projections"})
     position: str = field(default="output", metadata={"help": "output or input of the projection"})
-    norm_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "norms"})
-    layers_to_transform: Optional[Union[list[int], int]] = field(default=None, metadata={"help": "layers"})
-    layers_pattern: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "list of layers"})
-    exclude_modules: Optional[Union[list[str], str]] = field(default=None, metadata={"help": "never adapted"})
+    norm_modules: list[str] | str | None = field(default=None, metadata={"help": "norms"})
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "layers"})
+    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "list of layers"})
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "never adapted"})
     train_scale: bool = field(default=True, metadata={"help": "train a scale"})
-    train_shift: Optional[Union[bool, str, list[str]]] = field(
-        default=None, metadata={"help": "train a shift"}
-    )
+    train_shift: bool | str | list[str] | None = field(default=None, metadata={"help": "train a shift"})
     freeze_head: bool = field(default=False, metadata={"help": "keep the head as it is"})
     freeze_adapter: bool = field(default=False, metadata={"help": "keep the adapter as it is"})
-    modules_to_save: Optional[list[str]] = field(default=None, metadata={"help": "trained and saved whole"})
-    head_modules: Optional[list[str]] = field(default=None, metadata={"help": "the head, found if None"})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "trained and saved whole"})
+    head_modules: list[str] | None = field(default=None, metadata={"help": "the head, found if None"})
     init_weights: bool = field(default=True, metadata={"help": "start at the identity"})
-    id2label: Optional[dict[int, str]] = field(default=None, metadata={"help": "label names"})
-    problem_type: Optional[str] = field(default=None, metadata={"help": "transformers' problem type"})
-    base_fingerprint: Optional[str] = field(default=None, metadata={"help": "of the backbone"})
+    id2label: dict[int, str] | None = field(default=None, metadata={"help": "label names"})
+    problem_type: str | None = field(default=None, metadata={"help": "transformers' problem type"})
+    base_fingerprint: str | None = field(default=None, metadata={"help": "of the backbone"})
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,14 +109,20 @@ class HadamardConfig(PeftConfig):
 
     @property
     def is_resolved(self) -> bool:
-        """Whether the names were already resolved against a model."""
-        return self.head_modules is not None
+        """Whether nothing is left open: the names were resolved against a model, or all were given."""
+        return None not in (self.target_modules, self.norm_modules, self.train_shift, self.head_modules)
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Writes adapter_config.json, and into PEFT's model card how to load an adapter of this method."""
         super().save_pretrained(save_directory, **kwargs)
-        card = Path(save_directory) / "README.md"
-        if card.exists() and "import hadamard_adapter" not in (text := card.read_text(encoding="utf8")):
+        folder = Path(save_directory)
+        for card in (
+            folder / "README.md",
+            folder.parent / "README.md",
+        ):  # PEFT writes one card for all adapters
+            text = card.read_text(encoding="utf8") if card.is_file() else ""
+            if "library_name: peft" not in text or "import hadamard_adapter" in text:
+                continue
             auto = {
                 "SEQ_CLS": "ForSequenceClassification",
                 "TOKEN_CLS": "ForTokenClassification",

@@ -3,10 +3,11 @@
 import hashlib
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from hadamard_adapter.adapter.heads import fresh_parameters, is_added
+from hadamard_adapter.adapter.layers import HadamardLayer
 
 __all__ = ["HASHED", "fingerprint"]
 
@@ -31,6 +32,7 @@ def fingerprint(model: nn.Module) -> str:
         64
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base.model if isinstance(base, BaseTuner) else base
     prefix = getattr(base, "base_model_prefix", "")
     backbone = getattr(base, prefix, base) if prefix else base
     fresh = set(fresh_parameters(base) or ())
@@ -39,18 +41,20 @@ def fingerprint(model: nn.Module) -> str:
     for name, parameter in base.named_parameters():
         if not name.startswith(start) or name in fresh or is_added(base, name):
             continue
+        value = _own_value(base, name)
+        if value is None:
+            continue
         plain = name.removeprefix(start).replace(".base_layer.", ".").replace(".original_module.", ".")
         digest.update(f"{plain} {tuple(parameter.shape)}\n".encode())
-        digest.update(_sample(_own_value(base, name)).numpy().tobytes())
+        digest.update(_sample(value).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _own_value(model: nn.Module, name: str) -> torch.Tensor:
-    """The parameter as it is without merged adapters."""
+def _own_value(model: nn.Module, name: str) -> torch.Tensor | None:
+    """The parameter as it is without merged adapters; None for a bias that merging added."""
     owner_name, _, key = name.rpartition(".")
     layer = model.get_submodule(owner_name.removesuffix(".base_layer"))
-    value = layer.unmerged(key) if isinstance(layer, BaseTunerLayer) and hasattr(layer, "unmerged") else None
-    return model.get_parameter(name).detach() if value is None else value
+    return layer.unmerged(key) if isinstance(layer, HadamardLayer) else model.get_parameter(name).detach()
 
 
 @torch.no_grad()

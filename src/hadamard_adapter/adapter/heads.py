@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.freeze import FreezeMixin
-from hadamard_adapter.adapter.layers import by_group, rows_of
+from hadamard_adapter.adapter.rows import by_group, rows_of
 
 __all__ = ["HeadWrapper", "find_head", "fresh_parameters", "is_added", "uncovered_parameters", "wrap_head"]
 
@@ -70,7 +70,9 @@ def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in fresh if not any(name.startswith(head) for head in heads))
 
 
-def wrap_head(model: nn.Module, name: str, adapter_name: str, config: HadamardConfig, is_active: bool) -> None:
+def wrap_head(
+    model: nn.Module, name: str, adapter_name: str, config: HadamardConfig, is_active: bool
+) -> None:
     """Gives a head module its own copy for an adapter, wrapping it on first use."""
     target = model.get_submodule(name)
     if isinstance(target, ModulesToSaveWrapper):
@@ -117,6 +119,21 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
     def _get_name(self) -> str:
         return "ModulesToSaveWrapper"  # PEFT's messages, and who matches them, name the wrapper so
 
+    def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
+        """Returns which of the adapters to be set gives the head: the first one that has a copy, or None."""
+        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        return next((name for name in names if name in self.modules_to_save), None)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Makes the head of the first adapter that has one active; without one the base model's own."""
+        first = self.check_set_adapter(adapter_names)
+        super().set_adapter([] if first is None else [first], inference_mode=inference_mode)
+
+    def delete_adapter(self, adapter_name: str, new_active_adapters: list[str] | None) -> None:
+        """Deletes an adapter's copy, and makes the head of the first of the others active."""
+        first = self.check_set_adapter([n for n in new_active_adapters or () if n != adapter_name])
+        super().delete_adapter(adapter_name, None if first is None else [first])
+
     def _check_forward_args(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `rows_of` checks in `_mixed_batch_forward`."""
 
@@ -127,7 +144,8 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
 
     def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
         def call(part: Tensor, name: str) -> Tensor:
-            module = self.modules_to_save[name] if name in self.modules_to_save else self.original_module
+            has_copy = name in self.modules_to_save
+            module = self.modules_to_save[name] if has_copy else self.original_module
             return module(part, *args, **kwargs)
 
         return by_group(x, rows_of(x, adapter_names), call)
@@ -167,14 +185,18 @@ def _has_adapter(model: nn.Module) -> bool:
 
 
 def _trained_parameters(model: nn.Module) -> list[str]:
-    floating = {n: p.requires_grad for n, p in model.named_parameters() if p.is_floating_point()}
-    return [] if all(floating.values()) else [name for name, is_trained in floating.items() if is_trained]
+    """The parameters that train while the backbone is frozen: outside all layers, and fewer than half."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    layers = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    is_backbone_frozen = 2 * sum(sizes[name] for name in trained) < sum(sizes.values())
+    return trained if is_backbone_frozen and not any(name.startswith(layers) for name in trained) else []
 
 
 def _family_head(model: nn.Module, names: Sequence[str]) -> list[str]:
     rows = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", None), ())
-    ends = {end for row in rows for end in row.head}
-    return [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]
+    at_root = {name for row in rows for name in row.head}
+    return [name for name in names if name in at_root]
 
 
 def _cover(model: nn.Module, wanted: set[str]) -> list[str]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from hadamard_adapter.adapter.config import HadamardConfig
 
-__all__ = ["labels_of", "remember_labels", "switch_labels"]
+__all__ = ["adapter_labels", "labels_of", "remember_labels", "switch_labels"]
 
 
 def labels_of(model: nn.Module) -> dict[str, Any] | None:
@@ -15,6 +15,11 @@ def labels_of(model: nn.Module) -> dict[str, Any] | None:
     if not hasattr(model, "num_labels") or getattr(config, "id2label", None) is None:
         return None
     return {"id2label": dict(config.id2label), "problem_type": getattr(config, "problem_type", None)}
+
+
+def adapter_labels(config: HadamardConfig) -> dict[str, Any]:
+    """Returns the labels that an adapter's config holds, in the form of `labels_of`."""
+    return {"id2label": config.id2label, "problem_type": config.problem_type}
 
 
 def remember_labels(config: HadamardConfig, model: nn.Module) -> None:

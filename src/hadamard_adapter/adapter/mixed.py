@@ -5,26 +5,40 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hadamard_adapter.adapter.heads import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
 
-__all__ = ["mixed_batch"]
+__all__ = ["mixed_batch", "repeats_of"]
+
+INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "decoder_input_ids")
+
+
+def repeats_of(model: nn.Module, kwargs: dict[str, Any]) -> int:
+    """Returns how often `generate(**kwargs)` repeats each row of its input; 1 for a plain forward pass."""
+    given, own = kwargs.get("generation_config"), getattr(model, "generation_config", None)
+    sources = [kwargs, vars(given) if given else {}, vars(own) if own else {}]
+    names = ("num_beams", "num_return_sequences")
+    found = [next((s[name] for s in sources if s.get(name)), 1) for name in names]
+    return max(found)
 
 
 @contextmanager
-def mixed_batch(model: nn.Module, adapter_names: Sequence[str], known: Sequence[str]) -> Iterator[None]:
+def mixed_batch(
+    model: nn.Module, adapter_names: Sequence[str], known: Sequence[str], n_copies: int = 1
+) -> Iterator[None]:
     """Context in which the model's rows run with `adapter_names`, one a row; no hook outlives it.
 
     Args:
         model: The base model with adapters injected.
         adapter_names: One adapter a row of the batch; "__base__" for the base model with its own head.
         known: The adapters that exist.
+        n_copies: How often generation repeats each row (beams, returned sequences).
 
     Raises:
-        ValueError: The model is training, a name is unknown, or labels are passed (a loss over rows with
-            different label sets means nothing).
+        ValueError: The model is training, a name is unknown, there are more or fewer names than rows, or
+            labels are passed (a loss over rows with different label sets means nothing).
 
     Source: huggingface/peft src/peft/tuners/road/model.py, _enable_peft_forward_hooks.
     """
@@ -35,7 +49,8 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str], known: Sequence[
         raise ValueError(
             f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; there are {sorted(known)}"
         )
-    handles = [model.register_forward_pre_hook(_refuse_labels, with_kwargs=True)]
+    check = partial(_check_inputs, n_names=len(adapter_names), n_copies=n_copies)
+    handles = [model.register_forward_pre_hook(check, with_kwargs=True)]
     try:
         for module in model.modules():
             if isinstance(module, (HadamardLayer, HeadWrapper)):
@@ -47,13 +62,24 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str], known: Sequence[
             handle.remove()
 
 
-def _add_names(module: nn.Module, args: tuple, kwargs: dict[str, Any], adapter_names: list[str]) -> tuple:
+def _add_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str]
+) -> tuple[Any, ...]:
     return args, {**kwargs, "adapter_names": adapter_names}
 
 
-def _refuse_labels(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+def _check_inputs(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], n_names: int, n_copies: int
+) -> None:
+    candidates = [*args[:1], *(kwargs.get(name) for name in INPUTS)]
+    rows = next((value for value in candidates if isinstance(value, Tensor) and value.ndim > 0), None)
+    if rows is not None and len(rows) not in (n_names, n_names * n_copies):
+        raise ValueError(
+            "Length of `adapter_names` should be the same as the number of inputs, but got "
+            f"{n_names} and {len(rows)} respectively."
+        )
     if kwargs.get("labels") is not None:
         raise ValueError(
-            "labels cannot be passed with `adapter_names`: rows of a mixed batch may have different label sets; "
-            "compute the loss of each task from its own rows of the logits"
+            "labels cannot be passed with `adapter_names`: rows of a mixed batch may have different label "
+            "sets; compute the loss of each task from its own rows of the logits"
         )

@@ -1,8 +1,9 @@
 """HadamardModel: the tuner that PEFT runs, from injection to merging."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 
 from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.heads import HeadWrapper, uncovered_parameters, wrap_head
-from hadamard_adapter.adapter.labels import labels_of, remember_labels, switch_labels
-from hadamard_adapter.adapter.layers import HadamardLayer, HadamardProjection, is_norm, wrap_module
-from hadamard_adapter.adapter.mixed import mixed_batch
+from hadamard_adapter.adapter.labels import adapter_labels, labels_of, remember_labels, switch_labels
+from hadamard_adapter.adapter.layers import HadamardLayer
+from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of
+from hadamard_adapter.adapter.norm import is_norm
+from hadamard_adapter.adapter.projection import HadamardProjection
 from hadamard_adapter.adapter.refuse import refuse_unsupported
 from hadamard_adapter.adapter.resolve import bias_switches, matches, resolve, turn_on_biases
+from hadamard_adapter.adapter.undo import all_or_nothing
 from hadamard_adapter.adapter.weighted import add_weighted
+from hadamard_adapter.adapter.wrap import wrap_module
 from hadamard_adapter.errors import AdapterError, SettingsError
 
 __all__ = ["HadamardModel"]
@@ -38,7 +43,7 @@ class HadamardModel(BaseTuner):
 
     prefix = "hadamard_"
     tuner_layer_cls = HadamardLayer
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(self, peft_config: HadamardConfig, model_config: dict) -> HadamardConfig:
         return peft_config  # all in _prepare_model, which knows the model
@@ -47,9 +52,20 @@ class HadamardModel(BaseTuner):
         refuse_unsupported(model)
         resolve(peft_config, model)
         remember_labels(peft_config, model)
-        name = next(key for key, config in self.peft_config.items() if config is peft_config)
+        name = next(
+            key for key, config in self.peft_config.items() if config is peft_config
+        )  # see inject_adapter
         for head in peft_config.head_modules:
             wrap_head(model, head, name, peft_config, is_active=name in self.active_adapters)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Adds the layers and the head of an adapter; a config shared with another is copied."""
+        config = self.peft_config[adapter_name]
+        if any(other is config for name, other in self.peft_config.items() if name != adapter_name):
+            self.peft_config[adapter_name] = copy.deepcopy(config)
+        with all_or_nothing(model, adapter_name):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        next(self._layers()).linked_heads = list(self._heads())
 
     @staticmethod
     def _check_target_module_exists(config: HadamardConfig, key: str) -> object:
@@ -67,8 +83,9 @@ class HadamardModel(BaseTuner):
     ) -> None:
         if isinstance(parent, nn.MultiheadAttention):
             raise SettingsError(
-                f"{current_key}: expected a projection that is called, received a part of torch.nn.MultiheadAttention, "
-                "which reads its weights without calling it; choose other target_modules"
+                f"{current_key}: expected a projection that is called, received a part of "
+                "torch.nn.MultiheadAttention, which reads its weights without calling it; choose other "
+                "target_modules"
             )
         shift = config.train_shift
         has_shift = shift if isinstance(shift, bool) else bool(matches(config, current_key, shift))
@@ -87,7 +104,9 @@ class HadamardModel(BaseTuner):
                 new.requires_grad_(False)
             self._replace_module(parent, target_name, new, target)
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
         if isinstance(child, HeadWrapper):  # PEFT would look for a weight, which a whole head does not have
             setattr(parent, child_name, new_module)
         else:
@@ -98,6 +117,9 @@ class HadamardModel(BaseTuner):
 
     def _layers(self) -> Iterator[HadamardLayer]:
         return (module for module in self.model.modules() if isinstance(module, HadamardLayer))
+
+    def _heads(self) -> Iterator[HeadWrapper]:
+        return (module for module in self.model.modules() if isinstance(module, HeadWrapper))
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Offsets are made in float32; without autocast they take their base layer's dtype."""
@@ -121,38 +143,37 @@ class HadamardModel(BaseTuner):
         if missing:
             raise ValueError(f"Adapter {missing[0]} not found; there are {sorted(self.peft_config)}")
         self._keep_problem_type()
+        frozen_adapters = {name for name, config in self.peft_config.items() if config.freeze_adapter}
+        frozen_heads = {name for name, config in self.peft_config.items() if config.freeze_head}
         for module in self.model.modules():
-            for name, config in self.peft_config.items():
-                if isinstance(module, HadamardLayer):
-                    module.freeze_adapter(name, config.freeze_adapter)
-                elif isinstance(module, HeadWrapper):
-                    module.freeze_adapter(name, config.freeze_head)
+            if isinstance(module, HadamardLayer):
+                module.set_frozen(frozen_adapters)
+            elif isinstance(module, HeadWrapper):
+                module.set_frozen(frozen_heads)
         super().set_adapter(adapter_name, inference_mode=inference_mode)
-        self._show_labels(is_enabled=True)
+        self._show_labels(self.active_adapters)
 
     def disable_adapter_layers(self) -> None:
         """Disables all adapters: the outputs, the head and the labels are the base model's."""
         self._keep_problem_type()
         super().disable_adapter_layers()
-        self._show_labels(is_enabled=False)
+        self._show_labels([])
 
     def enable_adapter_layers(self) -> None:
         """Enables the active adapters again; what was trainable before is, and nothing else."""
         super().enable_adapter_layers()
-        self._show_labels(is_enabled=True)
+        self._show_labels(self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Deletes an adapter with its head and labels."""
         super().delete_adapter(adapter_name)
-        self._show_labels(is_enabled=True)
+        self._show_labels(self.active_adapters)
 
-    def _show_labels(self, is_enabled: bool) -> None:
-        names = [name for name in self.active_adapters if name in self.peft_config]
-        if is_enabled and names:
-            config = self.peft_config[names[0]]
-            switch_labels({"id2label": config.id2label, "problem_type": config.problem_type}, self.model)
-        else:
-            switch_labels(self._base_labels, self.model)
+    def _show_labels(self, adapter_names: Sequence[str]) -> None:
+        """Gives the model the labels of the first of these adapters, or its own where there is none."""
+        configs = [self.peft_config[name] for name in adapter_names if name in self.peft_config]
+        own = self._base_labels
+        switch_labels(own if not configs else adapter_labels(configs[0]), self.model)
 
     def _keep_problem_type(self) -> None:
         """transformers settles the problem type at the first loss; the adapter that was active keeps it."""
@@ -169,13 +190,13 @@ class HadamardModel(BaseTuner):
             ValueError: With safe_merge, if a merged tensor is not finite. Either leaves the model as it was.
         """
         self._check_shifts(adapter_names)
-        merged_before = [layer for layer in self._layers() if layer.merged]
+        merged_before = [(layer, list(layer.merged_adapters)) for layer in self._layers()]
         try:
             super().merge_adapter(adapter_names, safe_merge=safe_merge)
         except Exception:
-            for layer in self._layers():
-                if layer.merged and layer not in merged_before:
-                    layer.unmerge()
+            for layer, names in merged_before:
+                if layer.merged_adapters != names:
+                    layer.restore(names)
             raise
 
     def _unload_and_optionally_merge(
@@ -186,10 +207,18 @@ class HadamardModel(BaseTuner):
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
         if merge:
-            wanted = set(self.active_adapters if adapter_names is None else adapter_names)
-            if any(wanted - set(layer.merged_adapters) for layer in self._layers()):
+            names = list(self.active_adapters if adapter_names is None else adapter_names)
+            if any(set(names) - set(layer.merged_adapters) for layer in self._layers()):
                 self.merge_adapter(adapter_names, safe_merge=safe_merge)
             turn_on_biases(self.model, self._switches_used())
+            self._show_labels(names)
+        else:
+            names = []
+            for layer in self._layers():
+                layer.restore([])
+            self._show_labels(names)
+        for head in self._heads():
+            head.set_adapter(names)  # PEFT unloads the active copy, or without one the original
         return super()._unload_and_optionally_merge(False, progressbar, safe_merge, adapter_names)
 
     def _projections(self) -> Iterator[tuple[str, HadamardProjection]]:
@@ -203,8 +232,9 @@ class HadamardModel(BaseTuner):
         lost = [key for key, m in self._projections() if m.has_lost_shift(names) and key not in switches]
         if lost:
             raise AdapterError(
-                f"cannot merge: {lost[0]} and {len(lost) - 1} more have no bias to carry the trained shift, and the "
-                "model's config has no switch for one; keep the adapter unmerged, or train with train_shift=False"
+                f"cannot merge: {lost[0]} and {len(lost) - 1} more have no bias to carry the trained shift, "
+                "and the model's config has no switch for one; keep the adapter unmerged, or train with "
+                "train_shift=False"
             )
 
     def _switches_used(self) -> set[str]:
@@ -223,7 +253,7 @@ class HadamardModel(BaseTuner):
         if names is None:
             yield
             return
-        with mixed_batch(self.model, names, list(self.peft_config)):
+        with mixed_batch(self.model, names, list(self.peft_config), repeats_of(self.model, kwargs)):
             yield
 
     @classmethod
@@ -239,7 +269,7 @@ class HadamardModel(BaseTuner):
         lost = uncovered_parameters(model)
         if lost:
             raise AdapterError(
-                f"cannot save: the checkpoint lacks {lost[0]!r} (and {len(lost) - 1} more) and no saved module covers "
-                "it, so a reload would lose it; name its module in modules_to_save"
+                f"cannot save: the checkpoint lacks {lost[0]!r} (and {len(lost) - 1} more) and no saved "
+                "module covers it, so a reload would lose it; name its module in modules_to_save"
             )
         return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)

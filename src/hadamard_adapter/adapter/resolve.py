@@ -9,21 +9,24 @@ from types import SimpleNamespace
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from hadamard_adapter.adapter.config import SITES, HadamardConfig
-from hadamard_adapter.adapter.families import SiteModules, find_sites, shift_can_merge
-from hadamard_adapter.adapter.heads import find_head
-from hadamard_adapter.adapter.layers import is_norm
+from hadamard_adapter.adapter.families import FAMILIES, SiteModules, find_sites, shift_can_merge
+from hadamard_adapter.adapter.heads import find_head, is_added
+from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["bias_switches", "matches", "resolve", "turn_on_biases"]
+
+ALL_LINEAR = "all-linear"  # PEFT's shorthand
 
 
 def resolve(config: HadamardConfig, model: nn.Module) -> None:
     """Fills in, in place as PEFT's tuners do, what `config` leaves open.
 
-    Projections and norms become one regular expression over full names, the shift the names of the projections
-    that get one, the head its modules. A resolved config (one that was saved) is left as it is.
+    Projections and norms become one regular expression over full names, the shift the names of the
+    projections that get one, the head its modules. A resolved config (one that was saved) is left as it is.
 
     Raises:
         SettingsError: The model's family is unknown and `target_modules` is None, or the layers named do not
@@ -37,14 +40,14 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
         config.target_modules = _pattern([site.projection for site in sites])
         if config.norm_modules is None:
             config.norm_modules = _pattern([site.norm for site in sites if site.norm])
-    elif isinstance(config.target_modules, str) and config.layers_to_transform is not None:
-        raise SettingsError(
-            "layers_to_transform: cannot be used together with target_modules as a regular expression "
-            f"({config.target_modules!r}); name the layers in the expression"
-        )
+    else:
+        _check_layers(config, model)
+        if config.target_modules == ALL_LINEAR:
+            config.target_modules = _pattern(_linear_modules(model))
     config.norm_modules = [] if config.norm_modules is None else config.norm_modules
     config.train_shift = _resolved_shift(config, model)
-    config.head_modules = list(find_head(model, config.modules_to_save or ()))
+    if config.head_modules is None:
+        config.head_modules = list(find_head(model, config.modules_to_save or ()))
 
 
 def matches(config: HadamardConfig, key: str, names: Sequence[str] | str | None) -> object:
@@ -80,7 +83,7 @@ def bias_switches(model: nn.Module) -> dict[str, str]:
 
 
 def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
-    """Sets the config's bias switches, and gives zeros to every bias that the switched model has and this one lacks.
+    """Sets the config's bias switches, and adds zeros for every bias that the model now should have.
 
     So a merged shift survives `save_pretrained` and a plain `from_pretrained`.
     """
@@ -101,6 +104,34 @@ def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
             owner.bias = nn.Parameter(zeros, requires_grad=False)
 
 
+def _linear_modules(model: nn.Module) -> list[str]:
+    """All linear projections but the language model's head; `matches` leaves out other heads."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found = []
+    for name, module in model.named_modules():
+        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(base, (nn.Linear, Conv1D)) and module is not output and not is_added(model, name):
+            found.append(name.replace(".base_layer", ""))
+    return list(dict.fromkeys(found))
+
+
+def _check_layers(config: HadamardConfig, model: nn.Module) -> None:
+    """Refuses layers that the caller's own `target_modules` cannot be restricted to."""
+    if config.layers_to_transform is None:
+        return
+    if isinstance(config.target_modules, str):
+        raise SettingsError(
+            "layers_to_transform: cannot be used together with target_modules as a regular expression "
+            f"({config.target_modules!r}); name the layers in the expression"
+        )
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if any(row.is_shared for row in FAMILIES.get(model_type, ())):
+        raise SettingsError(
+            f"the layers of {model_type!r} share their weights: expected layers_to_transform=None, received "
+            f"{config.layers_to_transform!r}"
+        )
+
+
 def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | list[str]:
     """True or False where it is the same for all projections, else the names of those that get a shift."""
     if config.train_shift is False or not isinstance(config.train_shift, (bool, type(None))):
@@ -111,8 +142,8 @@ def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | list[str
     if config.train_shift is True:
         if len(carried) < len(projections):
             warnings.warn(
-                f"train_shift=True: {len(projections) - len(carried)} of {len(projections)} projections have no bias "
-                "and the config has no switch for one, so this adapter cannot be merged",
+                f"train_shift=True: {len(projections) - len(carried)} of {len(projections)} projections have "
+                "no bias and the config has no switch for one, so this adapter cannot be merged",
                 stacklevel=2,
             )
         return True
@@ -129,7 +160,7 @@ def _is_projection(config: HadamardConfig, name: str, module: nn.Module) -> bool
 
 
 def _pattern(names: Sequence[str]) -> str | list[str]:
-    """One regular expression for all names; those that differ only in the layer's index share one alternative."""
+    """One regular expression for all names; those that differ only in the layer's index share a part."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for name in names:
         layer = re.search(r"(?<=\.)\d+(?=\.)", name)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
-from torch import nn
 
 from hadamard_adapter.adapter.heads import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
@@ -29,7 +28,8 @@ def add_weighted(
             where all have the same labels.
 
     Raises:
-        AdapterError: A name is unknown or taken, positions differ, or heads differ and `head` is None.
+        AdapterError: A name is unknown or taken, the adapters are not at the same places, or `head` is None
+            and labels differ or the weights add up to 0.
     """
     _check(tuner, adapters, weights, adapter_name, head)
     first = tuner.peft_config[head or adapters[0]]
@@ -57,11 +57,15 @@ def _check(
     if adapter_name in tuner.peft_config:
         raise AdapterError(f"there is already an adapter named {adapter_name!r}; choose another name")
     configs = [tuner.peft_config[name] for name in adapters]
-    for field in ("position", "target_modules", "norm_modules"):
+    for field in ("position", "target_modules", "norm_modules", "train_scale", "train_shift"):
         if len({str(getattr(config, field)) for config in configs}) > 1:
             raise AdapterError(
                 f"adapters differ in {field}, so their offsets do not add; received {list(adapters)}"
             )
+    if head is None and sum(weights) == 0:
+        raise AdapterError(
+            f"weights {list(weights)} add up to 0, so heads have no mean: head={adapters[0]!r}"
+        )
     if head is None and len({str(config.id2label) for config in configs}) > 1:
         raise AdapterError(
             f"adapters {list(adapters)} have different labels; name one of them: head={adapters[0]!r}"
@@ -80,11 +84,13 @@ def _sum_offsets(layer: HadamardLayer, adapters: Sequence[str], weights: Sequenc
 def _mean_heads(
     wrapper: HeadWrapper, adapters: Sequence[str], weights: Sequence[float], new: str, head: str | None
 ) -> None:
-    names, shares = ([head], [1.0]) if head else (list(adapters), [w / sum(weights) for w in weights])
-    copies = [wrapper.modules_to_save[name] for name in names if name in wrapper.modules_to_save]
+    pairs = [(head, 1.0)] if head else list(zip(adapters, weights, strict=True))
+    copies = [(wrapper.modules_to_save[name], w) for name, w in pairs if name in wrapper.modules_to_save]
     if not copies:
         return
-    mean: nn.Module = copy.deepcopy(copies[0]).requires_grad_(False)
+    mean = copy.deepcopy(copies[0][0]).requires_grad_(False)
+    total = sum(weight for _, weight in copies)
     for name, parameter in mean.named_parameters():
-        parameter.copy_(sum(s * c.get_parameter(name) for s, c in zip(shares, copies, strict=True)))
+        terms = [copied.get_parameter(name) * (weight / total) for copied, weight in copies]
+        parameter.copy_(torch.stack(terms).sum(0))
     wrapper.modules_to_save[new] = mean

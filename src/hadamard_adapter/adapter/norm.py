@@ -1,0 +1,88 @@
+"""The layer around a norm: offsets of its weight and of its bias."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hadamard_adapter.adapter.config import HadamardConfig
+from hadamard_adapter.adapter.layers import HadamardLayer
+from hadamard_adapter.adapter.rows import by_group
+
+__all__ = ["HadamardNorm", "is_norm"]
+
+
+class HadamardNorm(HadamardLayer, nn.Module):
+    """A norm whose weight and bias carry offsets: γ' = γ + δγ, β' = β + δβ (δβ only where there is a β).
+
+    The norm's own code runs on the changed tensors, so LayerNorm, RMSNorm and Gemma's 1 + w need no names.
+    A norm in half precision runs in float32 and is rounded once.
+    """
+
+    adapter_layer_names = ("hadamard_norm_weight", "hadamard_norm_bias")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: HadamardConfig) -> None:
+        super().__init__()
+        self._start(base_layer, adapter_name)
+        self.hadamard_norm_weight = nn.ParameterDict()
+        self.hadamard_norm_bias = nn.ParameterDict()
+        self.in_features = self.out_features = self.get_base_layer().weight.numel()
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: HadamardConfig) -> None:
+        """Adds an adapter to this norm, at the identity unless `config.init_weights` is False."""
+        base = self.get_base_layer()
+        self._add(self.hadamard_norm_weight, adapter_name, base.weight, config.init_weights)
+        if getattr(base, "bias", None) is not None:
+            self._add(self.hadamard_norm_bias, adapter_name, base.bias, config.init_weights)
+        self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        offsets = {
+            "weight": self._sum(self.hadamard_norm_weight, names),
+            "bias": self._sum(self.hadamard_norm_bias, names),
+        }
+        base = {name: self.unmerged(name) for name in offsets}
+        return {
+            name: base[name].to(torch.promote_types(base[name].dtype, torch.float32)) + offset
+            for name, offset in offsets.items()
+            if offset is not None
+        }
+
+    def _call(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        tensors = self._tensors(names)
+        if not tensors:
+            return self.base_layer(x, *args, **kwargs)
+        base = self.base_layer
+        if type(base) is nn.LayerNorm:
+            bias = tensors.get("bias", base.bias)
+            wide = tensors["weight"].dtype
+            y = nn.functional.layer_norm(x.to(wide), base.normalized_shape, tensors["weight"], bias, base.eps)
+            return y.to(x.dtype)
+        wide = torch.promote_types(x.dtype, tensors["weight"].dtype)
+        return torch.func.functional_call(base, tensors, (x.to(wide), *args), kwargs).to(x.dtype)
+
+    def _forward_active(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._call(x, self.active_adapters, *args, **kwargs)
+
+    def _forward_mixed(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        def call(part: Tensor, name: str) -> Tensor:
+            return self._call(part, [] if name == "__base__" else [name], *args, **kwargs)
+
+        return by_group(x, names, call)
+
+    def folded(self, adapter_names: Sequence[str]) -> dict[str, Tensor | None]:
+        """Returns {"weight": γ', "bias": β'} (β' only where there is a β)."""
+        dtype = self.unmerged("weight").dtype
+        return {name: tensor.detach().to(dtype) for name, tensor in self._tensors(adapter_names).items()}
+
+    def __repr__(self) -> str:
+        return "hadamard." + super().__repr__()
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm by its shape: a weight with one axis."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 1

@@ -1,0 +1,35 @@
+"""Chooses the layer that adapts a module, or says why none can."""
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from hadamard_adapter.adapter.config import HadamardConfig
+from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
+from hadamard_adapter.adapter.projection import PROJECTIONS, HadamardProjection
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["wrap_module"]
+
+
+def wrap_module(target: nn.Module, name: str, adapter_name: str, config: HadamardConfig, has_shift: bool):
+    """Returns the adapter layer around `target`.
+
+    Raises:
+        SettingsError: The module is of a kind that cannot be adapted.
+    """
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    weight = getattr(base, "weight", None)
+    if isinstance(weight, Tensor) and not weight.is_floating_point():
+        raise SettingsError(
+            f"{name}: expected floating point weights, received {weight.dtype}; quantised bases are not "
+            "supported yet, load the model without quantisation"
+        )
+    if is_norm(base):
+        return HadamardNorm(target, adapter_name, config)
+    if isinstance(base, tuple(PROJECTIONS)):
+        return HadamardProjection(target, adapter_name, config, has_shift)
+    known = ", ".join(kind.__name__ for kind in PROJECTIONS)
+    raise SettingsError(
+        f"{name}: expected one of {known} or a norm (a module with a weight of one axis), received "
+        f"{type(base).__name__}; choose other target_modules"
+    )

@@ -1,0 +1,61 @@
+"""What is not supported is refused in one clear line, and the model stays as it was."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from adapter_help import assert_same_bits, copy_state
+from hadamard_adapter import HadamardConfig
+from hadamard_adapter.errors import HadamardError, SettingsError
+from models import tiny_model
+
+
+def assert_refused(model: nn.Module, config: HadamardConfig, message: str) -> None:
+    before = copy_state(model)
+    with pytest.raises(SettingsError, match=message) as caught:
+        get_peft_model(model, config)
+    assert isinstance(caught.value, (HadamardError, ValueError)) and "\n" not in str(caught.value)
+    assert_same_bits(model.state_dict(), before)
+
+
+def test_quantised_bases_are_refused():
+    model = tiny_model("bert")
+    model.config.quantization_config = {"load_in_8bit": True}
+    assert_refused(model, HadamardConfig(), "quantised")
+
+
+def test_integer_weights_are_refused():
+    model = nn.Sequential(nn.Linear(3, 3))
+    model[0].weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int8), requires_grad=False)
+    assert_refused(model, HadamardConfig(target_modules=["0"]), "floating point")
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharded_training_is_refused(variable, monkeypatch):
+    monkeypatch.setenv(variable, "true")
+    assert_refused(tiny_model("bert"), HadamardConfig(), "not supported yet")
+
+
+def test_multihead_attention_is_refused_because_its_projection_is_never_called():
+    model = nn.TransformerEncoderLayer(8, 2)
+    assert_refused(model, HadamardConfig(target_modules=["self_attn.out_proj"]), "MultiheadAttention")
+
+
+def test_modules_of_other_kinds_are_refused_by_name():
+    config = HadamardConfig(target_modules=["word_embeddings"])
+    assert_refused(tiny_model("bert"), config, r"word_embeddings.*Embedding")
+
+
+@pytest.mark.parametrize("switch", ["layerdrop", "encoder_layerdrop", "decoder_layerdrop"])
+def test_dropped_layers_are_refused_for_several_processes_only(switch, monkeypatch):
+    name = "opt" if switch == "layerdrop" else "bart"
+    get_peft_model(tiny_model(name, **{switch: 0.1}), HadamardConfig())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    get_peft_model(tiny_model(name), HadamardConfig())
+    assert_refused(tiny_model(name, **{switch: 0.1}), HadamardConfig(), switch)
+
+
+def test_a_convolution_is_not_adapted_at_its_input():
+    config = HadamardConfig(target_modules=["0"], position="input")
+    assert_refused(nn.Sequential(nn.Conv2d(3, 4, 3)), config, "convolution")
