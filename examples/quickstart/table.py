@@ -113,7 +113,9 @@ def adapter_row(
 def merged_row(folder: Path, texts: list[str], hadamard: Row, seconds: float) -> tuple[Row, np.ndarray]:
     """The row of the merged model, run as a plain transformers pipeline, and its probabilities (b, l)."""
     from transformers import pipeline
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     classify = pipeline(
         "text-classification", str(folder), top_k=None, batch_size=BATCH_SIZE, truncation=True
     )
