@@ -62,7 +62,12 @@ def test_every_setting_of_a_run_is_an_option() -> None:
 def test_tune_says_what_it_does_and_leaves_standard_output_alone() -> None:
     told = tuned().told
     assert (told.code, told.out) == (0, "")
-    for words in ("single-label classification", "preset wide", "adapter: epoch 6", "next     hadamard eval"):
+    for words in (
+        "single-label classification",
+        "preset wide",
+        "epoch 6, dev accuracy",
+        "next     hadamard eval",
+    ):
         assert words in told.err
     assert "trained  512 parameters of the adapter" in told.err
 

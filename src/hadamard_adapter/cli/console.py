@@ -42,7 +42,7 @@ class StageBars:
         self.console = console
         self.bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(compact=True),
@@ -77,11 +77,12 @@ class StageBars:
             self.console.print(f"{self.name}: {step}/{self.n_steps} {note}")
 
     def epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Show the scores on dev beside the loss."""
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self.score = f"  dev {shown}"
+        """Show the score that chooses the epoch beside the loss, or all scores in a line."""
+        chosen_by = next(iter(scores.values()))
+        self.score = f"  dev {chosen_by:.3f}"
         if self.bars.disable:
-            self.console.print(f"{self.name}: epoch {epoch}{self.score}")
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            self.console.print(f"{self.name}: epoch {epoch}, dev {shown}")
 
     def end(self) -> None:
         """Leave the bar as it stands."""

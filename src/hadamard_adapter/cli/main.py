@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from hadamard_adapter import __version__
 from hadamard_adapter.cli.eval import eval_command
@@ -61,6 +62,9 @@ for _command in (tune_command, eval_command, predict_command, merge_command, ins
 
 def main() -> None:
     """Run the command line of this process and leave with its exit code."""
+    completion = os.environ.get("_HADAMARD_COMPLETE")
+    if completion:
+        sys.exit(shell_complete(hadamard, {}, "hadamard", "_HADAMARD_COMPLETE", completion))
     sys.exit(run(sys.argv[1:]))
 
 

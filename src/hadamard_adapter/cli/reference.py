@@ -39,6 +39,9 @@ output = "adapter"
 layers = [0, 1, 2]
 lr = 0.003
 ```
+
+Several processes share a run by `accelerate launch --num_processes 2 -m hadamard_adapter.cli tune ...`. Bash
+completes words after `eval "$(_HADAMARD_COMPLETE=bash_source hadamard)"` (likewise zsh, fish).
 """
 
 
