@@ -60,7 +60,8 @@ def randomize(model: nn.Module, adapter: str, seed: int) -> None:
 def add_random_adapter(model: PeftModel, adapter: str, seed: int, n_labels: int = 3, **settings: Any) -> None:
     """Adds an adapter with random offsets and a random head of `n_labels` outputs (the model has 3)."""
     model.add_adapter(adapter, HadamardConfig(task_type="SEQ_CLS", **({"sites": BOTH} | settings)))
-    model.peft_config[adapter].id2label = {index: f"{adapter}-{index}" for index in range(n_labels)}
+    if n_labels != 3:
+        model.peft_config[adapter].id2label = {index: f"{adapter}-{index}" for index in range(n_labels)}
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, value in added(model, adapter).items():

@@ -8,11 +8,14 @@ from hadamard_adapter.adapter.config import HadamardConfig
 
 __all__ = ["adapter_labels", "labels_of", "remember_labels", "switch_labels"]
 
+CLASSIFIERS_HAVE = ("num_labels", "classification_head")  # the second one: BART, T5
+
 
 def labels_of(model: nn.Module) -> dict[str, Any] | None:
     """Returns the labels that a classification model has now; None for other models."""
     config = getattr(model, "config", None)
-    if not hasattr(model, "num_labels") or getattr(config, "id2label", None) is None:
+    is_classifier = any(hasattr(model, name) for name in CLASSIFIERS_HAVE)
+    if not is_classifier or getattr(config, "id2label", None) is None:
         return None
     return {"id2label": dict(config.id2label), "problem_type": getattr(config, "problem_type", None)}
 
@@ -40,4 +43,5 @@ def switch_labels(labels: dict[str, Any] | None, model: nn.Module) -> None:
     model.config.id2label = dict(labels["id2label"])
     model.config.label2id = {label: index for index, label in labels["id2label"].items()}
     model.config.problem_type = labels["problem_type"]
-    model.num_labels = len(labels["id2label"])
+    if hasattr(model, "num_labels"):
+        model.num_labels = len(labels["id2label"])

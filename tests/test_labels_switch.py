@@ -1,0 +1,130 @@
+"""Labels belong to the adapter: names, number and problem type switch with it, and come back."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from adapter_help import added, logits, randomize
+from hadamard_adapter import HadamardConfig
+from models import tiny_inputs, tiny_model
+
+NAMES = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "bart", "t5", "gpt2", "llama")
+TASKS = {
+    "topic": ({0: "sport", 1: "art", 2: "law", 3: "food"}, "single_label_classification"),
+    "tags": ({0: "new", 1: "long", 2: "odd", 3: "big", 4: "red"}, "multi_label_classification"),
+    "score": ({0: "score"}, "regression"),
+}
+
+
+def save_task(name: str, task: str, folder, seed: int) -> torch.Tensor:
+    id2label, problem_type = TASKS[task]
+    base = tiny_model(name, num_labels=len(id2label))
+    base.config.id2label = id2label
+    base.config.problem_type = problem_type
+    model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS")).eval()
+    randomize(model, "default", seed)
+    model.save_pretrained(folder)
+    return logits(model, tiny_inputs(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_with_different_numbers_of_labels_load_side_by_side(name, tmp_path):
+    expected = {task: save_task(name, task, tmp_path / task, seed) for seed, task in enumerate(TASKS)}
+    base, inputs = tiny_model(name), tiny_inputs(name)
+    own_logits, own_labels = logits(base, inputs), dict(base.config.id2label)
+    model = PeftModel.from_pretrained(base, tmp_path / "topic", adapter_name="topic")
+    for task in ("tags", "score"):
+        model.load_adapter(tmp_path / task, adapter_name=task)
+    model.eval()
+    for task in ("score", "topic", "tags", "topic"):
+        model.set_adapter(task)
+        assert torch.equal(logits(model, inputs), expected[task])
+        assert (model.config.id2label, model.config.problem_type) == TASKS[task]
+        assert model.config.label2id == {label: index for index, label in TASKS[task][0].items()}
+        assert model.config.num_labels == len(TASKS[task][0])
+        assert getattr(model.get_base_model(), "num_labels", len(TASKS[task][0])) == len(TASKS[task][0])
+    with model.disable_adapter():
+        assert torch.equal(logits(model, inputs), own_logits)
+        assert model.config.id2label == own_labels
+        assert getattr(model.get_base_model(), "num_labels", 3) == 3
+        assert model.config.problem_type is None
+    assert model.config.id2label == TASKS["topic"][0]
+    model.delete_adapter("topic")
+    assert model.config.id2label == TASKS[model.active_adapters[0]][0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_right_after_a_switch_is_that_of_the_adapter(name, tmp_path):
+    labels = {
+        "topic": torch.tensor([3, 1, 0, 2]),
+        "tags": torch.ones(4, 5),
+        "score": torch.tensor([0.1, 0.2, 0.3, 0.4]),
+    }
+    losses = {
+        "topic": torch.nn.functional.cross_entropy,
+        "tags": torch.nn.functional.binary_cross_entropy_with_logits,
+        "score": lambda logits, target: torch.nn.functional.mse_loss(logits.squeeze(-1), target),
+    }
+    inputs = tiny_inputs(name)
+    if name in ("bart", "t5"):  # one of the problem types is not in their code
+        del labels["score"]
+    model = None
+    for seed, task in enumerate(TASKS):
+        save_task(name, task, tmp_path / task, seed)
+        if model is None:
+            model = PeftModel.from_pretrained(tiny_model(name), tmp_path / task, adapter_name=task)
+        else:
+            model.load_adapter(tmp_path / task, adapter_name=task)
+    model.eval()
+    for task in (*labels, *reversed(labels)):
+        model.set_adapter(task)
+        output = model(**inputs, labels=labels[task])
+        torch.testing.assert_close(output.loss, losses[task](output.logits, labels[task]))
+
+
+def test_a_problem_type_settled_by_the_first_loss_stays_with_its_adapter():
+    model, inputs = (
+        get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS")),
+        tiny_inputs("bert"),
+    )
+    model.add_adapter("tags", HadamardConfig(task_type="SEQ_CLS"))
+    model(**inputs, labels=torch.tensor([0, 1, 2, 0]))
+    assert model.config.problem_type == "single_label_classification"
+    model.set_adapter("tags")
+    assert model.config.problem_type is None
+    model(**inputs, labels=torch.ones(4, 3))
+    assert model.config.problem_type == "multi_label_classification"
+    model.set_adapter("default")
+    assert model.config.problem_type == "single_label_classification"
+    with model.disable_adapter():
+        assert model.config.problem_type is None
+
+
+def test_labels_of_the_config_win_over_those_of_the_model():
+    id2label = {0: "no", 1: "yes", 2: "maybe"}
+    config = HadamardConfig(
+        task_type="SEQ_CLS", id2label=id2label, problem_type="single_label_classification"
+    )
+    model = get_peft_model(tiny_model("bert"), config)
+    assert model.config.id2label == id2label
+    assert model.config.problem_type == "single_label_classification"
+
+
+@pytest.mark.parametrize("task", ["headless", "causal-lm"])
+def test_models_without_labels_are_left_alone(task):
+    model = tiny_model("gpt2", task)
+    before = dict(model.config.id2label)
+    get_peft_model(model, HadamardConfig(id2label={0: "a"}))
+    assert model.config.id2label == before
+
+
+def test_the_copies_of_heads_keep_their_own_number_of_labels_in_a_fresh_load(tmp_path):
+    save_task("bert", "tags", tmp_path, 1)
+    for is_empty_first in (False, True):
+        model = PeftModel.from_pretrained(tiny_model("bert"), tmp_path, low_cpu_mem_usage=is_empty_first)
+        head = next(
+            p
+            for key, p in added(model, "default").items()
+            if key.endswith("classifier.bias") or key.endswith("modules_to_save.default.bias")
+        )
+        assert head.shape == (5,)
