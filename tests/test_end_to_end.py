@@ -2,18 +2,22 @@
 
 import csv
 import multiprocessing
+import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hadamard_adapter.tuning import TuneSettings, load, merge, resume, tune
-from tuning_help import adapter_sha256, silent
+from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 OPENINGS = ("I think that", "My friends say", "After two hours", "In the end", "Frankly,", "To my surprise")
 SUBJECTS = ("the film", "this meal", "the hotel", "the new phone", "the concert", "her last book")
@@ -87,3 +91,37 @@ def test_the_card_of_a_result_runs(preset: Any, minilm: Path, tmp_path: Path, mo
     assert len(blocks) == 2
     for block in blocks:
         exec(block.split("```")[0], {})
+
+
+def test_two_processes_are_one_of_twice_the_batch_and_only_one_publishes(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model")
+    train, dev = write_rows(tmp_path / "train.csv", 48), write_rows(tmp_path / "dev.csv", 32, seed=1)
+    tiny_tune(tmp_path / "model", tmp_path / "one", train, dev=str(dev), batch_size=8)
+    script = f"""
+from pathlib import Path
+from tuning_help import tiny_tune
+place = Path({str(tmp_path)!r})
+train, dev = place / "train.csv", str(place / "dev.csv")
+result = tiny_tune(place / "model", place / "two", train, dev=dev, batch_size=4)
+assert result.metrics["dev"]
+"""
+    (tmp_path / "script.py").write_text(script)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "script.py",
+    ]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=name)
+    assert not resume.partial_of(tmp_path / "two").exists()

@@ -171,7 +171,7 @@ def collator(tokenizer: Any, problem_type: str) -> Callable[[list[dict[str, Any]
 
 
 def _position_offset(model: Any) -> int:
-    """Number of positions that no token takes: the padding index and those below it, if positions have one."""
+    """Number of positions that no token takes: those up to the padding index, where positions have one."""
     offsets = [
         module.padding_idx + 1
         for name, module in model.named_modules()

@@ -64,7 +64,9 @@ def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | 
 
     Stage 1 trains the head on the frozen model. Stage 2 starts from its best epoch, freezes the head (or
     keeps training it, as the preset says) and trains scale, shift and norm. Killed at any moment, the same
-    call continues and ends at the same adapter, bit for bit.
+    call continues and ends at the same adapter, bit for bit. Several processes (`torchrun --nproc_per_node 2
+    ...` or `accelerate launch --multi_gpu ...`; on CPUs with ACCELERATE_USE_CPU=true) share each step: n of
+    them with batch b / n are one with batch b.
 
     Args:
         settings: see `TuneSettings`.

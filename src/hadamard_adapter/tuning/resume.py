@@ -248,7 +248,8 @@ def _is_out_of_space(error: BaseException | None, partial: Path) -> bool:
             return True
         if "No space left on device" in str(error):
             return True
-        if "PytorchStreamWriter" in str(error) and shutil.disk_usage(partial).free < 1 << 22:
+        is_torch_writer = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+        if is_torch_writer and shutil.disk_usage(partial).free < 1 << 22:
             return True
         error = error.__cause__ or error.__context__
     return False
