@@ -6,7 +6,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from hadamard_adapter.adapter.heads import fresh_parameters, is_added
+from hadamard_adapter.adapter.heads import fresh_parameters, own_parameters
 from hadamard_adapter.adapter.layers import HadamardLayer
 
 __all__ = ["HASHED", "fingerprint"]
@@ -38,8 +38,8 @@ def fingerprint(model: nn.Module) -> str:
     fresh = set(fresh_parameters(base) or ())
     start = next((f"{name}." for name, module in base.named_modules() if module is backbone and name), "")
     digest = hashlib.sha256()
-    for name, parameter in base.named_parameters():
-        if not name.startswith(start) or name in fresh or is_added(base, name):
+    for name, parameter in own_parameters(base).items():
+        if not name.startswith(start) or name in fresh:
             continue
         value = _own_value(base, name)
         if value is None:

@@ -1,7 +1,7 @@
 """The head: every parameter that the checkpoint lacks or that training changed, found and never lost."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,15 @@ from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.freeze import FreezeMixin
 from hadamard_adapter.adapter.rows import by_group, rows_of
 
-__all__ = ["HeadWrapper", "find_head", "fresh_parameters", "is_added", "uncovered_parameters", "wrap_head"]
+__all__ = [
+    "HeadWrapper",
+    "find_head",
+    "fresh_parameters",
+    "own_modules",
+    "own_parameters",
+    "uncovered_parameters",
+    "wrap_head",
+]
 
 logger = logging.getLogger(__name__)
 LOADED = "_is_hf_initialized"  # transformers marks each parameter that came from the checkpoint
@@ -26,7 +34,7 @@ def fresh_parameters(model: nn.Module) -> tuple[str, ...] | None:
 
     transformers marks what it loaded. The mark is lost by deepcopy and absent after from_config.
     """
-    own = {name: p for name, p in model.named_parameters() if not is_added(model, name)}
+    own = own_parameters(model)
     loaded = {name for name, parameter in own.items() if getattr(parameter, LOADED, False)}
     return tuple(name for name in own if name not in loaded) if loaded else None
 
@@ -47,7 +55,7 @@ def find_head(model: nn.Module, modules_to_save: Sequence[str] = ()) -> tuple[st
         >>> find_head(BertForSequenceClassification(BertConfig(num_hidden_layers=1, vocab_size=10)))
         ('classifier',)
     """
-    names = [name for name, _ in model.named_modules() if name and not is_added(model, name)]
+    names = [name for name, _ in own_modules(model) if name]
     wrapped = [name for name, m in model.named_modules() if isinstance(m, HeadWrapper) and m.was_found]
     asked = [name for name in names if any(name.endswith(end) for end in modules_to_save)]
     fresh = fresh_parameters(model)
@@ -168,16 +176,26 @@ def _resize_copies(wrapper: HeadWrapper, state_dict: dict[str, Tensor], prefix: 
                         setattr(owner, attribute, new.shape[0])
 
 
-def is_added(model: nn.Module, name: str) -> bool:
-    """Whether a name lies inside what an adapter added, or inside the copies of a wrapped head."""
-    parts = name.split(".")
-    for end in range(len(parts)):
-        owner = model.get_submodule(".".join(parts[:end]))
-        if isinstance(owner, BaseTunerLayer) and parts[end] != "base_layer":
-            return True
-        if isinstance(owner, AuxiliaryTrainingWrapper) and parts[end] != "original_module":
-            return True
-    return False
+def own_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yields the base model's modules with their full names: without what adapters added."""
+    yield name, model
+    only = "base_layer" if isinstance(model, BaseTunerLayer) else None
+    only = "original_module" if isinstance(model, AuxiliaryTrainingWrapper) else only
+    for child_name, child in model.named_children():
+        if only in (None, child_name):
+            yield from own_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the base model's parameters by full name, shared ones once: without what adapters added."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in own_modules(model):
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{name}.{key}" if name else key] = parameter
+    return found
 
 
 def _has_adapter(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hadamard_adapter.adapter.config import SITES, HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES, SiteModules, find_sites, shift_can_merge
-from hadamard_adapter.adapter.heads import find_head, is_added
+from hadamard_adapter.adapter.heads import find_head, own_modules
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 
@@ -108,9 +108,9 @@ def _linear_modules(model: nn.Module) -> list[str]:
     """All linear projections but the language model's head; `matches` leaves out other heads."""
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = []
-    for name, module in model.named_modules():
+    for name, module in own_modules(model):
         base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if isinstance(base, (nn.Linear, Conv1D)) and module is not output and not is_added(model, name):
+        if isinstance(base, (nn.Linear, Conv1D)) and module is not output:
             found.append(name.replace(".base_layer", ""))
     return list(dict.fromkeys(found))
 

@@ -1,11 +1,16 @@
 """The recipe: settings, two-stage training on the Hugging Face Trainer, use and export of what it made."""
 
-from hadamard_adapter.tuning.classifier import Classifier, Prediction, load
-from hadamard_adapter.tuning.evaluation import Evaluation, evaluate, evaluate_examples
-from hadamard_adapter.tuning.export import MergeReport, merge
-from hadamard_adapter.tuning.recipe import TuneResult, say_on_stderr, tune
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hadamard_adapter.tuning.settings import PRESETS, Preset, TuneSettings, field_help, resolve
-from hadamard_adapter.tuning.stage import Progress
+
+if TYPE_CHECKING:
+    from hadamard_adapter.tuning.classifier import Classifier, Prediction, load
+    from hadamard_adapter.tuning.evaluation import Evaluation, evaluate, evaluate_examples
+    from hadamard_adapter.tuning.export import MergeReport, merge
+    from hadamard_adapter.tuning.recipe import TuneResult, say_on_stderr, tune
+    from hadamard_adapter.tuning.stage import Progress
 
 __all__ = [
     "PRESETS",
@@ -26,3 +31,24 @@ __all__ = [
     "say_on_stderr",
     "tune",
 ]
+
+_HOME = {  # what needs PyTorch is imported when it is asked for
+    "Classifier": "classifier",
+    "Evaluation": "evaluation",
+    "MergeReport": "export",
+    "Prediction": "classifier",
+    "Progress": "stage",
+    "TuneResult": "recipe",
+    "evaluate": "evaluation",
+    "evaluate_examples": "evaluation",
+    "load": "classifier",
+    "merge": "export",
+    "say_on_stderr": "recipe",
+    "tune": "recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

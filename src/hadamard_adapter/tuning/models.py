@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -199,7 +200,7 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
     """Turn whatever transformers raises while loading into one message that says what to do."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError, SafetensorError) as error:
         if "trust_remote_code" in str(error) and not allow_remote_code:
             raise SettingsError(
                 f"model {model!r} brings Python code of its own, which is refused; if you trust it, "

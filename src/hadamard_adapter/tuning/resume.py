@@ -141,7 +141,12 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
                 remove(entry)
         if found is None:
             write_json(partial / "settings.json", key)
-        yield partial
+        try:
+            yield partial
+        except Exception:
+            if {entry.name for entry in partial.iterdir()} <= {"lock", "settings.json"}:
+                remove(partial)  # nothing was trained yet: a corrected command starts afresh
+            raise
 
 
 def remove(path: Path) -> None:
