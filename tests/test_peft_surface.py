@@ -1,0 +1,276 @@
+"""What PEFT, transformers and the Trainer promise of a method, from loading to several processes."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+
+import peft
+import pytest
+import torch
+from peft import PeftModel, get_peft_model, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+
+import hadamard_adapter.adapter
+from adapter_help import (
+    BOTH,
+    TASK_TYPES,
+    adapted,
+    add_random_adapter,
+    added,
+    assert_close,
+    copy_state,
+    logits,
+    randomize,
+)
+from hadamard_adapter import HadamardConfig, HadamardModel
+from hadamard_adapter.adapter.layers import HadamardLayer
+from models import tiny_inputs, tiny_model
+
+AUTO = {
+    "sequence-classification": ("bert", "AutoPeftModelForSequenceClassification"),
+    "token-classification": ("bert", "AutoPeftModelForTokenClassification"),
+    "question-answering": ("bert", "AutoPeftModelForQuestionAnswering"),
+    "causal-lm": ("gpt2", "AutoPeftModelForCausalLM"),
+    "seq2seq-lm": ("t5", "AutoPeftModelForSeq2SeqLM"),
+    "headless": ("bert", "AutoPeftModelForFeatureExtraction"),
+}
+
+
+class Rows(Dataset):
+    """Sixteen labelled rows for a tiny model."""
+
+    def __init__(self) -> None:
+        self.inputs = tiny_inputs("bert", batch_size=16)
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {key: value[index] for key, value in self.inputs.items()} | {"labels": torch.tensor(index % 3)}
+
+
+def fresh_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("task", AUTO)
+def test_auto_classes_load_base_and_adapter_from_a_folder(task, tmp_path):
+    name, auto_class = AUTO[task]
+    tiny_model(name, task).save_pretrained(tmp_path / "base")
+    base = type(tiny_model(name, task)).from_pretrained(tmp_path / "base")
+    task_type = TASK_TYPES[task] or "FEATURE_EXTRACTION"
+    model = get_peft_model(base, HadamardConfig(task_type=task_type, sites=BOTH)).eval()
+    randomize(model, "default", 1)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = getattr(peft, auto_class).from_pretrained(tmp_path / "adapter").eval()
+    inputs = tiny_inputs(name, task=task)
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs)[0], model(**inputs)[0])
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "import hadamard_adapter" in card and auto_class in card
+
+
+def test_auto_class_loads_another_number_of_labels_than_the_base_folder_says(tmp_path):
+    tiny_model("bert", "headless").save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=5).eval()
+    model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
+    inputs = tiny_inputs("bert")
+    assert torch.equal(logits(loaded.eval(), inputs), logits(model, inputs))
+    assert loaded.config.num_labels == 5
+
+
+def test_without_the_import_peft_answers_with_a_key_error_and_with_it_loads(tmp_path):
+    tiny_model("bert").save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    get_peft_model(base, HadamardConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path / "adapter")
+    code = """
+import sys
+from peft import PeftConfig
+try:
+    PeftConfig.from_pretrained(sys.argv[1])
+except KeyError as error:
+    import hadamard_adapter
+    print(error, PeftConfig.from_pretrained(sys.argv[1]).position)
+"""
+    process = fresh_process(code, tmp_path / "adapter")
+    assert process.stdout.split() == ["'HADAMARD'", "output"], process.stderr
+
+
+def test_the_card_at_the_root_tells_of_adapters_in_subfolders(tmp_path):
+    model = adapted()
+    model.add_adapter("second", HadamardConfig(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path, selected_adapters=["second"])
+    assert "import hadamard_adapter" in (tmp_path / "README.md").read_text()
+    assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["peft_type"] == "HADAMARD"
+
+
+def test_registering_twice_or_reloading_changes_nothing():
+    before = dict(peft.PEFT_TYPE_TO_CONFIG_MAPPING)
+    members = list(peft.PeftType)
+    hadamard_adapter.adapter.register(HadamardConfig, HadamardModel)
+    importlib.reload(sys.modules["hadamard_adapter.adapter.register"])
+    importlib.reload(hadamard_adapter.adapter)
+    importlib.reload(hadamard_adapter)
+    assert list(peft.PeftType) == members and before == peft.PEFT_TYPE_TO_CONFIG_MAPPING
+    assert peft.PeftType("HADAMARD") is peft.PeftType.HADAMARD
+    assert isinstance(get_peft_model(tiny_model("bert"), HadamardConfig()).base_model, HadamardModel)
+
+
+def test_adapters_are_added_switched_and_deleted():
+    model, inputs = adapted(), tiny_inputs("bert")
+    first = logits(model, inputs)
+    add_random_adapter(model, "second", 5)
+    assert torch.equal(logits(model, inputs), first)
+    model.set_adapter("second")
+    second = logits(model, inputs)
+    assert not torch.equal(second, first)
+    assert {key for key, p in model.named_parameters() if p.requires_grad} == set(added(model, "second"))
+    model.delete_adapter("second")
+    assert model.active_adapters == ["default"] and not added(model, "second")
+    assert torch.equal(logits(model, inputs), first)
+    add_random_adapter(model, "second", 5)
+    model.set_adapter("second")
+    assert torch.equal(logits(model, inputs), second)
+    with pytest.raises(ValueError, match=r"third.*not found"):
+        model.set_adapter("third")
+
+
+def test_a_deleted_adapter_leaves_no_freeze_behind():
+    model = adapted()
+    model.add_adapter("second", HadamardConfig(task_type="SEQ_CLS", freeze_head=True, freeze_adapter=True))
+    model.delete_adapter("second")
+    model.add_adapter("second", HadamardConfig(task_type="SEQ_CLS"))
+    model.set_adapter("second")
+    assert {key for key, p in model.named_parameters() if p.requires_grad} == set(added(model, "second"))
+
+
+def test_injection_without_a_wrapper_adapts_in_place():
+    base, inputs = tiny_model("bert"), tiny_inputs("bert")
+    model = inject_adapter_in_model(HadamardConfig(sites=BOTH), base).eval()
+    assert model is base and added(model, "default")
+    randomize(model, "default", 1)
+    assert_close(logits(model, inputs), logits(adapted(), inputs))
+
+
+def test_transformers_own_methods_switch_disable_and_enable():
+    model, inputs = tiny_model("bert"), tiny_inputs("bert")
+    base = logits(model, inputs)
+    outputs = {}
+    for seed, name in enumerate(("one", "two")):
+        model.add_adapter(HadamardConfig(sites=BOTH), adapter_name=name)
+        randomize(model, name, seed)
+        outputs[name] = logits(model, inputs)
+    for name in ("one", "two"):
+        model.set_adapter(name)
+        assert torch.equal(logits(model, inputs), outputs[name]) and model.active_adapters() == [name]
+        model.disable_adapters()
+        assert torch.equal(logits(model, inputs), base)
+        model.enable_adapters()  # transformers forgets the heads here
+        assert torch.equal(logits(model, inputs), outputs[name])
+    model.delete_adapter("two")
+    model.set_adapter("one")
+    assert torch.equal(logits(model, inputs), outputs["one"])
+
+
+def test_enabling_what_is_enabled_unfreezes_nothing(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(tiny_model("bert"), tmp_path)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.base_model.enable_adapter_layers()
+    with model.disable_adapter():
+        pass
+    assert not any(p.requires_grad for p in model.parameters())
+    trainable = PeftModel.from_pretrained(tiny_model("bert"), tmp_path, is_trainable=True)
+    assert {key for key, p in trainable.named_parameters() if p.requires_grad} == set(
+        added(trainable, "default")
+    )
+
+
+class Killed(TrainerCallback):
+    """Raises right after the first checkpoint."""
+
+    def on_save(self, *arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+
+def train(folder, callbacks=(), resume=False) -> dict[str, Tensor]:
+    arguments = TrainingArguments(
+        str(folder),
+        per_device_train_batch_size=4,
+        num_train_epochs=2,
+        learning_rate=1e-2,
+        save_steps=3,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_strategy="no",
+    )
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS", sites=BOTH))
+    trainer = Trainer(model, arguments, train_dataset=Rows(), callbacks=list(callbacks))
+    trainer.train(resume_from_checkpoint=resume)
+    return {key: value.detach() for key, value in added(model, "default").items()}
+
+
+def test_a_trainer_killed_after_a_checkpoint_resumes_to_the_same_adapter(tmp_path):
+    expected = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", [Killed()])
+    resumed = train(tmp_path / "killed", resume=True)
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+    start = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS", sites=BOTH))
+    assert not any(torch.equal(p, expected[key]) for key, p in added(start, "default").items())
+
+
+def sgd_steps(model: nn.Module, rows: slice) -> None:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    labels = torch.arange(8) % 3
+    for step in range(3):
+        inputs = {key: value[rows] for key, value in tiny_inputs("bert", 8, seed=step).items()}
+        optimizer.zero_grad()
+        model(**inputs, labels=labels[rows]).loss.backward()
+        optimizer.step()
+
+
+def ddp_worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS", sites=BOTH))
+    sgd_steps(nn.parallel.DistributedDataParallel(model), slice(4 * rank, 4 * rank + 4))
+    torch.save(added(model, "default"), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_as_one_at_equal_global_batch(tmp_path):
+    torch.multiprocessing.spawn(ddp_worker, (str(tmp_path),), nprocs=2)
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS", sites=BOTH))
+    before = copy_state(model)
+    sgd_steps(model, slice(0, 8))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for key, parameter in added(model, "default").items():
+        assert torch.equal(first[key], second[key])
+        torch.testing.assert_close(first[key], parameter, atol=1e-6, rtol=1e-6)
+        assert not torch.equal(parameter, before[key])
+
+
+def test_many_adapters_are_cheap_to_add_and_to_switch(capsys):
+    model = get_peft_model(tiny_model("bert", num_hidden_layers=1), HadamardConfig(task_type="SEQ_CLS"))
+    seconds = {}
+    for index in range(2, 201):
+        started = time.perf_counter()
+        model.add_adapter(str(index), HadamardConfig(task_type="SEQ_CLS"))
+        seconds[index] = time.perf_counter() - started
+    started = time.perf_counter()
+    model.set_adapter("200")
+    switch = time.perf_counter() - started
+    with capsys.disabled():
+        print(f"\nadd 2nd {seconds[2]:.4f} s, 200th {seconds[200]:.4f} s; switch among 200: {switch:.4f} s")
+    assert len([m for m in model.modules() if isinstance(m, HadamardLayer)]) == 2
