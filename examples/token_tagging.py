@@ -2,8 +2,9 @@
 
 Command:   python examples/token_tagging.py MODEL OUTPUT      (MODEL: a folder or a name on the hub)
 Data:      200 sentences made below; the 100 of the test have other names, places and days.
-Expected:  the last line says how many words of the test sentences got the right tag (RESULT).
-Time:      TIME
+Expected:  the last line says how many words of the test sentences got the right tag; all 760 with
+           all-MiniLM-L6-v2.
+Time:      one minute with all-MiniLM-L6-v2 on a core that is shared, without a GPU.
 """
 
 import itertools

@@ -127,6 +127,7 @@ def site_line(label: str, stack: Stack, name: str, folds: dict[str, str]) -> str
 def folds_of(model_type: str, row: Family) -> dict[str, str]:
     """Site -> where a model with the default config of its type takes a shift."""
     config = AutoConfig.for_model(model_type, **dict(row.when))
+    config.num_hidden_layers = 2  # all layers are alike
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     found = {}

@@ -1,0 +1,112 @@
+"""The documentation is true: its code runs, its generated page is up to date, its links lead somewhere."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hadamard_adapter.tuning import TuneSettings, merge, tune
+from tuning_help import silent
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = ("a fine film", "a dull film", "a warm story", "a cold story")
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The blocks of code marked python that are meant to run."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if not block.startswith("# not run")]
+
+
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{index}")
+    for page in PAGES
+    for index, block in enumerate(python_blocks(page))
+]
+
+
+@pytest.fixture(scope="module")
+def folder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with quickstart/model and quickstart/adapter, as the quickstart leaves them."""
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp("docs")
+    (place / "quickstart").mkdir()
+    (place / "quickstart" / "model").symlink_to(minilm, target_is_directory=True)
+    rows = [
+        f"{text} {index},{('good', 'bad')[at % 2]}" for index in range(4) for at, text in enumerate(TEXTS)
+    ]
+    (place / "train.csv").write_text("\n".join(["text,label", *rows, ""]), encoding="utf-8")
+    settings = TuneSettings(
+        str(place / "quickstart/model"), str(place / "quickstart/adapter"),
+        train=str(place / "train.csv"), dev=str(place / "train.csv"),
+        head_epochs=1, epochs=1, batch_size=8, device="cpu",
+    )  # fmt: skip
+    tune(settings, say=silent)
+    return place
+
+
+def run_block(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(block, "block", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_of_code_runs(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_block(block, folder, monkeypatch)
+
+
+def test_the_counts_of_the_paper_are_those_that_the_page_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = python_blocks(ROOT / "docs" / "paper_to_code.md")
+    run_block(block, folder, monkeypatch)
+    assert capsys.readouterr().out.split() == ["18432", "36864", "24576"]
+
+
+def test_the_reader_in_the_format_page_equals_our_merge(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = python_blocks(ROOT / "docs" / "format.md")
+    read = run_block(block, folder, monkeypatch)["model"]
+    merge(folder / "quickstart" / "adapter", folder / "merged")
+    merged = load_file(folder / "merged" / "model.safetensors")
+    merged = {name.removeprefix("bert."): tensor for name, tensor in merged.items()}
+    base = load_file(folder / "quickstart" / "model" / "model.safetensors")
+    changed = [
+        name for name, tensor in merged.items() if name in base and not torch.equal(tensor, base[name])
+    ]
+    assert len(changed) > 6 * 4
+    for name, tensor in merged.items():
+        torch.testing.assert_close(torch.from_numpy(read[name]).float(), tensor, msg=name)
+
+
+def test_the_families_page_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "families_page.py"))["page"]
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert text == page(), "run: python scripts/families_page.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    local = [target for target in targets if target and "://" not in target]
+    missing = [target for target in local if not (page.parent / target).exists()]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("name", ["design.md", "paper_to_code.md"])
+def test_every_file_of_the_code_that_a_page_names_exists(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:adapter|tasks|tuning|cli)/\w+\.py|functional\.py)`(?: `(\w+)`)?", text)
+    for path, symbol in paths:
+        file = ROOT / "src" / "hadamard_adapter" / path
+        assert file.is_file(), path
+        assert not symbol or re.search(rf"\b{symbol}\b", file.read_text(encoding="utf-8")), (path, symbol)
