@@ -204,7 +204,8 @@ def read_config(folder: Path) -> HadamardConfig:
         )
         raise AdapterError(f"{str(folder)!r} holds {why}; expected {WEIGHTS}")
     try:
-        return HadamardConfig.from_pretrained(str(folder))
+        config: Any = HadamardConfig.from_pretrained(str(folder))
+        return config
     except (TypeError, ValueError) as error:
         raise AdapterError(f"{str(folder / 'adapter_config.json')!r} is damaged: {error}") from error
 
@@ -212,8 +213,10 @@ def read_config(folder: Path) -> HadamardConfig:
 def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
     """The task from run.json; for an adapter made by other means, from its config."""
     if "task" in run:
-        lists = ("label_names", "metrics")
-        return Task(**{name: tuple(v) if name in lists else v for name, v in run["task"].items()})
+        task: dict[str, Any] = run["task"]
+        for name in ("label_names", "metrics"):
+            task = {**task, name: tuple(task[name])}
+        return Task(**task)
     if not config.id2label:
         raise AdapterError(
             f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "

@@ -85,8 +85,8 @@ def evaluate_examples(
     scores = score(task, logits, labels)
     per_class: dict[str, dict[str, float]] = {}
     confusion: list[list[int]] = []
-    if task.problem_type != "regression":
-        report = class_report(task, logits, labels)
+    report = None if task.problem_type == "regression" else class_report(task, logits, labels)
+    if report is not None:
         per_class = {
             row.label: {
                 "precision": row.precision,
@@ -96,7 +96,7 @@ def evaluate_examples(
             }
             for row in report.classes
         }
-    if task.problem_type == "single_label_classification":
+    if report is not None and task.problem_type == "single_label_classification":
         confusion = [list(row) for row in report.confusion]
         scores = {**scores, "accuracy": float((logits.argmax(axis=1) == np.asarray(labels)).mean())}
     return Evaluation(

@@ -103,7 +103,7 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
     _refuse_pickle(model)
     names = list(task.label_names) or ["value"]
     with _explained(model, "model", allow_remote_code):
-        config = AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
+        config: Any = AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = task.problem_type

@@ -11,9 +11,8 @@ A run works in `<output>.partial/` and the output path appears by one rename whe
         adapter.done/
         final/          the result, complete; appears by a rename, then moves to the output path
 
-Any moment is a good moment to be killed: the manifest is written last; what has none, and every folder named
-`*.tmp`, is deleted at the next start, and training continues from the last sealed checkpoint with the state
-of all random generators.
+Any moment is a good moment to be killed: the manifest is written last; what has none, and every `*.tmp`, is
+deleted at the next start, and training continues from the last sealed checkpoint and its random states.
 """
 
 import contextlib
@@ -144,13 +143,13 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
         try:
             yield partial
         except Exception:
-            if {entry.name for entry in partial.iterdir()} <= {"lock", "settings.json"}:
+            if partial.is_dir() and {e.name for e in partial.iterdir()} <= {"lock", "settings.json"}:
                 remove(partial)  # nothing was trained yet: a corrected command starts afresh
             raise
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all it holds."""
+    """Remove a file, or a folder with all it holds."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -66,13 +66,16 @@ def run_stage(
     checkpoint = last_sealed(folder) if folder.is_dir() else None
     arguments = _arguments(stage, settings, folder)
     keeper = _Keeper(folder, stage, task.metrics[0], settings.early_stopping, checkpoint, progress)
+    rows: Any = {
+        "train_dataset": stage.train,
+        "eval_dataset": stage.dev,
+    }  # lists will do, whatever the types say
     trainer = _Trainer(
+        **rows,
         model=model,
         args=arguments,
         data_collator=stage.collate,
-        train_dataset=stage.train,
-        eval_dataset=stage.dev,
-        compute_metrics=lambda evaluated: score(task, _logits(evaluated.predictions), evaluated.label_ids),
+        compute_metrics=lambda evaluated: _scores(task, evaluated),
         compute_loss_func=_loss_of(task.problem_type, stage.class_weights),
         preprocess_logits_for_metrics=lambda logits, labels: _logits(logits),
         optimizers=(_optimizer(model, stage, settings, arguments), None),
@@ -116,7 +119,7 @@ class _Trainer(Trainer):
     epoch_sampler: _EpochSampler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         self.epoch_sampler = _EpochSampler([len(row["input_ids"]) for row in rows], group, self.args.seed)
         return self.epoch_sampler
@@ -226,7 +229,8 @@ def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingAr
         log_level="error",
         log_level_replica="error",
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process (DataParallel) are not our way
+    # Several GPUs in one process (DataParallel) are not our way; there is no public setting for it.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     return arguments
 
 
@@ -251,6 +255,10 @@ def _loss_of(problem_type: str, class_weights: torch.Tensor | None) -> Callable[
         return losses.mean()
 
     return loss
+
+
+def _scores(task: Task, evaluated: Any) -> dict[str, float]:
+    return score(task, _logits(evaluated.predictions), evaluated.label_ids)
 
 
 def _logits(outputs: Any) -> Any:
