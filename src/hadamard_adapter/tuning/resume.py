@@ -45,9 +45,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 FINAL = "final"
 _REPLACED = "replaced"
-_KNOWN = re.compile(
-    r"(lock|settings\.json(\.tmp)?|(head|adapter|both)(\.done)?(\.tmp)?|final(\.tmp)?|replaced)"
-)
+_KNOWN = re.compile(r"lock|replaced|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?")
 
 
 def read_json(path: Path) -> Any:
