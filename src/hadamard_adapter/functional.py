@@ -27,7 +27,7 @@ def hadamard(
     Returns:
         The adapted activations, of x's shape and dtype. Zeros (or None) give back x itself, bit for bit.
 
-    Source: Chen et al., CIKM 2023, section 3.2, equation 5 (with w = 1 + scale, b = shift).
+    Source: Chen et al., CIKM 2023 (arXiv 2407.11033), with w = 1 + scale and b = shift.
 
     Example:
         >>> hadamard(torch.tensor([1.0, 2.0]), scale=torch.tensor([0.0, 0.5]), shift=torch.tensor([1.0, 0.0]))
