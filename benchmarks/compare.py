@@ -68,7 +68,12 @@ METHODS: dict[str, Method] = {
 @click.command()
 @click.option("--model", help="Folder of the base model.")
 @click.option("--data", help="Folder of GLUE.")
-@click.option("--tasks", default="cola,stsb,mrpc", show_default=True, help="GLUE tasks.")
+@click.option(
+    "--tasks",
+    default="cola,stsb,mrpc",
+    show_default=True,
+    help="GLUE tasks, or folders with train.csv and dev.csv.",
+)
 @click.option("--methods", default=",".join(METHODS), show_default=True, help="Rows of METHODS.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Seeds.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 (autocast), all methods alike.")
@@ -94,25 +99,34 @@ def main(
     for seed in map(int, seeds.split(",")):
         for task in tasks.split(","):
             for name in methods.split(","):
-                parts = [Path(model).absolute().name, task, name, *([tag] if tag else []), f"s{seed}"]
+                parts = [
+                    Path(model).absolute().name,
+                    Path(task).name,
+                    name,
+                    *([tag] if tag else []),
+                    f"s{seed}",
+                ]
                 path = RESULTS / ("-".join(parts) + ".json")
                 if path.exists():
                     continue
-                given = {"epochs": EPOCHS[task], "head_epochs": 3} | METHODS[name].settings | changed
+                given = {"epochs": EPOCHS.get(task, 5), "head_epochs": 3} | METHODS[name].settings
                 settings = TuneSettings(
-                    model=model,
-                    output="unused",
-                    task=task,
-                    data=data,
-                    seed=seed,
-                    bf16=bf16,
-                    device="cpu",
-                    **given,
+                    **{"model": model, "output": "unused", "seed": seed, "bf16": bf16, "device": "cpu"}
+                    | rows_of(task, data)
+                    | given
+                    | changed
                 )
                 result = run(name, settings)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, {"method": name, "task": task, "tag": tag, **result})
+                write_json(path, {"method": name, "task": Path(task).name, "tag": tag, **result})
                 click.echo(f"{path.name}: {result['score']:.4f} in {result['seconds']:.0f} s")
+
+
+def rows_of(task: str, data: str | None) -> dict[str, str | None]:
+    """Settings that name the rows: a GLUE task, or a folder with train.csv and dev.csv."""
+    if Path(task).is_dir():
+        return {"train": f"{task}/train.csv", "dev": f"{task}/dev.csv"}
+    return {"task": task, "data": data}
 
 
 def run(name: str, settings: TuneSettings) -> dict[str, Any]:
