@@ -96,6 +96,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Two state dicts are equal bit for bit."""
     assert actual.keys() == expected.keys()
+    assert {key: v.dtype for key, v in actual.items()} == {key: v.dtype for key, v in expected.items()}
     assert not [key for key in expected if not torch.equal(actual[key], expected[key])]
 
 

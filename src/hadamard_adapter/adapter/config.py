@@ -7,7 +7,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from hadamard_adapter.adapter.register import add_peft_type
+from hadamard_adapter.adapter.register import NAME, add_peft_type
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["HadamardConfig"]
@@ -89,7 +89,7 @@ class HadamardConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         add_peft_type()
-        self.peft_type = PeftType.HADAMARD
+        self.peft_type = PeftType(NAME)
         self.sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
         unknown = [site for site in self.sites if site not in SITES]
         if unknown or not self.sites:

@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
@@ -31,7 +32,7 @@ def fingerprint(model: nn.Module) -> str:
         >>> len(fingerprint(torch.nn.Linear(2, 2)))
         64
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     base = base.model if isinstance(base, BaseTuner) else base
     prefix = getattr(base, "base_model_prefix", "")
     backbone = getattr(base, prefix, base) if prefix else base

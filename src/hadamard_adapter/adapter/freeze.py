@@ -51,8 +51,8 @@ class FreezeMixin(_Switched):
             return
         mask = self._mask
         super().enable_adapters(True)
-        for key, _, parameter in self._adapter_tensors() if mask else ():
-            parameter.requires_grad_(mask.get(key, parameter.requires_grad))
+        for key, _, parameter in self._adapter_tensors():
+            parameter.requires_grad_((mask or {}).get(key, parameter.requires_grad))
         self._mask = None
 
     def _adapter_tensors(self) -> Iterator[tuple[str, str, nn.Parameter]]:

@@ -1,5 +1,8 @@
 """The head: every parameter that the checkpoint lacks or that training changed, found and never lost."""
 
+# PEFT's wrapper of modules and its layers share method names with different arguments.
+# pyright: reportIncompatibleMethodOverride=false
+
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -83,7 +86,7 @@ def wrap_head(
 ) -> None:
     """Gives a head module its own copy for an adapter, wrapping it on first use."""
     target = model.get_submodule(name)
-    if isinstance(target, ModulesToSaveWrapper):
+    if isinstance(target, HeadWrapper):
         wrapper = target
         wrapper.update(adapter_name)
         wrapper.set_adapter(wrapper.active_adapter, inference_mode=config.inference_mode)
@@ -92,7 +95,8 @@ def wrap_head(
         wrapper = HeadWrapper(target, adapter_name)
         wrapper.set_adapter(adapter_name if is_active else [], inference_mode=config.inference_mode)
         setattr(model.get_submodule(parent), child, wrapper)
-    wrapper.was_found |= not any(name.endswith(end) for end in config.modules_to_save or ())
+    is_asked = any(name.endswith(end) for end in config.modules_to_save or ())
+    wrapper.was_found = wrapper.was_found or not is_asked
 
 
 class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
@@ -104,7 +108,7 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
     Source: huggingface/peft src/peft/utils/other.py, ModulesToSaveWrapper.
     """
 
-    was_found = False
+    was_found: bool = False
     """Some adapter has this head without naming it in its modules_to_save, so the next adapter has it too."""
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
@@ -140,7 +144,7 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
     def delete_adapter(self, adapter_name: str, new_active_adapters: list[str] | None) -> None:
         """Deletes an adapter's copy, and makes the head of the first of the others active."""
         first = self.check_set_adapter([n for n in new_active_adapters or () if n != adapter_name])
-        super().delete_adapter(adapter_name, None if first is None else [first])
+        ModulesToSaveWrapper.delete_adapter(self, adapter_name, None if first is None else [first])
 
     def _check_forward_args(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `rows_of` checks in `_mixed_batch_forward`."""
@@ -212,7 +216,7 @@ def _trained_parameters(model: nn.Module) -> list[str]:
 
 
 def _family_head(model: nn.Module, names: Sequence[str]) -> list[str]:
-    rows = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", None), ())
+    rows = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", None) or "", ())
     at_root = {name for row in rows for name in row.head}
     return [name for name in names if name in at_root]
 

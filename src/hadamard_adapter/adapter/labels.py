@@ -13,7 +13,7 @@ CLASSIFIERS_HAVE = ("num_labels", "classification_head")  # the second one: BART
 
 def labels_of(model: nn.Module) -> dict[str, Any] | None:
     """Returns the labels that a classification model has now; None for other models."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     is_classifier = any(hasattr(model, name) for name in CLASSIFIERS_HAVE)
     if not is_classifier or getattr(config, "id2label", None) is None:
         return None
@@ -40,8 +40,9 @@ def switch_labels(labels: dict[str, Any] | None, model: nn.Module) -> None:
     """Gives the model these labels; None leaves it as it is."""
     if labels is None or not labels["id2label"] or labels_of(model) is None:
         return
-    model.config.id2label = dict(labels["id2label"])
-    model.config.label2id = {label: index for index, label in labels["id2label"].items()}
-    model.config.problem_type = labels["problem_type"]
+    config: Any = model.config
+    config.id2label = dict(labels["id2label"])
+    config.label2id = {label: index for index, label in labels["id2label"].items()}
+    config.problem_type = labels["problem_type"]
     if hasattr(model, "num_labels"):
-        model.num_labels = len(labels["id2label"])
+        vars(model)["num_labels"] = len(labels["id2label"])

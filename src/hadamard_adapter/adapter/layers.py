@@ -16,7 +16,7 @@ __all__ = ["HadamardLayer"]
 INIT_STD = 0.1
 
 
-class HadamardLayer(FreezeMixin, BaseTunerLayer):
+class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
     """What the two layers share: adapters by name, merging from a kept copy, mixed batches.
 
     Merging several adapters is one fold of the sum of their offsets into the untouched copy, and unmerging
@@ -45,7 +45,7 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer):
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
         """Moves an adapter's offsets beside the base weights; PEFT would round them to its dtype too."""
-        like = self.unmerged("weight")
+        like = self.own_weight
         for dictionary in (getattr(self, name) for name in self.adapter_layer_names):
             value = dictionary.get(adapter_name)
             if value is not None and "meta" not in (value.device.type, like.device.type):
@@ -85,6 +85,13 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer):
         super().enable_adapters(enabled)
         for head in self.linked_heads:
             head.enable_adapters(enabled)
+
+    @property
+    def own_weight(self) -> Tensor:
+        """The base layer's weight without any merged adapter."""
+        weight = self.unmerged("weight")
+        assert weight is not None, "projections and norms have a weight"
+        return weight
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Folds the adapters into the base layer.

@@ -1,5 +1,8 @@
 """HadamardModel: the tuner that PEFT runs, from injection to merging."""
 
+# PEFT's base class types every config as PeftConfig, and fixes more arguments of its hooks than it passes.
+# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
+
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ from hadamard_adapter.adapter.heads import HeadWrapper, uncovered_parameters, wr
 from hadamard_adapter.adapter.labels import adapter_labels, labels_of, remember_labels, switch_labels
 from hadamard_adapter.adapter.layers import HadamardLayer
 from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of
-from hadamard_adapter.adapter.norm import is_norm
+from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
 from hadamard_adapter.adapter.projection import HadamardProjection
 from hadamard_adapter.adapter.refuse import refuse_unsupported
 from hadamard_adapter.adapter.resolve import bias_switches, matches, resolve, turn_on_biases
@@ -41,21 +44,24 @@ class HadamardModel(BaseTuner):
         'HadamardModel'
     """
 
+    model: nn.Module
+    peft_config: dict[str, HadamardConfig]
     prefix = "hadamard_"
     tuner_layer_cls = HadamardLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
-    def _prepare_adapter_config(self, peft_config: HadamardConfig, model_config: dict) -> HadamardConfig:
+    def _prepare_adapter_config(
+        self, peft_config: HadamardConfig, model_config: dict[str, Any]
+    ) -> HadamardConfig:
         return peft_config  # all in _prepare_model, which knows the model
 
     def _prepare_model(self, peft_config: HadamardConfig, model: nn.Module) -> None:
         refuse_unsupported(model)
         resolve(peft_config, model)
         remember_labels(peft_config, model)
-        name = next(
-            key for key, config in self.peft_config.items() if config is peft_config
-        )  # see inject_adapter
-        for head in peft_config.head_modules:
+        # Each adapter has its own config: inject_adapter saw to that.
+        name = next(key for key, config in self.peft_config.items() if config is peft_config)
+        for head in peft_config.head_modules or ():
             wrap_head(model, head, name, peft_config, is_active=name in self.active_adapters)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -91,7 +97,7 @@ class HadamardModel(BaseTuner):
         has_shift = shift if isinstance(shift, bool) else bool(matches(config, current_key, shift))
         if isinstance(target, HadamardProjection):
             target.update_layer(adapter_name, config, has_shift)
-        elif isinstance(target, HadamardLayer):
+        elif isinstance(target, HadamardNorm):
             target.update_layer(adapter_name, config)
         else:
             if matches(config, current_key, config.norm_modules) and not is_norm(target):
@@ -128,9 +134,7 @@ class HadamardModel(BaseTuner):
         for layer in self._layers():
             for dictionary in (getattr(layer, name) for name in layer.adapter_layer_names):
                 if adapter_name in dictionary:
-                    dictionary[adapter_name].data = dictionary[adapter_name].data.to(
-                        layer.unmerged("weight").dtype
-                    )
+                    dictionary[adapter_name].data = dictionary[adapter_name].data.to(layer.own_weight.dtype)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Makes one or several adapters active, with the labels of the first; what is frozen stays frozen.
@@ -219,7 +223,8 @@ class HadamardModel(BaseTuner):
             self._show_labels(names)
         for head in self._heads():
             head.set_adapter(names)  # PEFT unloads the active copy, or without one the original
-        return super()._unload_and_optionally_merge(False, progressbar, safe_merge, adapter_names)
+        super()._unload_and_optionally_merge(False, progressbar, safe_merge, adapter_names)
+        return self.model
 
     def _projections(self) -> Iterator[tuple[str, HadamardProjection]]:
         for name, module in self.model.named_modules():

@@ -13,7 +13,7 @@ from hadamard_adapter.adapter.rows import by_group
 __all__ = ["HadamardNorm", "is_norm"]
 
 
-class HadamardNorm(HadamardLayer, nn.Module):
+class HadamardNorm(HadamardLayer):
     """A norm whose weight and bias carry offsets: γ' = γ + δγ, β' = β + δβ (δβ only where there is a β).
 
     The norm's own code runs on the changed tensors, so LayerNorm, RMSNorm and Gemma's 1 + w need no names.
@@ -27,15 +27,15 @@ class HadamardNorm(HadamardLayer, nn.Module):
         self._start(base_layer, adapter_name)
         self.hadamard_norm_weight = nn.ParameterDict()
         self.hadamard_norm_bias = nn.ParameterDict()
-        self.in_features = self.out_features = self.get_base_layer().weight.numel()
+        self.in_features = self.out_features = self.own_weight.numel()
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: HadamardConfig) -> None:
         """Adds an adapter to this norm, at the identity unless `config.init_weights` is False."""
-        base = self.get_base_layer()
-        self._add(self.hadamard_norm_weight, adapter_name, base.weight, config.init_weights)
-        if getattr(base, "bias", None) is not None:
-            self._add(self.hadamard_norm_bias, adapter_name, base.bias, config.init_weights)
+        bias = self.unmerged("bias")
+        self._add(self.hadamard_norm_weight, adapter_name, self.own_weight, config.init_weights)
+        if bias is not None:
+            self._add(self.hadamard_norm_bias, adapter_name, bias, config.init_weights)
         self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -46,9 +46,9 @@ class HadamardNorm(HadamardLayer, nn.Module):
         }
         base = {name: self.unmerged(name) for name in offsets}
         return {
-            name: base[name].to(torch.promote_types(base[name].dtype, torch.float32)) + offset
+            name: own.to(torch.promote_types(own.dtype, torch.float32)) + offset
             for name, offset in offsets.items()
-            if offset is not None
+            if offset is not None and (own := base[name]) is not None
         }
 
     def _call(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -75,7 +75,7 @@ class HadamardNorm(HadamardLayer, nn.Module):
 
     def folded(self, adapter_names: Sequence[str]) -> dict[str, Tensor | None]:
         """Returns {"weight": γ', "bias": β'} (β' only where there is a β)."""
-        dtype = self.unmerged("weight").dtype
+        dtype = self.own_weight.dtype
         return {name: tensor.detach().to(dtype) for name, tensor in self._tensors(adapter_names).items()}
 
     def __repr__(self) -> str:

@@ -24,7 +24,7 @@ PROJECTIONS: dict[type, tuple[int, int]] = {
 """Which axis of the weight counts outputs, and how many axes of the activations follow the features."""
 
 
-class HadamardProjection(HadamardLayer, nn.Module):
+class HadamardProjection(HadamardLayer):
     """A projection whose output (or input) is scaled and shifted.
 
         position "output":  y = (1 + scale) ⊙ (W x + c) + shift      scale, shift: (o,)
@@ -32,7 +32,7 @@ class HadamardProjection(HadamardLayer, nn.Module):
 
     Several active adapters add their offsets.
 
-    Source: Chen et al., CIKM 2023, section 3.2.
+    Source: Chen et al., CIKM 2023 (arXiv 2407.11033).
     """
 
     adapter_layer_names = ("hadamard_scale", "hadamard_shift")
@@ -46,12 +46,9 @@ class HadamardProjection(HadamardLayer, nn.Module):
         self.hadamard_scale = nn.ParameterDict()
         self.hadamard_shift = nn.ParameterDict()
         self.position: dict[str, str] = {}
-        base = self.get_base_layer()
+        base, shape = self.get_base_layer(), self.own_weight.shape
         self.out_axis, self.n_trailing = next(v for k, v in PROJECTIONS.items() if isinstance(base, k))
-        self.out_features, self.in_features = (
-            base.weight.shape[self.out_axis],
-            base.weight.shape[1 - self.out_axis],
-        )
+        self.out_features, self.in_features = shape[self.out_axis], shape[1 - self.out_axis]
         self.update_layer(adapter_name, config, has_shift)
 
     def update_layer(self, adapter_name: str, config: HadamardConfig, has_shift: bool) -> None:
@@ -62,7 +59,7 @@ class HadamardProjection(HadamardLayer, nn.Module):
             )
         self.position[adapter_name] = config.position
         axis = self.out_axis if config.position == "output" else 1 - self.out_axis
-        like = self.get_base_layer().weight.transpose(0, axis).flatten(1)[:, 0]
+        like = self.own_weight.transpose(0, axis).flatten(1)[:, 0]
         if config.train_scale:
             self._add(self.hadamard_scale, adapter_name, like, config.init_weights)
         if has_shift:
@@ -93,8 +90,9 @@ class HadamardProjection(HadamardLayer, nn.Module):
     def _row_offsets(
         self, names: list[str], position: str, like: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        return tuple(
-            self._gather(at, names, position, like) for at in (self.hadamard_scale, self.hadamard_shift)
+        return (
+            self._gather(self.hadamard_scale, names, position, like),
+            self._gather(self.hadamard_shift, names, position, like),
         )
 
     def _gather(
@@ -115,7 +113,7 @@ class HadamardProjection(HadamardLayer, nn.Module):
         offsets = (*self._offsets(adapter_names, "input"), *self._offsets(adapter_names, "output"))
         offsets = [None if offset is None else offset.detach() for offset in offsets]
         own_bias = self.unmerged("bias")
-        weight, bias = fold(self.unmerged("weight"), own_bias, *offsets, out_axis=self.out_axis)
+        weight, bias = fold(self.own_weight, own_bias, *offsets, out_axis=self.out_axis)
         is_needed = own_bias is not None or (bias is not None and bool(bias.any()))
         return {"weight": weight, "bias": bias if is_needed else None}
 
@@ -127,7 +125,7 @@ class HadamardProjection(HadamardLayer, nn.Module):
     @property
     def gained_bias(self) -> bool:
         """Whether merging gave the projection a bias that it did not have."""
-        return self.merged and self.unmerged("bias") is None and self.get_base_layer().bias is not None
+        return self.merged and self.unmerged("bias") is None and getattr(self, "bias", None) is not None
 
     def __repr__(self) -> str:
         return "hadamard." + super().__repr__()

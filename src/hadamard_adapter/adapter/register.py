@@ -3,7 +3,7 @@
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType, register_peft_method
 
-__all__ = ["add_peft_type", "register"]
+__all__ = ["NAME", "add_peft_type", "register"]
 
 NAME = "HADAMARD"
 
@@ -19,10 +19,8 @@ def add_peft_type() -> None:
     if NAME in PeftType.__members__:
         return
     member = str.__new__(PeftType, NAME)
-    member._name_ = NAME
-    member._value_ = NAME
-    member.__objclass__ = PeftType
-    member._sort_order_ = len(PeftType.__members__)
+    order = len(PeftType.__members__)
+    vars(member).update(_name_=NAME, _value_=NAME, __objclass__=PeftType, _sort_order_=order)
     type.__setattr__(PeftType, NAME, member)
     PeftType._member_names_.append(NAME)
     PeftType._member_map_[NAME] = member
@@ -43,7 +41,7 @@ def register(config_class: type, model_class: type) -> None:
         >>> register(HadamardConfig, HadamardModel)
     """
     add_peft_type()
-    if PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType.HADAMARD) is None:
+    if PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType(NAME)) is None:
         register_peft_method(name=NAME.lower(), config_cls=config_class, model_cls=model_class)
-    PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.HADAMARD] = config_class
-    PEFT_TYPE_TO_TUNER_MAPPING[PeftType.HADAMARD] = model_class
+    PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(NAME)] = config_class
+    PEFT_TYPE_TO_TUNER_MAPPING[PeftType(NAME)] = model_class

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hadamard_adapter.adapter.config import SITES, HadamardConfig
@@ -100,13 +101,14 @@ def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
         owner = model.get_submodule(owner_name)
         owner = owner.get_base_layer() if isinstance(owner, BaseTunerLayer) else owner
         if attribute == "bias" and getattr(owner, "bias", None) is None:
-            zeros = torch.zeros(parameter.shape, dtype=owner.weight.dtype, device=owner.weight.device)
+            weight = owner.get_parameter("weight")
+            zeros = torch.zeros(parameter.shape, dtype=weight.dtype, device=weight.device)
             owner.bias = nn.Parameter(zeros, requires_grad=False)
 
 
 def _linear_modules(model: nn.Module) -> list[str]:
     """All linear projections but the language model's head; `matches` leaves out other heads."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     found = []
     for name, module in own_modules(model):
         base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -124,7 +126,7 @@ def _check_layers(config: HadamardConfig, model: nn.Module) -> None:
             "layers_to_transform: cannot be used together with target_modules as a regular expression "
             f"({config.target_modules!r}); name the layers in the expression"
         )
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    model_type = getattr(getattr(model, "config", None), "model_type", None) or ""
     if any(row.is_shared for row in FAMILIES.get(model_type, ())):
         raise SettingsError(
             f"the layers of {model_type!r} share their weights: expected layers_to_transform=None, received "
@@ -132,7 +134,7 @@ def _check_layers(config: HadamardConfig, model: nn.Module) -> None:
         )
 
 
-def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | list[str]:
+def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | str | list[str]:
     """True or False where it is the same for all projections, else the names of those that get a shift."""
     if config.train_shift is False or not isinstance(config.train_shift, (bool, type(None))):
         return config.train_shift

@@ -36,7 +36,7 @@ def _remove(model: nn.Module, adapter_name: str) -> None:
             module.delete_adapter(adapter_name)
         else:
             module.delete_adapter(adapter_name, list(module.active_adapters))
-        if not module._get_available_adapters():
+        if not any(len(getattr(module, kind)) for kind in module.adapter_layer_names):
             parent, _, child = name.rpartition(".")
             inner = module.base_layer if isinstance(module, HadamardLayer) else module.original_module
             setattr(model.get_submodule(parent), child, inner)

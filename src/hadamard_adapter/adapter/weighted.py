@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
@@ -56,7 +57,7 @@ def _check(
         raise AdapterError(f"no adapter named {missing}; there are {sorted(tuner.peft_config)}")
     if adapter_name in tuner.peft_config:
         raise AdapterError(f"there is already an adapter named {adapter_name!r}; choose another name")
-    configs = [tuner.peft_config[name] for name in adapters]
+    configs: list[Any] = [tuner.peft_config[name] for name in adapters]
     for field in ("position", "target_modules", "norm_modules", "train_scale", "train_shift"):
         if len({str(getattr(config, field)) for config in configs}) > 1:
             raise AdapterError(
