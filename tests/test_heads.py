@@ -182,6 +182,14 @@ def test_the_base_model_s_own_head_is_never_touched():
     assert_same_bits(model.unload().state_dict(), before)
 
 
+def test_copies_of_a_module_that_is_no_head_do_not_add_up():
+    settings = {"target_modules": ["attention.output.dense"], "modules_to_save": ["bert.pooler"]}
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(**settings))
+    model.add_adapter("second", HadamardConfig(**settings))
+    with pytest.raises(ValueError, match="Only one adapter can be set at a time"):
+        model.base_model.set_adapter(["default", "second"])
+
+
 def test_only_the_head_can_train_and_only_the_adapter_can():
     for settings, is_head in (({"freeze_adapter": True}, True), ({"freeze_head": True}, False)):
         model = adapted(**settings)

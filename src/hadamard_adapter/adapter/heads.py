@@ -97,6 +97,7 @@ def wrap_head(
         setattr(model.get_submodule(parent), child, wrapper)
     is_asked = any(name.endswith(end) for end in config.modules_to_save or ())
     wrapper.was_found = wrapper.was_found or not is_asked
+    wrapper.is_task_head = wrapper.is_task_head or not is_asked or config.task_type is not None
 
 
 class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
@@ -110,6 +111,9 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
 
     was_found: bool = False
     """Some adapter has this head without naming it in its modules_to_save, so the next adapter has it too."""
+
+    is_task_head: bool = False
+    """It was found, or comes with the task type: of several active adapters, the first one's is used."""
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
         super().init_modules(adapter_name, **kwargs)
@@ -132,9 +136,16 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
         return "ModulesToSaveWrapper"  # PEFT's messages, and who matches them, name the wrapper so
 
     def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
-        """Returns which of the adapters to be set gives the head: the first one that has a copy, or None."""
-        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
-        return next((name for name in names if name in self.modules_to_save), None)
+        """Returns which of the adapters to be set gives the head: the first one that has a copy, or None.
+
+        Raises:
+            ValueError: Several of them have a copy of a module that is no head, as in PEFT: copies do not add.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        held = [name for name in names if name in self.modules_to_save]
+        if len(held) > 1 and not self.is_task_head:
+            super().check_set_adapter(held)
+        return held[0] if held else None
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Makes the head of the first adapter that has one active; without one the base model's own."""
