@@ -3,7 +3,7 @@
 Command, from the repository root (two minutes; fetches no package, only descriptions of them):
 
     python3 scripts/pin.py python3.10 python3.11 python3.12 python3.13 > constraints.txt
-    python3 scripts/pin.py python3.11 --with transformers==5.0.0 --with peft==0.21.0 > constraints-oldest.txt
+    python3 scripts/pin.py python3.11 --with transformers==5.18.0 --with peft==0.21.2 > constraints-oldest.txt
 
 Each interpreter resolves the package with its extra `test` in a fresh virtual environment by pip's own dry
 run. Where the answers differ, the lines carry a marker. PyTorch's GPU libraries are left out: PyTorch pins
