@@ -139,7 +139,7 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
         """Returns which of the adapters to be set gives the head: the first one that has a copy, or None.
 
         Raises:
-            ValueError: Several of them have a copy of a module that is no head, as in PEFT: copies do not add.
+            ValueError: Several of them have a copy of a module that is no head, as in PEFT.
         """
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         held = [name for name in names if name in self.modules_to_save]
