@@ -119,12 +119,7 @@ def find_sites(
             f"received {list(layers_to_transform)!r}"
         )
     modules = dict(model.named_modules())
-    stacks = [(path, stack) for stack in family.stacks for path in _stack_paths(modules, stack)]
-    if not stacks:
-        wanted = ", ".join(stack.layers for stack in family.stacks)
-        raise SettingsError(
-            f"no list of layers named {wanted} in this {config.model_type!r} model; pass target_modules=[...]"
-        )
+    stacks = _stacks_of(modules, family, config.model_type)
     lengths = [len(modules[path]) for path, _ in stacks]  # type: ignore[arg-type]
     chosen = _chosen_layers(layers_to_transform, max(lengths))
     return tuple(
@@ -157,6 +152,17 @@ def shift_can_merge(model: nn.Module, projection_path: str, bias_switch: str | N
     if getattr(model.get_submodule(projection_path), "bias", None) is not None:
         return True
     return bias_switch is not None and getattr(getattr(model, "config", None), bias_switch, None) is False
+
+
+def _stacks_of(modules: dict[str, nn.Module], family: Family, model_type: str) -> list[tuple[str, Stack]]:
+    """The family's stacks that this model has, with their full paths."""
+    stacks = [(path, stack) for stack in family.stacks for path in _stack_paths(modules, stack)]
+    if not stacks:
+        wanted = ", ".join(stack.layers for stack in family.stacks)
+        raise SettingsError(
+            f"no list of layers named {wanted} in this {model_type!r} model; pass target_modules=[...]"
+        )
+    return stacks
 
 
 def _stack_paths(modules: dict[str, nn.Module], stack: Stack) -> list[str]:

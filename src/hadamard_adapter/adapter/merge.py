@@ -27,10 +27,8 @@ def fold(
     Args:
         weight: W, of shape (o, i) or (o, i, *kernel), or (i, o) with out_axis=1 (GPT-2's Conv1D).
         bias: c, or None.
-        in_scale: Offset of the input scale from one; None for zero.
-        in_shift: The input shift; None for zero.
-        out_scale: Offset of the output scale from one; None for zero.
-        out_shift: The output shift; None for zero.
+        in_scale, in_shift: Offset of the input scale from one, and the input shift; None for zero.
+        out_scale, out_shift: The same of the output.
         out_axis: The axis of W that counts outputs, 0 or 1.
 
     Returns:
