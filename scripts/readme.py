@@ -67,7 +67,7 @@ def compare() -> str:
         )
     lines += [
         "",
-        "Mean ± sd (n seeds); the best epoch is chosen on dev for every method; one JSON a run, with its settings,",
+        "Mean ± sd (n seeds); every method's best epoch is chosen on dev; one JSON a run, with its settings,",
     ]
     lines += ["in [results/compare](results/compare), made by `python benchmarks/compare.py --bf16`."]
     return "\n".join(lines)
