@@ -38,6 +38,7 @@ def hadamard(
     wide = torch.promote_types(x.dtype, torch.float32)
     y = x.to(wide)
     if scale is None:
+        assert shift is not None
         return (y + shift.to(wide)).to(x.dtype)
     factor = 1 + scale.to(wide)
     if shift is None:
