@@ -49,8 +49,13 @@ class Method:
 
 
 def _lora(model: torch.nn.Module) -> torch.nn.Module:
-    ends = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}[model.config.model_type]
-    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=ends))
+    """Rank 8 on query and value, with the same head as the adapter's: the pooler counts to it, if there is one."""
+    ends, head = {
+        "bert": (["query", "value"], ["pooler", "classifier"]),
+        "mpnet": (["attn.q", "attn.v"], ["classifier"]),
+    }[model.config.model_type]
+    config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=ends, modules_to_save=head)
+    return get_peft_model(model, config)
 
 
 def _full(model: torch.nn.Module) -> torch.nn.Module:
