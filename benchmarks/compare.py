@@ -49,7 +49,7 @@ class Method:
 
 
 def _lora(model: torch.nn.Module) -> torch.nn.Module:
-    """Rank 8 on query and value, with the same head as the adapter's: the pooler counts to it, if there is one."""
+    """Rank 8 on query and value, with the same head as the adapter's (a pooler belongs to it)."""
     ends, head = {
         "bert": (["query", "value"], ["pooler", "classifier"]),
         "mpnet": (["attn.q", "attn.v"], ["classifier"]),
