@@ -32,6 +32,8 @@ def test_help_imports_no_heavy_library() -> None:
         "import hadamard_adapter; from peft.utils import PeftType; import peft",
         "from hadamard_adapter.adapter.layers import HadamardLayer; import peft",
         "from hadamard_adapter import HadamardConfig; import peft",
+        "import hadamard_adapter; from importlib.util import find_spec; find_spec('peft'); import peft",
+        "import hadamard_adapter, importlib.util as u; u.find_spec('peft.utils'); import peft",
     ],
 )
 def test_the_method_is_registered_in_whatever_order_things_are_imported(imports: str) -> None:
