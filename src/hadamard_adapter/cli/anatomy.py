@@ -96,7 +96,7 @@ def build_on_meta(model: str, allow_remote_code: bool = False) -> Any:
 def plan_adapter(
     name: str, model: Any, sites: Sequence[str], position: str, layers: Sequence[int] | None
 ) -> Anatomy:
-    """The adapter that a tuning run would train, by injecting it into a model on the meta device.
+    """What a tuning run would train, poolers included, by injecting it into a model on the meta device.
 
     Args:
         name: of the model, for the display.
@@ -119,10 +119,13 @@ def plan_adapter(
     from peft import get_peft_model
 
     from hadamard_adapter import HadamardConfig
+    from hadamard_adapter.tuning.bench import _poolers  # pyright: ignore[reportPrivateUsage]
 
     model_type, n_total = str(model.config.model_type), model.num_parameters()
     chosen = None if layers is None else list(layers)
-    config = HadamardConfig(sites=list(sites), position=position, layers_to_transform=chosen)
+    config = HadamardConfig(
+        sites=list(sites), position=position, layers_to_transform=chosen, modules_to_save=_poolers(model)
+    )
     tensors = [
         (key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad
     ]
