@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["StageBars", "data_console", "message_console", "waiting"]
+from hadamard_adapter.tuning.titles import STAGE_TITLES
 
-_STAGES = {"head": "stage 1, head", "adapter": "stage 2, adapter", "both": "head and adapter"}
+__all__ = ["StageBars", "cut_line", "data_console", "message_console", "waiting"]
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -63,7 +64,7 @@ class StageBars:
 
     def start(self, stage: str, n_steps: int, step: int) -> None:
         """Open the bar of a stage, at `step` where it is resumed."""
-        self.name, self.n_steps, self.score = _STAGES.get(stage, stage), n_steps, ""
+        self.name, self.n_steps, self.score = STAGE_TITLES.get(stage, stage), n_steps, ""
         self.next_line_s = time.monotonic() + _SECONDS_BETWEEN_LINES
         self.bars.start()
         self.task = self.bars.add_task(self.name, total=n_steps, completed=step, note="")
@@ -86,6 +87,17 @@ class StageBars:
 
     def end(self) -> None:
         """Leave the bar as it stands."""
+
+
+def cut_line(n_cut: int, n_rows: int, max_length: int | None = None) -> str:
+    """What to say of rows that were too long.
+
+    Example:
+        >>> cut_line(2, 10, 128)
+        '2 of 10 rows are longer than 128 tokens; their ends were cut off'
+    """
+    limit = "the model takes" if max_length is None else f"{max_length} tokens"
+    return f"{n_cut} of {n_rows} rows are longer than {limit}; their ends were cut off"
 
 
 @contextlib.contextmanager

@@ -13,11 +13,12 @@ from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.titles import STAGE_TITLES
+from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = ["count_parameters", "metrics_of", "peak_memory_mb", "run_of", "versions", "write_report"]
 
 _PACKAGES = ("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
-_TITLES = {"head": "stage 1: head", "adapter": "stage 2: adapter", "both": "head and adapter"}
 
 
 def count_parameters(model: torch.nn.Module, n_base: int) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def write_report(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> 
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "run.json", run)
     _plot_curve(folder / "curve.png", metrics)
-    (folder / "README.md").write_text(_card(metrics, run), encoding="utf-8")
+    (folder / "README.md").write_text(_card(metrics, run, _kinds_in(folder)), encoding="utf-8")
 
 
 def _plot_curve(path: Path, metrics: dict[str, Any]) -> None:
@@ -110,9 +111,10 @@ def _plot_curve(path: Path, metrics: dict[str, Any]) -> None:
         epochs = [start + entry["epoch"] for entry in entries]
         scores = [entry["scores"][metrics["metric"]] for entry in entries]
         best = metrics["best_epoch"][stage] - 1
-        (line,) = upper.plot(epochs, scores, marker=".", label=_TITLES[stage])
+        (line,) = upper.plot(epochs, scores, marker=".", label=STAGE_TITLES[stage])
         upper.plot(epochs[best], scores[best], marker="o", color=line.get_color())
-        lower.plot(epochs, [entry["loss"] for entry in entries], marker=".", label=_TITLES[stage])
+        losses = [entry["loss"] for entry in entries]
+        lower.plot(epochs, losses, marker=".", label=STAGE_TITLES[stage])
         start = epochs[-1]
     upper.set(xlabel="epoch", ylabel=f"{metrics['metric']} ({metrics['selected_on']})")
     lower.set(xlabel="epoch", ylabel="training loss")
@@ -130,8 +132,8 @@ tags:
 
 # Hadamard adapter for {model}
 
-{n_adapter:,} parameters ({share:.4f} % of the base model's) besides the head's {n_head:,}: a scale and a
-shift at {sites}, and offsets of the norms that follow. Trained on {n_train:,} rows by
+{n_adapter:,} parameters ({share:.4f} % of the base model's) besides the head's {n_head:,}: {kinds}.
+Sites: {sites}. Trained on {n_train:,} rows by
 `hadamard tune`, preset `{preset}`, seed {seed}. Kind of task: {problem_type}{labels}.
 
 | score on {selected_on} ({n_dev:,} rows; they also chose the epoch) | value |
@@ -165,7 +167,25 @@ Settings, versions and fingerprints are in `run.json`, scores of every epoch in 
 """
 
 
-def _card(metrics: dict[str, Any], run: dict[str, Any]) -> str:
+_KINDS = {
+    "scale": "scales",
+    "shift": "shifts",
+    "norm_weight": "offsets of norms",
+    "norm_bias": "offsets of norms",
+}
+
+
+def _kinds_in(folder: Path) -> str:
+    """The kinds of tensors of the adapter in a folder, as words: "scales, shifts and offsets of norms"."""
+    names = list(read_weights(folder / "adapter_model.safetensors"))
+    found = dict.fromkeys(
+        words for kind, words in _KINDS.items() if any(f".hadamard_{kind}" in name for name in names)
+    )
+    *first, last = found or ["no tensors of its own"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _card(metrics: dict[str, Any], run: dict[str, Any], kinds: str) -> str:
     settings, task = run["settings"], run["task"]
     names = ", ".join(f"`{name}`" for name in task["label_names"][:20])
     stage1 = (metrics["stage1_dev"] or {}).items()
@@ -177,6 +197,7 @@ def _card(metrics: dict[str, Any], run: dict[str, Any]) -> str:
         n_adapter=metrics["adapter_parameters"],
         n_head=metrics["head_parameters"],
         share=metrics["share_percent"],
+        kinds=kinds,
         sites=" and ".join(settings["sites"]),
         n_train=run["rows"]["train"],
         n_dev=run["rows"]["dev"],
