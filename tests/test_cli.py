@@ -135,6 +135,35 @@ def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:
     assert json.loads(lines.out)["z"] == [1]
 
 
+def test_predict_and_eval_say_how_many_rows_were_cut(tmp_path: Path) -> None:
+    from hadamard_adapter import load
+
+    limit = load(tuned().adapter).max_length
+    long = " ".join(["w10"] * (limit + 1))
+    (tmp_path / "in.csv").write_text(f"text,label\n{long},good\nw50,bad\n")
+    expected = "1 of 2 rows are longer than"
+    found = hadamard("predict", "--adapter", tuned().adapter, "--input", tmp_path / "in.csv")
+    assert found.code == 0 and f"{expected} {limit} tokens" in found.err
+    assert expected in hadamard("eval", "--adapter", tuned().adapter, "--data", tmp_path / "in.csv").err
+
+
+def test_eval_without_a_wrong_row_writes_the_header_alone(tmp_path: Path) -> None:
+    words = ("eval", "--adapter", tuned().adapter)
+    row = hadamard("predict", *words[1:], stdin="text\nw10 w50\n").out.splitlines()[1]
+    (tmp_path / "in.csv").write_text("text,label\nw10 w50," + row.split(",")[1] + "\n")
+    (tmp_path / "empty.csv").touch()
+    assert hadamard(*words, "--data", tmp_path / "in.csv", "--errors", tmp_path / "empty.csv").code == 0
+    assert (tmp_path / "empty.csv").read_text() == "row,text,pair,label,predicted,probability\n"
+
+
+def test_inspect_counts_the_pooler_that_tune_trains(tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(tmp_path)
+    shown = hadamard("inspect", tmp_path, "--preset", "paper").out
+    assert f"adapter and head       {36_864 + 590_592 + 1_538:>13,}" in shown
+
+
 def test_predict_in_many_batches_equals_one_by_one(tmp_path: Path) -> None:
     texts = [f"w{5 + index % 90}" for index in range(1200)]
     together = hadamard("predict", "--adapter", tuned().adapter, stdin="text\n" + "\n".join(texts))

@@ -184,6 +184,10 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
         _eval("text,label\nw10,odd\n"),
         "'odd'",
     ),
+    "errors into no folder": (
+        lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--errors", "no/wrong.csv"],
+        "--errors.*no folder 'no'",
+    ),
     "no batch": (
         lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--batch-size", 0],
         "0",

@@ -1,6 +1,5 @@
 """`hadamard eval`: scores of an adapter on labelled rows, as tables or as one JSON object."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.console import cut_line, data_console, message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
-from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ class EvalOptions:
             raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
         if self.errors is not None and Path(self.errors).resolve() == Path(self.data).resolve():
             raise SettingsError(f"--errors {self.errors!r} would overwrite --data; choose another file")
+        if self.errors is not None:
+            refuse_no_file("--errors", self.errors)
 
 
 @command_from("eval", EvalOptions)
@@ -92,9 +93,9 @@ def eval_command(options: EvalOptions) -> None:
     )
     messages = message_console(options.quiet)
     if evaluation.n_truncated:
-        messages.print(f"{evaluation.n_truncated} of {evaluation.n_rows} rows were cut to the maximal length")
+        messages.print(cut_line(evaluation.n_truncated, evaluation.n_rows))
     if options.errors is not None:
-        _write_errors(Path(options.errors), evaluation.errors)
+        _write_errors(options.errors, evaluation.errors)
         messages.print(f"{len(evaluation.errors)} wrong rows in {options.errors}")
     if options.json:
         print(json.dumps(as_json(evaluation), indent=2, ensure_ascii=False))
@@ -154,8 +155,8 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _write_errors(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=_ERROR_COLUMNS, extrasaction="ignore", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+def _write_errors(path: str, rows: list[dict[str, Any]]) -> None:
+    """Write a CSV file, whatever its name; it appears when it is complete."""
+    from hadamard_adapter.tasks import write_rows
+
+    write_rows(path, [rows], format="csv", columns=_ERROR_COLUMNS)

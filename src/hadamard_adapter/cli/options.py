@@ -9,18 +9,21 @@ A field with `metadata={"argument": "NAME"}` becomes a positional argument.
 """
 
 import dataclasses
+import os
 import re
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from hadamard_adapter.cli.config_file import read_defaults
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.settings import field_help
 
-__all__ = ["CommaList", "command_from", "is_quiet", "parameters_of"]
+__all__ = ["CommaList", "command_from", "is_quiet", "parameters_of", "refuse_no_file"]
 
 S = TypeVar("S")
 
@@ -53,6 +56,29 @@ class CommaList(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             self.fail(f"expected numbers such as 0,1,5 or 0-7, received {value!r}", param, ctx)
 
 
+def refuse_no_file(option: str, target: str, or_else: str = "") -> None:
+    """Refuse a file to write that has no folder, or that is something else.
+
+    Args:
+        option: its name, for the message.
+        target: path of the file.
+        or_else: what else may be given, for the message.
+
+    Raises:
+        SettingsError: the file cannot be written there.
+
+    Example:
+        >>> refuse_no_file("--errors", "wrong.csv")
+    """
+    path = Path(target).expanduser()
+    if not path.parent.is_dir():
+        raise SettingsError(f"{option} {target!r}: no folder {str(path.parent)!r}; make it first")
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{option} {target!r} is no file; name one{or_else}")
+    if not os.access(path.parent, os.W_OK):
+        raise SettingsError(f"{option} {target!r}: folder {str(path.parent)!r} cannot be written to")
+
+
 def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]], click.Command]:
     """A decorator that makes a command of a function of one settings object.
 
@@ -63,15 +89,12 @@ def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]]
         settings: a frozen dataclass; what it raises for bad values passes through.
 
     Example:
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Greeting:
-        ...     to: str = "world"
-        ...     '''Whom to greet.'''
-        >>> @command_from("greet", Greeting)
-        ... def greet(settings: Greeting) -> None:
-        ...     '''Say hello.'''
-        >>> [option.opts for option in greet.params][0]
-        ['--to']
+        >>> from hadamard_adapter.cli.merge import MergeOptions
+        >>> @command_from("fold", MergeOptions)
+        ... def fold(options: MergeOptions) -> None:
+        ...     '''Fold an adapter.'''
+        >>> [option.opts for option in fold.params][0]
+        ['--adapter']
     """
     names = [field.name for field in dataclasses.fields(settings)]  # pyright: ignore[reportArgumentType]
 

@@ -7,9 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hadamard_adapter.cli.console import message_console, waiting
+from hadamard_adapter.cli.console import cut_line, message_console, waiting
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
-from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -93,11 +93,14 @@ def predict_command(options: PredictOptions) -> None:
 
     console = message_console(options.quiet)
     classifier = load(options.adapter, options.model, options.device, options.allow_remote_code)
-    labelled = _labelled(chain([first], batches), classifier, options)
+    cuts: list[int] = []
+    labelled = _labelled(chain([first], batches), classifier, options, cuts)
     with waiting(console, "predicting"):
         n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
     where = "" if options.output == "-" else f", in {options.output}"
     console.print(f"{n_rows} rows labelled{where}")
+    if sum(cuts):
+        console.print(cut_line(sum(cuts), n_rows, classifier.max_length))
 
 
 def _check_output(source: str, target: str) -> None:
@@ -106,10 +109,7 @@ def _check_output(source: str, target: str) -> None:
     path = Path(target)
     if source != "-" and path.exists() and Path(source).exists() and os.path.samefile(source, target):
         raise SettingsError(f"--output {target!r} is the input file; choose another file")
-    if not path.parent.is_dir():
-        raise SettingsError(f"--output {target!r}: no folder {str(path.parent)!r}; make it first")
-    if path.exists() and not path.is_file():
-        raise SettingsError(f"--output {target!r} is no file; name one, or - for standard output")
+    refuse_no_file("--output", target, ", or - for standard output")
 
 
 def _formats(options: PredictOptions) -> tuple[str | None, str | None]:
@@ -126,15 +126,18 @@ def _formats(options: PredictOptions) -> tuple[str | None, str | None]:
 
 
 def _labelled(
-    batches: "Iterable[Table]", classifier: "Classifier", options: PredictOptions
+    batches: "Iterable[Table]", classifier: "Classifier", options: PredictOptions, cuts: list[int]
 ) -> Iterator[list[dict[str, object]]]:
+    """Batches of rows with the new cells; the number of texts that were cut is appended to `cuts`."""
     from hadamard_adapter.tasks import encode_texts
 
     columns: Columns | None = None
     for table in batches:
         columns = columns or classifier.columns_in(table, options.text, options.pair)
         examples = encode_texts(table, columns)
-        found = classifier.predict(examples.texts, examples.pairs, options.batch_size)
+        logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, options.batch_size)
+        found = classifier.read(logits)
+        cuts.append(n_cut)
         yield [
             {**row, **_added(prediction, options)} for row, prediction in zip(table.rows, found, strict=True)
         ]

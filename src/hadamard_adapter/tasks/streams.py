@@ -103,21 +103,36 @@ def write_rows(
     name = "standard output" if destination == "-" else destination
     quoted = format == "csv" if quoting is None else quoting
     count = 0
+    columns = None if columns is None else tuple(columns)
     with _opened(destination) as handle:
         writer: Callable[[Mapping[str, object]], str] | None = None
         for batch in batches:
             for row in batch:
                 if writer is None:
-                    names = tuple(columns) if columns is not None else tuple(row)
-                    if format == "jsonl":
-                        writer = _json_line(name, names if columns is not None else None)
-                    else:
-                        writer = _delimited_line(name, names, "\t" if format == "tsv" else ",", quoted)
-                        handle.write(writer(dict(zip(names, names, strict=True))))
+                    writer = _start(handle, name, format, columns, tuple(row), quoted)
                 handle.write(writer(row))
                 count += 1
             handle.flush()
+        if writer is None and columns is not None:  # no row: the header alone
+            _start(handle, name, format, columns, columns, quoted)
     return count
+
+
+def _start(
+    handle: IO[str],
+    name: str,
+    format: str,
+    columns: tuple[str, ...] | None,
+    first: tuple[str, ...],
+    quoted: bool,
+) -> Callable[[Mapping[str, object]], str]:
+    """Write the header, where the format has one, and return what makes a line of a row."""
+    if format == "jsonl":
+        return _json_line(name, columns)
+    names = first if columns is None else columns
+    writer = _delimited_line(name, names, "\t" if format == "tsv" else ",", quoted)
+    handle.write(writer(dict(zip(names, names, strict=True))))
+    return writer
 
 
 def _batches(

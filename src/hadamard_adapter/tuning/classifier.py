@@ -77,9 +77,13 @@ class Classifier:
             >>> load("out").predict(["a fine film"])[0].label  # doctest: +SKIP
             'positive'
         """
-        if not texts:
+        return self.read(self.logits(texts, pairs, batch_size))
+
+    def read(self, logits: np.ndarray) -> list[Prediction]:
+        """One prediction per row of logits (b, l)."""
+        if not len(logits):
             return []
-        labels, probabilities = predictions(self.task, self.logits(texts, pairs, batch_size))
+        labels, probabilities = predictions(self.task, logits)
         if self.task.problem_type == "regression":
             return [Prediction(None, value=float(value)) for value in labels]
         names = self.task.label_names
@@ -94,16 +98,23 @@ class Classifier:
         Raises:
             SettingsError: as many pairs as texts are expected.
         """
+        return self.logits_and_cuts(texts, pairs, batch_size)[0]
+
+    def logits_and_cuts(
+        self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
+    ) -> tuple[np.ndarray, int]:
+        """Logits as `logits` gives them, and the number of rows that were cut to `max_length` tokens.
+
+        Raises:
+            SettingsError: as many pairs as texts are expected.
+        """
         if pairs is not None and len(pairs) != len(texts):
             raise SettingsError(
                 f"pairs: expected {len(texts)} second texts, one per text, received {len(pairs)}"
             )
         with quiet_libraries():
-            return self._logits(tokenize(self.tokenizer, texts, pairs, self.max_length).rows, batch_size)
-
-    def n_truncated(self, texts: list[str], pairs: list[str] | None = None) -> int:
-        """Number of rows that are longer than `max_length` tokens."""
-        return tokenize(self.tokenizer, texts, pairs, self.max_length).n_truncated
+            tokens = tokenize(self.tokenizer, texts, pairs, self.max_length)
+            return self._logits(tokens.rows, batch_size), tokens.n_truncated
 
     def columns_in(
         self,

@@ -81,7 +81,7 @@ def evaluate_examples(
 ) -> Evaluation:
     """Scores of a classifier on encoded rows; with their table, errors carry its line numbers."""
     task, labels = classifier.task, examples.labels or []
-    logits = classifier.logits(examples.texts, examples.pairs, batch_size)
+    logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, batch_size)
     scores = score(task, logits, labels)
     per_class: dict[str, dict[str, float]] = {}
     confusion: list[list[int]] = []
@@ -105,7 +105,7 @@ def evaluate_examples(
         confusion=confusion,
         label_names=task.label_names,
         n_rows=len(examples.texts),
-        n_truncated=classifier.n_truncated(examples.texts, examples.pairs),
+        n_truncated=n_cut,
         errors=_errors(classifier, examples, logits, table),
     )
 
