@@ -19,7 +19,7 @@ class MergeOptions:
     output: str
     """Folder that receives the plain model and its tokenizer."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the written weights; by default the base model's own."""
+    """Type of the written weights; float32 if not given."""
     model: str | None = None
     """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
     overwrite: bool = False

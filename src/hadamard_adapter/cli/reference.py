@@ -40,8 +40,10 @@ layers = [0, 1, 2]
 lr = 0.003
 ```
 
-Several processes share a run by `accelerate launch --num_processes 2 -m hadamard_adapter.cli tune ...`. Bash
-completes words after `eval "$(_HADAMARD_COMPLETE=bash_source hadamard)"` (likewise zsh, fish).
+Two processes on CPU share a run by `torchrun --nproc_per_node 2 $(which hadamard) tune ...` or by
+`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m hadamard_adapter.cli tune ...`
+(`accelerate launch --cpu --num_processes 2` starts one process only). Bash completes words after
+`eval "$(_HADAMARD_COMPLETE=bash_source hadamard)"` (likewise zsh, fish).
 """
 
 
