@@ -45,10 +45,8 @@ bash scripts/wheel_test.sh
 step "Tests"
 $bin/python -m pytest -n 2
 
-if [ -f scripts/peft_tests.sh ]; then
-    step "PEFT's own tests, aimed at this method"
-    bash scripts/peft_tests.sh
-fi
+step "PEFT's own tests, aimed at this method"
+bash scripts/peft_tests.sh
 
 if [ "${1:-}" = "--all" ]; then
     step "Tests on the oldest PEFT and transformers"
