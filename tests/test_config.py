@@ -42,6 +42,7 @@ def layer_names(model: nn.Module, kind: type = HadamardLayer) -> set[str]:
         ({"sites": []}, "one or more"),
         ({"position": "before"}, "before"),
         ({"train_scale": False, "train_shift": False, "norm_modules": []}, "nothing to train"),
+        ({"layers_to_transform": []}, r"layers_to_transform: expected one or more.*received \[\]"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_was_received(settings, message):
@@ -98,6 +99,27 @@ def test_target_modules_are_names_endings_or_a_regular_expression():
 def test_a_norm_among_the_target_modules_is_tuned_as_a_norm():
     model = get_peft_model(tiny_model("bert"), HadamardConfig(target_modules=["output.LayerNorm"]))
     assert len(layer_names(model, HadamardNorm)) == 4 and not layer_names(model, HadamardProjection)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm_modules": ["attention.output.LayerNorm", "output.layernorm"]}, "'output.layernorm'"),
+        ({"norm_modules": "encoder.*Layernorm"}, r"'encoder\.\*Layernorm'"),
+        ({"target_modules": ["output.dense"], "train_scale": False, "train_shift": False}, "nothing to train"),
+    ],
+)
+def test_what_would_be_dropped_in_silence_is_refused_and_nothing_stays(settings, message):
+    model = tiny_model("bert")
+    before = [name for name, _ in model.named_modules()]
+    with pytest.raises(SettingsError, match=message):
+        get_peft_model(model, HadamardConfig(**settings))
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def test_norms_that_exist_may_all_be_excluded():
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(exclude_modules=r".*LayerNorm"))
+    assert not layer_names(model, HadamardNorm) and layer_names(model)
 
 
 def test_norm_modules_must_be_norms():

@@ -100,6 +100,11 @@ class HadamardConfig(PeftConfig):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 setattr(self, name, sorted(value) if isinstance(value, (set, frozenset)) else list(value))
+        if isinstance(self.layers_to_transform, (list, tuple)) and not self.layers_to_transform:
+            raise SettingsError(
+                f"layers_to_transform: expected one or more layers, or None for all, received "
+                f"{self.layers_to_transform!r}; to train the head alone, set freeze_adapter=True"
+            )
         if self.id2label is not None:
             self.id2label = {int(index): label for index, label in self.id2label.items()}
         if not self.train_scale and self.train_shift is False and self.norm_modules == []:

@@ -62,6 +62,10 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         self._kept = {name: None if kept is None else fn(kept) for name, kept in self._kept.items()}
         return super()._apply(fn, recurse)
 
+    def has_offsets(self, adapter_name: str) -> bool:
+        """Tells whether the adapter trains anything here."""
+        return any(adapter_name in getattr(self, kind) for kind in self.adapter_layer_names)
+
     def folded(self, adapter_names: Sequence[str]) -> dict[str, Tensor | None]:
         """Returns the base layer's tensors with the given adapters folded into the unmerged ones."""
         raise NotImplementedError

@@ -20,7 +20,7 @@ from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of
 from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
 from hadamard_adapter.adapter.projection import HadamardProjection
 from hadamard_adapter.adapter.refuse import refuse_unsupported
-from hadamard_adapter.adapter.resolve import bias_switches, matches, resolve, turn_on_biases
+from hadamard_adapter.adapter.resolve import bias_switches, check_norms, matches, resolve, turn_on_biases
 from hadamard_adapter.adapter.undo import all_or_nothing
 from hadamard_adapter.adapter.weighted import add_weighted
 from hadamard_adapter.adapter.wrap import wrap_module
@@ -71,6 +71,12 @@ class HadamardModel(BaseTuner):
             self.peft_config[adapter_name] = copy.deepcopy(config)
         with all_or_nothing(model, adapter_name):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+            check_norms(self.peft_config[adapter_name], model)
+            if not any(layer.has_offsets(adapter_name) for layer in self._layers()):
+                raise SettingsError(
+                    "nothing to train: no module got a scale, a shift or norm offsets; set train_scale, "
+                    "train_shift or norm_modules"
+                )
         next(self._layers()).linked_heads = list(self._heads())
 
     @staticmethod

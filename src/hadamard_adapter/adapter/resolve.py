@@ -18,7 +18,7 @@ from hadamard_adapter.adapter.heads import find_head, own_modules
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["bias_switches", "matches", "resolve", "turn_on_biases"]
+__all__ = ["bias_switches", "check_norms", "matches", "resolve", "turn_on_biases"]
 
 ALL_LINEAR = "all-linear"  # PEFT's shorthand
 
@@ -68,6 +68,25 @@ def matches(config: HadamardConfig, key: str, names: Sequence[str] | str | None)
         layers_pattern=config.layers_pattern,
     )
     return check_target_module_exists(asked, key)
+
+
+def check_norms(config: HadamardConfig, model: nn.Module) -> None:
+    """Refuses an entry of `norm_modules` that names no module.
+
+    Raises:
+        SettingsError: There is one; it may be misspelt.
+    """
+    asked = copy.copy(config)
+    asked.exclude_modules = None  # what is excluded exists all the same
+    names = [name for name, _ in model.named_modules() if name]
+    entries = [config.norm_modules] if isinstance(config.norm_modules, str) else config.norm_modules or ()
+    for entry in entries:
+        wanted = entry if isinstance(config.norm_modules, str) else [entry]
+        if entry and not any(matches(asked, name, wanted) for name in names):
+            raise SettingsError(
+                f"norm_modules: expected names of norms in the layers to adapt, received {entry!r}, which "
+                "no module has; `hadamard inspect MODEL` shows the names"
+            )
 
 
 def bias_switches(model: nn.Module) -> dict[str, str]:
