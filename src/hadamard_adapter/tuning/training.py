@@ -117,6 +117,12 @@ class _Trainer(Trainer):
 
     progress: Progress | None = None
     epoch_sampler: _EpochSampler
+    step_loss = 0.0
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The batches of one step and the number of their labels; a label of -100 counts here like others."""
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        return batches, sum(batch["labels"].numel() for batch in batches)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -133,7 +139,10 @@ class _Trainer(Trainer):
                 "longer warmup, or no bf16 (with overwrite); the last complete checkpoint is kept"
             )
         if self.progress is not None and self.is_world_process_zero():
-            self.progress.step(step, value * self.args.gradient_accumulation_steps)
+            self.step_loss += value  # its batches' shares add up
+            if self.accelerator.sync_gradients:
+                self.progress.step(step, self.step_loss)
+                self.step_loss = 0.0
         return loss
 
 
@@ -241,18 +250,25 @@ def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any)
 
 
 def _loss_of(problem_type: str, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:
-    """The mean loss over a batch's rows: equal global batches give equal gradients."""
+    """The mean loss over the labels of a step, however it is cut into batches.
+
+    transformers leaves the division to a loss function of one's own, so a batch's share of the step's mean
+    is its sum over the step's number of labels. Equal global batches give equal gradients.
+    """
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].float()
+        losses = losses_of(outputs["logits"].float(), labels)
+        is_share = torch.is_grad_enabled() and num_items_in_batch is not None
+        return losses.sum() / num_items_in_batch if is_share else losses.mean()
+
+    def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if problem_type == "regression":
-            return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.float())
+            return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
         if problem_type == "multi_label_classification":
-            return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+            binary = torch.nn.functional.binary_cross_entropy_with_logits
+            return binary(logits, labels.float(), reduction="none")
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        if class_weights is not None:
-            losses = losses * class_weights.to(logits.device)[labels]
-        return losses.mean()
+        return losses if class_weights is None else losses * class_weights.to(logits.device)[labels]
 
     return loss
 
