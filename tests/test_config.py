@@ -106,7 +106,7 @@ def test_a_norm_among_the_target_modules_is_tuned_as_a_norm():
     [
         ({"norm_modules": ["attention.output.LayerNorm", "output.layernorm"]}, "'output.layernorm'"),
         ({"norm_modules": "encoder.*Layernorm"}, r"'encoder\.\*Layernorm'"),
-        ({"target_modules": ["output.dense"], "train_scale": False, "train_shift": False}, "nothing to train"),
+        ({"target_modules": ["output.dense"], "train_scale": False, "train_shift": False}, "nothing"),
     ],
 )
 def test_what_would_be_dropped_in_silence_is_refused_and_nothing_stays(settings, message):

@@ -1,6 +1,7 @@
 """The recipe on tiny models: what each stage trains, what it leaves, what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
-from hadamard_adapter.tuning import PRESETS, TuneSettings, field_help, load, resolve, tune
+from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights
 from hadamard_adapter.tuning.data import read_data
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input
@@ -134,6 +135,31 @@ def test_other_settings_on_a_finished_folder_are_refused_unless_overwritten(
     assert adapter_sha256(tmp_path / "out") != before
 
 
+def test_other_weights_under_the_same_path_are_noticed(place: Path, tmp_path: Path) -> None:
+    model, output, train = tiny_folder(tmp_path / "model"), tmp_path / "out", place / "train.csv"
+    tiny_tune(model, output, train, stages=1, epochs=1)
+    tiny_folder(tmp_path / "model", seed=7)
+    with pytest.raises(SettingsError, match="model_content"):
+        tiny_tune(model, output, train, stages=1, epochs=1)
+    partial = output.rename(tmp_path / "out.partial")
+    key = json.loads((partial / "run.json").read_text())["key"]
+    shutil.rmtree(partial)
+    partial.mkdir()
+    (partial / "settings.json").write_text(json.dumps(key))
+    with pytest.raises(SettingsError, match="unfinished run of other settings"):
+        tiny_tune(model, output, train, stages=1, epochs=1)
+
+
+def test_a_long_file_is_told_apart_by_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "WHOLE", 10)
+    monkeypatch.setattr(content, "BLOCK", 2)
+    seen = set()
+    for size, last in ((200, b"a"), (200, b"b"), (201, b"a")):
+        (tmp_path / "model.safetensors").write_bytes(b"x" * (size - 1) + last)
+        seen.add(content.base_content(str(tmp_path)))
+    assert len(seen) == 3 and content.base_content(str(tmp_path)) in seen
+
+
 def test_overwrite_never_replaces_what_is_not_ours(place: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(SettingsError, match="something else"):
@@ -190,6 +216,39 @@ def test_progress_is_told_of_every_step_and_epoch(place: Path, tmp_path: Path) -
     settings = short(place, tmp_path / "out", dev=str(place / "dev.csv"), epochs=2)
     tune(settings, say=silent, progress=recorder)
     assert recorder.told == [("both", 4, 0), 1, 2, "epoch 1", 3, 4, "epoch 2", "end"]
+
+
+class Losses(Recorder):
+    """A display that remembers the losses only."""
+
+    def step(self, step: int, loss: float | None) -> None:
+        self.told.append(loss)
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "regression"])
+def test_accumulated_batches_train_as_one_whole_batch_does(
+    problem_type: str, place: Path, tmp_path: Path
+) -> None:
+    is_regression = problem_type == "regression"
+    train = write_rows(
+        tmp_path / "train.csv", 66, label_of=(lambda text: len(text) / 30) if is_regression else None
+    )
+    losses, curves, adapters = [], [], []
+    for batch, accumulation in ((8, 1), (4, 2), (2, 4)):
+        recorder, output = Losses(), tmp_path / f"{batch}x{accumulation}"
+        settings = TuneSettings(
+            str(place / "model"), str(output), train=str(train), max_grad_norm=0.1, stages=1, epochs=1, device="cpu",
+            batch_size=batch, grad_accumulation=accumulation, problem_type=problem_type,
+        )  # fmt: skip
+        curves.append(tune(settings, say=silent, progress=recorder).metrics["curve"][0]["loss"])
+        losses.append([loss for loss in recorder.told if isinstance(loss, float)])
+        adapters.append(load_file(output / "adapter_model.safetensors"))
+    assert len(losses[0]) == len(losses[2]) == 8
+    for loss, curve, adapter in zip(losses[1:], curves[1:], adapters[1:], strict=True):
+        assert loss == pytest.approx(losses[0], rel=1e-4)
+        assert curve == pytest.approx(curves[0], rel=1e-4)
+        for name, tensor in adapter.items():
+            torch.testing.assert_close(tensor, adapters[0][name], atol=1e-4, rtol=1e-3)
 
 
 def test_early_stopping_ends_a_stage_that_no_longer_gets_better(place: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hadamard_adapter.tasks import (
     read_table,
     stratified_split,
 )
+from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.settings import TuneSettings
 
 __all__ = ["TuneData", "read_data", "run_key"]
@@ -70,6 +71,7 @@ def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[st
     """
     key = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NOT_IN_KEY}
     prints = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
+    prints["model_content"] = base_content(settings.model) or "unknown"
     return json.loads(json.dumps({**key, **prints, "n_processes": n_processes}))
 
 
