@@ -148,7 +148,9 @@ def run(name: str, settings: TuneSettings) -> dict[str, Any]:
         **found,
         "selected_on": "dev (best epoch)",
         "seconds": time.perf_counter() - start,
-        "settings": {k: v for k, v in found["settings"].items() if k not in ("model", "output", "data", "train", "dev")},
+        "settings": {
+            k: v for k, v in found["settings"].items() if k not in ("model", "output", "data", "train", "dev")
+        },
         "versions": versions(),
     }
 
