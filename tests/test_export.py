@@ -1,6 +1,8 @@
 """Merging into a plain transformers folder: exact, whole, and nobody's files lost."""
 
+import errno
 import json
+import os
 import random
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError, SettingsError, TrainingError
 from hadamard_adapter.tuning import load, merge
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
@@ -61,6 +63,28 @@ def test_a_merge_replaces_a_merge_only_when_told_and_never_anything_else(place: 
     with pytest.raises(SettingsError, match="something else"):
         merge(place / "tuned", tmp_path / "mine", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "plain"]
+
+
+@pytest.mark.parametrize(("error", "raised"), [(errno.EIO, OSError), (errno.ENOSPC, TrainingError)])
+def test_a_merge_that_fails_at_the_last_moment_leaves_the_old_one(
+    error: int, raised: type[Exception], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "plain"
+    merge(place / "tuned", target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    rename = os.rename
+
+    def failing(source: Path, new: Path) -> None:
+        if new == target and Path(source).name in ("merged", "ready"):
+            raise OSError(error, os.strerror(error))
+        rename(source, new)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(raised) as caught:
+        merge(place / "tuned", target, dtype="bfloat16", overwrite=True)
+    assert "checkpoint" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
 def test_an_unknown_dtype_and_a_folder_without_adapter_are_refused(place: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Export: one task's adapter folded into a plain transformers folder."""
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def merge(
     before = _probe(classifier, classifier.model)
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
-        disk_errors_explained(target),
+        disk_errors_explained(target.parent, f"free some and merge again; {str(target)!r} is as it was"),
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as scratch,
     ):
         written = Path(scratch) / "merged"
@@ -107,10 +108,32 @@ def merge(
         size = sum(path.stat().st_size for path in written.glob("*.safetensors"))
         report = MergeReport(difference, name, size, str(output))
         write_json(written / MERGE_FILE, {"adapter": str(folder), **vars(report)})
-        if target.exists():
-            target.rename(Path(scratch) / "replaced")
-        complete(written, target)
+        _put_in_place(written, target)
     return report
+
+
+def _put_in_place(written: Path, target: Path) -> None:
+    """Give the new merge its name; the old one is removed when that is done, and put back if it fails.
+
+    It steps aside only when every new byte is on the disk, into a folder that no clean-up knows of: killed
+    between two renames, both merges are still there.
+    """
+    ready = written.with_name("ready")
+    complete(written, ready)
+    if not target.exists():
+        complete(ready, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    old = aside / target.name
+    target.rename(old)
+    try:
+        complete(ready, target)
+    except BaseException:
+        if not target.exists():
+            old.rename(target)
+            aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

@@ -45,6 +45,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 FINAL = "final"
 _REPLACED = "replaced"
+CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
 _KNOWN = re.compile(r"lock|replaced|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?")
 
 
@@ -228,7 +229,7 @@ def publish(partial: Path, output: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors_explained(partial: Path) -> Iterator[None]:
+def disk_errors_explained(partial: Path, advice: str = CONTINUES) -> Iterator[None]:
     """Turn "no space left", in whatever form it comes, into a TrainingError that says what was kept.
 
     PyTorch's and safetensors' writers raise errors of their own, hence the search through texts and causes.
@@ -238,10 +239,7 @@ def disk_errors_explained(partial: Path) -> Iterator[None]:
     except Exception as error:
         if not _is_out_of_space(error, partial):
             raise
-        raise TrainingError(
-            f"no space left on the disk of {str(partial)!r}; free some and run the same command again: it "
-            "continues from the last complete checkpoint"
-        ) from error
+        raise TrainingError(f"no space left on the disk of {str(partial)!r}; {advice}") from error
 
 
 def _is_out_of_space(error: BaseException | None, partial: Path) -> bool:
