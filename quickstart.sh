@@ -32,7 +32,7 @@ echo "== Tune, evaluate, predict, merge"
 precision=()
 if grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then precision=(--bf16); fi
 run hadamard tune --model "$folder/model" --train "$folder/train.csv" --dev "$folder/dev.csv" \
-    --output "$folder/adapter" --seed 0 --head-epochs 2 --epochs 5 --batch-size 16 "${precision[@]}"
+    --output "$folder/adapter" --seed 0 --head-epochs 1 --epochs 5 "${precision[@]}"
 run hadamard eval --adapter "$folder/adapter" --data "$folder/test.csv" --json
 
 cat >"$folder/sentences.csv" <<'EOF'

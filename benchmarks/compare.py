@@ -35,6 +35,7 @@ from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import run_stage
 
 RESULTS = Path(__file__).parent.parent / "results" / "compare"
+PATHS = ("model", "output", "data", "train", "dev")
 EPOCHS = {"cola": 10, "stsb": 6, "mrpc": 8, "rte": 10, "sst2": 3}
 
 
