@@ -97,15 +97,47 @@ def test_two_processes_are_one_of_twice_the_batch_and_only_one_publishes(tmp_pat
     tiny_folder(tmp_path / "model")
     train, dev = write_rows(tmp_path / "train.csv", 48), write_rows(tmp_path / "dev.csv", 32, seed=1)
     tiny_tune(tmp_path / "model", tmp_path / "one", train, dev=str(dev), batch_size=8)
+    run_two(tmp_path, "")
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=name)
+    assert not resume.partial_of(tmp_path / "two").exists()
+    # Killed just before its publication: a second process that looks late must not train again.
+    key = resume.read_json(tmp_path / "two" / "run.json")["key"]
+    partial = resume.partial_of(tmp_path / "two")
+    partial.mkdir()
+    (tmp_path / "two").rename(partial / resume.FINAL)
+    resume.write_json(partial / "settings.json", key)
+    run_two(tmp_path, LATE)
+    assert (tmp_path / "two" / "adapter_model.safetensors").exists() and not partial.exists()
+
+
+LATE = """
+import os, time
+from hadamard_adapter.tuning import recipe
+run = recipe._run
+def late(*arguments):
+    if os.environ["RANK"] == "1":
+        time.sleep(2)
+    run(*arguments)
+def never(*arguments):
+    raise AssertionError("trains again")
+recipe._run, recipe.set_up = late, never
+"""
+
+
+def run_two(place: Path, first: str) -> None:
+    """A tuning run of two processes into `two`; each runs the code `first` before."""
     script = f"""
 from pathlib import Path
 from tuning_help import tiny_tune
-place = Path({str(tmp_path)!r})
+place = Path({str(place)!r})
 train, dev = place / "train.csv", str(place / "dev.csv")
+{first}
 result = tiny_tune(place / "model", place / "two", train, dev=dev, batch_size=4)
 assert result.metrics["dev"]
 """
-    (tmp_path / "script.py").write_text(script)
+    (place / "script.py").write_text(script)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         "ACCELERATE_USE_CPU": "true",
@@ -120,8 +152,4 @@ assert result.metrics["dev"]
         "2",
         "script.py",
     ]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
-    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=name)
-    assert not resume.partial_of(tmp_path / "two").exists()
+    subprocess.run(command, cwd=place, env=environment, check=True, timeout=300)

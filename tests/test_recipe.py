@@ -237,8 +237,8 @@ def test_accumulated_batches_train_as_one_whole_batch_does(
     for batch, accumulation in ((8, 1), (4, 2), (2, 4)):
         recorder, output = Losses(), tmp_path / f"{batch}x{accumulation}"
         settings = TuneSettings(
-            str(place / "model"), str(output), train=str(train), max_grad_norm=0.1, stages=1, epochs=1, device="cpu",
-            batch_size=batch, grad_accumulation=accumulation, problem_type=problem_type,
+            str(place / "model"), str(output), train=str(train), max_grad_norm=0.1, stages=1, epochs=1,
+            device="cpu", batch_size=batch, grad_accumulation=accumulation, problem_type=problem_type,
         )  # fmt: skip
         curves.append(tune(settings, say=silent, progress=recorder).metrics["curve"][0]["loss"])
         losses.append([loss for loss in recorder.told if isinstance(loss, float)])

@@ -226,6 +226,21 @@ def test_a_damaged_checkpoint_does_not_count_and_is_deleted(damage: str, tmp_pat
     assert not checkpoint.exists()
 
 
+def test_a_finished_run_leaves_a_work_folder_alone_while_another_works_there(
+    place: Path, tmp_path: Path
+) -> None:
+    def run() -> None:
+        tiny_tune(place / "model", tmp_path / "out", place / "train.csv", stages=1, epochs=1)
+
+    run()
+    key = resume.read_json(tmp_path / "out" / "run.json")["key"]
+    with resume.open_workspace(tmp_path / "out", key, False) as partial:
+        run()
+        assert (partial / "settings.json").exists()
+    run()
+    assert not partial.exists()
+
+
 def test_a_full_disk_is_told_in_one_message(tmp_path: Path) -> None:
     with (
         pytest.raises(TrainingError, match="no space left"),

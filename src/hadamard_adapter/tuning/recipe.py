@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
@@ -98,7 +99,9 @@ def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | 
         settings = dataclasses.replace(resolve(settings, len(data.train.texts)), device=device.type)
         key = run_key(settings, data, state.num_processes)
         output = Path(settings.output).expanduser().absolute()
-        if check_output(output, key, settings.overwrite):
+        is_finished = check_output(output, key, settings.overwrite)
+        state.wait_for_everyone()  # all have looked before one acts
+        if is_finished:
             return _already_finished(output, key, say)
         with contextlib.ExitStack() as stack:
             if state.is_main_process:
@@ -122,7 +125,9 @@ def _run(
 ) -> None:
     """Whatever of stages, report and publication an earlier, killed run has not done yet."""
     state, partial = PartialState(), partial_of(output)
-    if not (partial / FINAL).is_dir():
+    is_trained = (partial / FINAL).is_dir()
+    state.wait_for_everyone()  # all have looked before one publishes
+    if not is_trained:
         bench = set_up(settings, data, partial, say, progress)
         for name in ("head", "adapter") if settings.stages == 2 else ("both",):
             _stage(bench, name)
@@ -219,9 +224,11 @@ def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
 
 
 def _already_finished(output: Path, key: dict[str, Any], say: Say) -> TuneResult:
-    leftover = partial_of(output)
-    if PartialState().is_main_process and read_json(leftover / "settings.json") == key:
-        publish(leftover, output)
+    state, leftover = PartialState(), partial_of(output)
+    if state.is_main_process and read_json(leftover / "settings.json") == key:
+        with contextlib.suppress(SettingsError), open_workspace(output, key, overwrite=False):
+            publish(leftover, output)  # unless another process is at it
+    state.wait_for_everyone()
     say(f"finished already, with these settings: {output}")
     return _result(output)
 
