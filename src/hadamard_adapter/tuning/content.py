@@ -3,8 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hadamard_adapter.tuning.resume import file_sha256
 

@@ -258,8 +258,9 @@ def _loss_of(problem_type: str, class_weights: torch.Tensor | None) -> Callable[
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         losses = losses_of(outputs["logits"].float(), labels)
-        is_share = torch.is_grad_enabled() and num_items_in_batch is not None
-        return losses.sum() / num_items_in_batch if is_share else losses.mean()
+        if num_items_in_batch is None or not torch.is_grad_enabled():
+            return losses.mean()
+        return losses.sum() / num_items_in_batch
 
     def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if problem_type == "regression":
