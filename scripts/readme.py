@@ -1,6 +1,6 @@
-"""Fills the README's tables and its picture from the committed result files.
+"""Fills the README's tables from the committed result files.
 
-Command:  python scripts/readme.py           (writes README.md and docs/compare.png)
+Command:  python scripts/readme.py
           python scripts/readme.py --check   (fails if the README does not say what the files say)
 """
 
@@ -30,7 +30,10 @@ METHODS = {
 
 def quickstart() -> str:
     """The table of the quickstart's last committed run."""
-    found = json.loads((RESULTS / "quickstart.json").read_text())
+    path = RESULTS / "quickstart.json"
+    if not path.exists():
+        return "Not measured yet: `bash quickstart.sh` prints this table."
+    found = json.loads(path.read_text())
     lines = [
         "| movie reviews, MiniLM-L6 | test accuracy | adapter | head | bytes | seconds |",
         "|---|---|---|---|---|---|",
@@ -51,6 +54,8 @@ def quickstart() -> str:
 def compare() -> str:
     """Mean ± sd over seeds of each method and task; a cell without runs stays empty."""
     cells = runs()
+    if not cells:
+        return "Not measured yet: `python benchmarks/compare.py` makes the runs."
     lines = [
         "| MiniLM-L6, GLUE dev | parameters | " + " | ".join(TASKS.values()) + " |",
         "|---|---|" + "---|" * len(TASKS),
@@ -92,28 +97,6 @@ def runs() -> dict[tuple[str, str], list[dict]]:
     return found
 
 
-def draw(path: Path) -> None:
-    """Score against trained parameters (head not counted), a panel a task, a point a seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(TASKS), figsize=(10, 3.2), layout="constrained")
-    for panel, (task, title) in zip(panels, TASKS.items(), strict=True):
-        for method, name in METHODS.items():
-            entries = runs().get((task, method), [])
-            if entries:
-                x = [entry["adapter_parameters"] for entry in entries]
-                panel.plot(x, [entry["score"] for entry in entries], "o", label=name, alpha=0.8)
-        panel.set(xscale="log", title=title, xlabel="trained parameters, head apart")
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("dev score")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(METHODS), frameon=False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
 def filled(text: str) -> str:
     """The README with its result blocks made anew."""
     for name, make in (("quickstart", quickstart), ("compare", compare)):
@@ -130,4 +113,3 @@ if __name__ == "__main__":
     if "--check" in sys.argv:
         sys.exit("README.md differs from results/; run: python scripts/readme.py" if before != after else 0)
     README.write_text(after, encoding="utf8")
-    draw(ROOT / "docs" / "compare.png")
