@@ -110,3 +110,9 @@ def test_every_file_of_the_code_that_a_page_names_exists(name: str) -> None:
         file = ROOT / "src" / "hadamard_adapter" / path
         assert file.is_file(), path
         assert not symbol or re.search(rf"\b{symbol}\b", file.read_text(encoding="utf-8")), (path, symbol)
+
+
+def test_the_readme_says_what_the_result_files_say() -> None:
+    filled = runpy.run_path(str(ROOT / "scripts" / "readme.py"))["filled"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == filled(text), "run: python scripts/readme.py"
