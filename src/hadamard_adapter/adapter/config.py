@@ -7,13 +7,13 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from hadamard_adapter.adapter.families import SITE_NAMES
 from hadamard_adapter.adapter.register import NAME, add_peft_type
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["HadamardConfig"]
 
 POSITIONS = ("output", "input")
-SITES = ("attention", "ffn")
 USAGE = """
 ## How to load it
 
@@ -91,9 +91,9 @@ class HadamardConfig(PeftConfig):
         add_peft_type()
         self.peft_type = PeftType(NAME)
         self.sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
-        unknown = [site for site in self.sites if site not in SITES]
+        unknown = [site for site in self.sites if site not in SITE_NAMES]
         if unknown or not self.sites:
-            raise SettingsError(f"sites: expected one or more of {SITES}, received {self.sites!r}")
+            raise SettingsError(f"sites: expected one or more of {SITE_NAMES}, received {self.sites!r}")
         if self.position not in POSITIONS:
             raise SettingsError(f"position: expected one of {POSITIONS}, received {self.position!r}")
         for name in ("target_modules", "norm_modules", "exclude_modules", "modules_to_save", "head_modules"):

@@ -12,8 +12,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hadamard_adapter.adapter.config import SITES, HadamardConfig
-from hadamard_adapter.adapter.families import FAMILIES, SiteModules, find_sites, shift_can_merge
+from hadamard_adapter.adapter.config import HadamardConfig
+from hadamard_adapter.adapter.families import (
+    FAMILIES,
+    SITE_NAMES,
+    SiteModules,
+    find_sites,
+    shift_can_merge,
+)
 from hadamard_adapter.adapter.heads import find_head, own_modules
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
@@ -92,7 +98,7 @@ def check_norms(config: HadamardConfig, model: nn.Module) -> None:
 def bias_switches(model: nn.Module) -> dict[str, str]:
     """Returns, by full name of a projection without a bias, the config attribute that gives it one."""
     try:
-        sites: Sequence[SiteModules] = find_sites(model, SITES)
+        sites: Sequence[SiteModules] = find_sites(model, SITE_NAMES)
     except SettingsError:
         return {}
     return {
