@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import set_seed
 
+from hadamard_adapter.tasks import GLUE, load_glue
 from hadamard_adapter.tuning import TuneSettings, tune
 from hadamard_adapter.tuning.data import read_data
 from hadamard_adapter.tuning.models import collator, load_base, load_tokenizer, quiet_libraries, tokenize
@@ -36,7 +39,8 @@ from hadamard_adapter.tuning.training import run_stage
 
 RESULTS = Path(__file__).parent.parent / "results" / "compare"
 PATHS = ("model", "output", "data", "train", "dev")
-EPOCHS = {"cola": 10, "stsb": 6, "mrpc": 8, "rte": 10, "sst2": 3}
+EPOCHS = {"cola": 5, "stsb": 3, "mrpc": 3, "rte": 5, "sst2": 3}
+N_HELD_OUT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,9 @@ METHODS: dict[str, Method] = {
 )
 @click.option("--methods", default=",".join(METHODS), show_default=True, help="Rows of METHODS.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Seeds.")
+@click.option(
+    "--part", type=int, help="Search: this many training rows, scored on 1,000 others of train, not on dev."
+)
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 (autocast), all methods alike.")
 @click.option("--table", is_flag=True, help="Print the table of the results that exist.")
 @click.option("--tag", default="", help="Part of the result's name, for variants.")
@@ -92,6 +99,7 @@ def main(
     tasks: str,
     methods: str,
     seeds: str,
+    part: int | None,
     bf16: bool,
     table: bool,
     tag: str,
@@ -107,7 +115,7 @@ def main(
             for name in methods.split(","):
                 parts = [
                     Path(model).absolute().name,
-                    Path(task).name,
+                    Path(task).name + (f"_{part}" if part else ""),
                     name,
                     *([tag] if tag else []),
                     f"s{seed}",
@@ -118,7 +126,7 @@ def main(
                 given = {"epochs": EPOCHS.get(task, 5), "head_epochs": 3} | METHODS[name].settings
                 settings = TuneSettings(
                     **{"model": model, "output": "unused", "seed": seed, "bf16": bf16, "device": "cpu"}
-                    | rows_of(task, data)
+                    | (part_of(task, data, part) if part else rows_of(task, data))
                     | given
                     | changed
                 )
@@ -133,6 +141,25 @@ def rows_of(task: str, data: str | None) -> dict[str, str | None]:
     if Path(task).is_dir():
         return {"train": f"{task}/train.csv", "dev": f"{task}/dev.csv"}
     return {"task": task, "data": data}
+
+
+def part_of(task: str, data: str, n_rows: int) -> dict[str, str | None]:
+    """Settings for a search: `n_rows` rows of train (drawn with seed 0), scored on 1,000 others of train."""
+    described, train, _ = load_glue(task, f"{data}/{GLUE[task].folder}")
+    order = np.random.default_rng(0).permutation(len(train.texts))[: n_rows + N_HELD_OUT]
+    folder = Path("build") / "parts" / f"{task}-{n_rows}"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = described.label_names
+    for file, indices in {"train": order[:n_rows], "dev": order[n_rows:]}.items():
+        rows = pd.DataFrame({"text": [train.texts[i] for i in indices]})
+        if train.pairs is not None:
+            rows["pair"] = [train.pairs[i] for i in indices]
+        rows["label"] = [f"label {names[y]}" if names else y for y in (train.labels[i] for i in indices)]
+        rows.to_csv(folder / f"{file}.csv", index=False)
+    pair = "pair" if train.pairs is not None else None
+    files = {"train": f"{folder}/train.csv", "dev": f"{folder}/dev.csv"}
+    kind = {"problem_type": described.problem_type, "metric": described.metrics[0]}
+    return {**files, **kind, "text": "text", "pair": pair, "label": "label"}
 
 
 def run(name: str, settings: TuneSettings) -> dict[str, Any]:

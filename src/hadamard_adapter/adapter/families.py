@@ -24,6 +24,7 @@ __all__ = [
     "candidates",
     "family_of",
     "find_sites",
+    "layer_stacks",
     "shift_can_merge",
 ]
 
@@ -129,6 +130,23 @@ def find_sites(
         if layer_index in chosen
         for name in sites
     )
+
+
+def layer_stacks(model: nn.Module) -> list[nn.ModuleList]:
+    """Returns the model's lists of layers, in the order of its family's row.
+
+    Raises:
+        SettingsError: a model without a row, or without such a list.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> [len(stack) for stack in layer_stacks(BertModel(BertConfig(hidden_size=12)))]
+        [12]
+    """
+    config = getattr(model, "config", None)
+    modules = dict(model.named_modules())
+    paths = _stacks_of(modules, family_of(config), config.model_type)  # type: ignore[arg-type, union-attr]
+    return [modules[path] for path, _ in paths]  # type: ignore[misc]
 
 
 def shift_can_merge(model: nn.Module, projection_path: str, bias_switch: str | None) -> bool:

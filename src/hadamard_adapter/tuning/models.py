@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -18,6 +19,7 @@ from hadamard_adapter.tasks import Task
 __all__ = [
     "DEFAULT_MAX_LENGTH",
     "Tokens",
+    "backbone_of",
     "collator",
     "load_base",
     "load_tokenizer",
@@ -120,6 +122,12 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
     if not _position_offset(loaded):  # where positions count from the padding index, it must stay as it is
         loaded.config.pad_token_id = pad_token_id
     return loaded
+
+
+def backbone_of(model: torch.nn.Module) -> torch.nn.Module:
+    """The part below the head of a transformers model, or of a PEFT model around one."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner.base_model
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

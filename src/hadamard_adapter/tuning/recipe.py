@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from accelerate import PartialState
 
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tasks import describe_task
+from hadamard_adapter.tasks import data_fingerprint, describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
+from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.report import (
     count_parameters,
     metrics_of,
@@ -142,21 +144,25 @@ def _stage(bench: Bench, name: str) -> None:
     state, done = PartialState(), bench.partial / f"{name}.done"
     _set_masks(bench.model, bench.settings, name)
     if not done.is_dir():
-        stage = _make_stage(bench, name)
-        outcome = run_stage(
-            bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
-        )
+        started = time.perf_counter()
+        with _cached(bench, _make_stage(bench, name)) as stage:
+            cache_seconds = time.perf_counter() - started
+            outcome = run_stage(
+                bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
+            )
         if state.is_main_process:
             temporary = done.with_name(done.name + ".tmp")
             temporary.mkdir()
             for file in ("adapter_config.json", "adapter_model.safetensors"):
                 shutil.copyfile(outcome.checkpoint / file, temporary / file)
-            entry = {"curve": outcome.curve, "best": outcome.best, "seconds": outcome.seconds}
+            seconds = {"seconds": outcome.seconds + cache_seconds, "cache_seconds": cache_seconds}
+            entry = {"curve": outcome.curve, "best": outcome.best, **seconds}
             write_json(temporary / "stage.json", entry)
             complete(temporary, done)
         state.wait_for_everyone()
     if state.is_main_process:
         remove(bench.partial / name)
+        remove(bench.partial / "cache")
     load_weights(bench.model, done / "adapter_model.safetensors")
     best = read_json(done / "stage.json")["best"]
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in best["scores"].items())
@@ -187,6 +193,21 @@ def _make_stage(bench: Bench, name: str) -> Stage:
         dev=bench.dev,
         collate=collator(bench.tokenizer, data.task.problem_type),
         class_weights=class_weights(data) if settings.class_weights == "balanced" else None,
+    )
+
+
+def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Stage]:
+    """The stage with its frozen layers computed once, where they are the same in every epoch."""
+    settings = bench.settings
+    if settings.dropout:
+        return contextlib.nullcontext(stage)
+    bench.model.to(PartialState().device)
+    key = {"base": bench.base_fingerprint, "max_length": bench.max_length, "bf16": settings.bf16}
+    key |= {
+        part: data_fingerprint(rows) for part, rows in (("train", bench.data.train), ("dev", bench.data.dev))
+    }
+    return cached_prefix(
+        bench.model, stage, bench.partial / "cache", key, settings.cache_gb, bench.say, bench.progress
     )
 
 

@@ -6,6 +6,7 @@ A run works in `<output>.partial/` and the output path appears by one rename whe
         lock            held (flock) while a process works here
         settings.json   the run's key: what must be equal for a result to be equal
         head/           the Trainer's checkpoints of stage 1; one counts only with its manifest.json
+        cache/          what the frozen layers put out, while a stage runs
         head.done/      the best epoch of stage 1; appears by a rename when the stage is over
         adapter/        stage 2, likewise
         adapter.done/
@@ -46,7 +47,9 @@ MANIFEST = "manifest.json"
 FINAL = "final"
 _REPLACED = "replaced"
 CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
-_KNOWN = re.compile(r"lock|replaced|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?")
+_KNOWN = re.compile(
+    r"lock|replaced|cache|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?"
+)
 
 
 def read_json(path: Path) -> Any:

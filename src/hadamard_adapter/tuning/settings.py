@@ -123,6 +123,10 @@ class TuneSettings:
     """Learning rate of the norms' offsets; None: as --lr."""
     stage2_head_lr: float | None = None
     """Learning rate of the head beside the adapter; None: the preset's."""
+    dropout: bool = True
+    """Whether the frozen backbone drops activations at random in training; the head's own dropout stays."""
+    cache_gb: float = 4.0
+    """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout."""
     train_pooler: bool = True
     """Whether a pooler that the checkpoint brings is tuned as a part of the head."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
@@ -217,7 +221,7 @@ def _first(given: Any, otherwise: Any) -> Any:
 
 _AT_LEAST: dict[str, float] = {
     "head_epochs": 1, "epochs": 1, "batch_size": 1, "grad_accumulation": 1, "max_length": 2,
-    "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
+    "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0, "cache_gb": 0,
 }  # fmt: skip
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
 

@@ -2,5 +2,10 @@
 
 __all__ = ["STAGE_TITLES"]
 
-STAGE_TITLES = {"head": "stage 1, head", "adapter": "stage 2, adapter", "both": "head and adapter"}
+STAGE_TITLES = {
+    "cache": "frozen layers, rows",
+    "head": "stage 1, head",
+    "adapter": "stage 2, adapter",
+    "both": "head and adapter",
+}
 """Name of a stage -> what pictures and progress call it."""

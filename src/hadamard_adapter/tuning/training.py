@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hadamard_adapter.errors import TrainingError
 from hadamard_adapter.tasks import Task, score
+from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, best_epoch, is_over, read_curve
@@ -82,7 +83,7 @@ def run_stage(
         callbacks=[keeper],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.progress = progress
+    trainer.progress, trainer.has_dropout = progress, settings.dropout
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
     if not is_over(read_curve(history), stage.epochs, task.metrics[0], settings.early_stopping):
         set_seed(settings.seed)
@@ -117,6 +118,7 @@ class _Trainer(Trainer):
 
     progress: Progress | None = None
     epoch_sampler: _EpochSampler
+    has_dropout = True
     step_loss = 0.0
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
@@ -129,6 +131,12 @@ class _Trainer(Trainer):
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         self.epoch_sampler = _EpochSampler([len(row["input_ids"]) for row in rows], group, self.args.seed)
         return self.epoch_sampler
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""
+        if not self.has_dropout:
+            backbone_of(self.accelerator.unwrap_model(model)).eval()
+        return super().compute_loss(model, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

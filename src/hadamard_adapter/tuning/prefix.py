@@ -1,0 +1,331 @@
+"""What the frozen layers at the bottom put out is computed once and read back in every epoch.
+
+In stage 1 every layer is frozen, in stage 2 those below the first adapted one. Their output does not change
+from epoch to epoch, so it is computed in one pass of inference and kept in a file; in training these layers
+then hand out what was kept, and neither forward nor backward pass runs through them. Where the head reads the
+first token alone (BERT's way), the first token of the last layer is all that is kept, a few megabytes.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from hadamard_adapter.adapter.families import family_of, layer_stacks
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.resume import read_json, write_json
+from hadamard_adapter.tuning.stage import Progress, Stage
+
+__all__ = ["cached_prefix", "frozen_prefix"]
+
+Row: TypeAlias = dict[str, Any]
+Collate: TypeAlias = Callable[[list[Row]], dict[str, Tensor]]
+
+BATCH_TOKENS = 2048
+TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit, that counts as rounding."""
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """The frozen layers of a model, and how the rest of it takes what they put out."""
+
+    layers: list[nn.Module]
+    """From the bottom on."""
+    n_outputs: int
+    """Length of the tuple that a layer hands on, hidden states first; 0: it hands on the tensor itself."""
+    is_first_only: bool
+    """Whether the rest of the model reads nothing but the first token of a row."""
+    width: int
+    """Length of a hidden state."""
+
+
+@contextlib.contextmanager
+def cached_prefix(
+    model: Any,
+    stage: Stage,
+    folder: Path,
+    key: dict[str, Any],
+    limit_gb: float,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Iterator[Stage]:
+    """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
+
+    It is `stage` itself where nothing can be gained, where the file would be larger than `limit_gb`, or where
+    a trial shows that the model computes something else that way; `say` then tells why. The model is as
+    before when the context is left.
+
+    Args:
+        model: PEFT model with the stage's masks set, on its device.
+        stage: rows as tokens, and how they are collated.
+        folder: of the files; what is there from a killed run is used if it is whole and has this key.
+        key: what the hidden states depend on besides the layers (model, data, precision), as JSON.
+        limit_gb: largest size of the files in units of 1e9 bytes; 0: no cache.
+        say: receives a line for the user.
+        progress: told how far the pass over the rows is.
+    """
+    layers, reason = frozen_prefix(model)
+    prefix = _probe(model, layers, stage) if layers and stage.train and limit_gb > 0 else None
+    if layers and prefix is None:
+        reason = "with it this model computes something else"
+    if prefix is not None and (size_gb := _size_bytes(prefix, stage) / 1e9) > limit_gb:
+        prefix, reason = None, f"it would take {size_gb:.1f} GB, more than cache_gb {limit_gb:g}"
+    if prefix is None:
+        if reason and limit_gb > 0:
+            say(f"no cache of frozen layers: {reason}")
+        yield stage
+        return
+    size_mb = _size_bytes(prefix, stage) / 1e6
+    say(f"what {len(layers)} frozen layers put out is computed once ({size_mb:.1f} MB on disk)")
+    key = {**key, "n_layers": len(layers), "is_first_only": prefix.is_first_only, "width": prefix.width}
+    train, dev = (
+        _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
+        for part, rows in (("train", stage.train), ("dev", stage.dev))
+    )
+    with _reading(model, prefix.layers, prefix.n_outputs):
+        yield dataclasses.replace(stage, train=train, dev=dev, collate=_collate(stage.collate))
+
+
+def frozen_prefix(model: Any) -> tuple[list[nn.Module], str]:
+    """The layers from the bottom on in which nothing trains, and why there are none where there are none.
+
+    Args:
+        model: PEFT model around a transformers model.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from hadamard_adapter import HadamardConfig
+        >>> base = BertForSequenceClassification(BertConfig(hidden_size=8, num_attention_heads=2))
+        >>> model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS", layers_to_transform=[10, 11]))
+        >>> len(frozen_prefix(model)[0])
+        10
+    """
+    base = model.get_base_model()
+    try:
+        family, stacks = family_of(base.config), layer_stacks(base)
+    except SettingsError:
+        return [], f"the layers of model_type {getattr(base.config, 'model_type', None)!r} are not known"
+    if len(stacks) != 1 or family.is_shared:
+        return [], "the model's layers are shared, or stand in two stacks"
+    layers: list[nn.Module] = []
+    for layer in stacks[0]:
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            break
+        layers.append(layer)
+    return layers, ""
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the last layer whose output is wanted."""
+
+
+def _probe(model: Any, layers: list[nn.Module], stage: Stage) -> _Prefix | None:
+    """How the model takes the layers' output; None where outputs or gradients differ from the usual way's."""
+    by_length = sorted(stage.train, key=lambda row: len(row["input_ids"]))
+    rows = [*by_length[:: max(1, len(by_length) // 4)][:4], by_length[-1]]
+    if "attention_mask" not in rows[0]:
+        return None
+    batch = _to(model.device, stage.collate(rows))
+    model.eval()
+    with torch.no_grad():
+        output = _capture(model, layers, batch)
+    n_outputs = len(output) if isinstance(output, tuple) else 0
+    hidden = _hidden(output).detach().requires_grad_()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    logits, gradients = _outcome(model, batch, trained)
+    with _reading(model, layers, n_outputs):
+        found, (to_hidden, *to_trained) = _outcome(model, {**batch, "prefix": hidden}, [hidden, *trained])
+        is_same = _is_close(found, logits) and all(map(_is_close, to_trained, gradients))
+        if not is_same or to_hidden is None:
+            return None
+        first = _to(model.device, stage.collate([_first_token(row) for row in rows]))
+        is_first_only = not bool(to_hidden[:, 1:].any()) and _is_close(
+            _outcome(model, {**first, "prefix": hidden[:, :1]}, trained)[0], logits
+        )
+    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1])
+
+
+def _outcome(
+    model: Any, batch: dict[str, Tensor], inputs: list[Tensor]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Logits of a batch, and the gradients of their squares' sum (None where there is none)."""
+    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    gradients = torch.autograd.grad(logits.square().sum(), inputs, allow_unused=True)
+    return logits.detach(), list(gradients)
+
+
+def _is_close(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return float((found - expected).abs().max()) <= TOLERANCE * max(float(expected.abs().max()), 1e-6)
+
+
+def _capture(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> Any:
+    """What the last of the layers puts out, as it hands it on: a tensor, or a tuple that starts with one."""
+    found: list[Any] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(output)
+        raise _Reached
+
+    handle = layers[-1].register_forward_hook(keep)
+    try:
+        with contextlib.suppress(_Reached):
+            model(**{name: value for name, value in batch.items() if name != "labels"})
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _hidden(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextlib.contextmanager
+def _reading(model: Any, layers: list[nn.Module], n_outputs: int) -> Iterator[None]:
+    """Within it the model takes "prefix" (b, s, d) beside its other inputs, and the layers hand that out."""
+    now: dict[str, Tensor] = {}
+
+    def take(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        now["prefix"] = kwargs.pop("prefix")
+        return args, kwargs
+
+    def hand_out(*args: Any, **kwargs: Any) -> Any:
+        return (now["prefix"], *[None] * (n_outputs - 1)) if n_outputs else now["prefix"]
+
+    handle = model.register_forward_pre_hook(take, with_kwargs=True)
+    try:
+        for layer in layers:
+            layer.forward = hand_out
+        yield
+    finally:
+        handle.remove()
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def _with_hidden(
+    model: Any,
+    prefix: _Prefix,
+    rows: list[Row],
+    collate: Collate,
+    path: Path,
+    key: dict[str, Any],
+    progress: Progress | None,
+) -> list[Row]:
+    """The rows, each with its hidden states under "prefix", read from a file that is made if need be."""
+    state = PartialState()
+    lengths = [1 if prefix.is_first_only else len(row["input_ids"]) for row in rows]
+    ends = np.cumsum(lengths)
+    shape = (int(ends[-1]) if rows else 0, prefix.width)
+    if state.is_main_process and _read(path, shape, key) is None:
+        _write(model, prefix, rows, collate, path, shape, ends, progress)
+        write_json(path.with_suffix(".json"), key)
+    state.wait_for_everyone()
+    kept = _read(path, shape, key)
+    assert kept is not None, "just written, or read before"
+    rows = [_first_token(row) for row in rows] if prefix.is_first_only else rows
+    return [
+        {**row, "prefix": kept[end - length : end]}
+        for row, end, length in zip(rows, ends, lengths, strict=True)
+    ]
+
+
+def _read(path: Path, shape: tuple[int, int], key: dict[str, Any]) -> "np.ndarray[Any, Any] | None":
+    """The file's array; None where it is missing, cut short, or of something else."""
+    if read_json(path.with_suffix(".json")) != key:
+        return None
+    try:
+        kept = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return kept if kept.shape == shape and kept.dtype == np.float32 else None
+
+
+def _write(
+    model: Any,
+    prefix: _Prefix,
+    rows: list[Row],
+    collate: Collate,
+    path: Path,
+    shape: tuple[int, int],
+    ends: "np.ndarray[Any, Any]",
+    progress: Progress | None,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    temporary = path.with_suffix(".tmp")
+    if not shape[0]:
+        np.save(path.with_suffix(".npy"), np.empty(shape, dtype=np.float32))
+        return
+    kept = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    if progress is not None:
+        progress.start("cache", len(rows), 0)
+    n_done = 0
+    for chosen in _batches([len(row["input_ids"]) for row in rows]):
+        batch = _to(model.device, collate([rows[index] for index in chosen]))
+        with torch.inference_mode():
+            hidden = _hidden(_capture(model, prefix.layers, batch)).float()
+        mask = batch["attention_mask"].bool()
+        for index, states, is_token in zip(chosen, hidden, mask, strict=True):
+            own = states[:1] if prefix.is_first_only else states[is_token]
+            kept[ends[index] - len(own) : ends[index]] = own.cpu().numpy()
+        n_done += len(chosen)
+        if progress is not None:
+            progress.step(n_done, None)
+    kept.flush()
+    os.replace(temporary, path.with_suffix(".npy"))
+    if progress is not None:
+        progress.end()
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Indices of rows in batches of about `BATCH_TOKENS` tokens, short rows with short ones."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[index] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _collate(inner: Collate) -> Collate:
+    """Collates rows with hidden states: "prefix" (b, s, d), zeros where the batch is padded."""
+
+    def collate(rows: list[Row]) -> dict[str, Tensor]:
+        batch = inner([{name: value for name, value in row.items() if name != "prefix"} for row in rows])
+        states = torch.from_numpy(np.concatenate([row["prefix"] for row in rows]))
+        mask = batch["attention_mask"].bool()
+        batch["prefix"] = states.new_zeros(*mask.shape, states.shape[-1])
+        batch["prefix"][mask] = states
+        return batch
+
+    return collate
+
+
+def _first_token(row: Row) -> Row:
+    """The row cut to its first token."""
+    return {name: value if name == "labels" else value[:1] for name, value in row.items()}
+
+
+def _size_bytes(prefix: _Prefix, stage: Stage) -> int:
+    rows = [*stage.train, *stage.dev]
+    n_tokens = len(rows) if prefix.is_first_only else sum(len(row["input_ids"]) for row in rows)
+    return 4 * prefix.width * n_tokens
+
+
+def _to(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}

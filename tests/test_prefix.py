@@ -1,0 +1,185 @@
+"""Laws of the cache of frozen layers: cached = uncached, another model's or a broken file is never used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from adapter_help import adapted
+from hadamard_adapter.adapter.families import FAMILIES
+from hadamard_adapter.tuning.prefix import cached_prefix, frozen_prefix
+from hadamard_adapter.tuning.stage import Stage
+from models import PAD, TINY, tiny_inputs
+from tuning_help import silent, tiny_folder, tiny_tune, write_rows
+
+TEXT = [name for name in TINY if name != "vit"]
+TWO_STACKS_OR_SHARED = {"bart", "t5", "albert"}
+FIRST_TOKEN = {
+    "bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "electra", "mpnet", "distilbert",
+    "deberta", "deberta-v2", "modernbert",
+}  # fmt: skip
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Pads on the right."""
+    length = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), length), PAD)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+        mask[index, : len(row["input_ids"])] = 1
+    labels = torch.tensor([row["labels"] for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def rows_for(name: str, n_rows: int, seed: int) -> list[dict[str, Any]]:
+    inputs = tiny_inputs(name, n_rows, seed)
+    return [
+        {"input_ids": ids[mask.bool()].tolist(), "attention_mask": [1] * int(mask.sum()), "labels": index % 3}
+        for index, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"], strict=True))
+    ]
+
+
+def stage_for(name: str) -> Stage:
+    rates = dict.fromkeys(("scale", "shift", "norm", "head"), 1e-3)
+    return Stage("adapter", 1, rates, rows_for(name, 9, 0), rows_for(name, 3, 1), collate)
+
+
+def head_stage_model(name: str) -> Any:
+    """A model as in stage 1: only the head trains."""
+    model = adapted(name)
+    model.peft_config["default"].freeze_adapter = True
+    model.base_model.set_adapter("default")
+    return model
+
+
+def outcome(model: Any, stage: Stage, rows: list[dict[str, Any]]) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    output = model(**stage.collate(rows))
+    output.loss.backward()
+    return output.logits.detach(), {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_cached_equals_uncached(model: Any, stage: Stage, folder: Path, n_layers: int) -> Stage:
+    expected = [outcome(model, stage, rows) for rows in (stage.train, stage.dev)]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with cached_prefix(model, stage, folder, {}, 1.0, silent) as cached:
+        assert "prefix" in cached.train[0] and len(frozen_prefix(model)[0]) == n_layers
+        assert model.state_dict().keys() == before.keys()
+        found = [outcome(model, cached, rows) for rows in (cached.train, cached.dev)]
+    for (logits, gradients), (expected_logits, expected_gradients) in zip(found, expected, strict=True):
+        torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=1e-5)
+        assert gradients.keys() == expected_gradients.keys() and gradients
+        for key, gradient in expected_gradients.items():
+            assert (gradients[key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, key
+    assert torch.equal(outcome(model, stage, stage.train)[0], expected[0][0])  # the model is as it was
+    return cached
+
+
+@pytest.mark.parametrize("name", [name for name in TEXT if name not in TWO_STACKS_OR_SHARED])
+def test_stage_1_from_cached_features_equals_stage_1_through_the_backbone(name: str, tmp_path: Path) -> None:
+    model, stage = head_stage_model(name), stage_for(name)
+    n_layers = model.config.num_hidden_layers
+    cached = assert_cached_equals_uncached(model, stage, tmp_path, n_layers)
+    is_first_only = all(len(row["prefix"]) == 1 for row in cached.train)
+    assert is_first_only == (name in FIRST_TOKEN)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXT if name not in TWO_STACKS_OR_SHARED])
+def test_stage_2_from_a_cached_prefix_equals_stage_2_through_all_layers(name: str, tmp_path: Path) -> None:
+    model, stage = adapted(name, sites=["attention"], layers_to_transform=[1]), stage_for(name)
+    cached = assert_cached_equals_uncached(model, stage, tmp_path, 1)
+    assert [len(row["prefix"]) for row in cached.train] == [len(row["input_ids"]) for row in stage.train]
+
+
+def test_every_family_is_in_the_table_of_tiny_models() -> None:
+    assert {TINY[name].model_type for name in TINY} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", sorted(TWO_STACKS_OR_SHARED))
+def test_shared_layers_and_two_stacks_are_left_out_and_it_is_said(name: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    stage = stage_for(name)
+    with cached_prefix(head_stage_model(name), stage, tmp_path, {}, 1.0, said.append) as cached:
+        assert cached is stage
+    assert said == ["no cache of frozen layers: the model's layers are shared, or stand in two stacks"]
+
+
+def test_a_cache_above_its_limit_is_left_out_and_it_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    model, stage = adapted(layers_to_transform=[1]), stage_for("bert")
+    with cached_prefix(model, stage, tmp_path, {}, 1e-9, said.append) as cached:
+        assert cached is stage
+    assert said == ["no cache of frozen layers: it would take 0.0 GB, more than cache_gb 1e-09"]
+    with cached_prefix(model, stage, tmp_path, {}, 0, said.append) as cached:
+        assert cached is stage and len(said) == 1 and not list(tmp_path.iterdir())
+
+
+def _other_key(folder: Path) -> dict[str, Any]:
+    return {"base": "other"}
+
+
+def _cut(folder: Path) -> dict[str, Any]:
+    with (folder / "train.npy").open("r+b") as file:
+        file.truncate(200)
+    return {"base": "one"}
+
+
+def _without_its_key(folder: Path) -> dict[str, Any]:
+    (folder / "train.json").unlink()
+    return {"base": "one"}
+
+
+def _of_another_shape(folder: Path) -> dict[str, Any]:
+    np.save(folder / "train.npy", np.zeros((3, 32), dtype=np.float32))
+    return {"base": "one"}
+
+
+@pytest.mark.parametrize("spoil", [_other_key, _cut, _without_its_key, _of_another_shape])
+def test_a_cache_of_something_else_or_a_broken_one_is_made_anew(
+    spoil: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    model, stage = head_stage_model("bert"), stage_for("bert")
+    with cached_prefix(model, stage, tmp_path, {"base": "one"}, 1.0, silent) as cached:
+        expected = np.concatenate([row["prefix"] for row in cached.train])
+    wrong = np.full_like(np.load(tmp_path / "train.npy"), 7.0)
+    np.save(tmp_path / "train.npy", wrong)
+    with cached_prefix(model, stage, tmp_path, {"base": "one"}, 1.0, silent) as cached:
+        assert (cached.train[0]["prefix"] == 7.0).all()  # a whole file with the right key is used as it is
+    key = spoil(tmp_path)
+    with cached_prefix(model, stage, tmp_path, key, 1.0, silent) as cached:
+        assert np.array_equal(np.concatenate([row["prefix"] for row in cached.train]), expected)
+
+
+def test_a_model_that_computes_something_else_with_it_is_noticed(tmp_path: Path) -> None:
+    said: list[str] = []
+    model, stage = head_stage_model("bert"), stage_for("bert")
+    encoder, seen = model.get_base_model().bert.encoder, []
+    encoder.layer[0].register_forward_hook(lambda module, args, output: seen.append(output))
+
+    def odd(module: Any, args: Any, output: Any) -> Any:  # reads the first layer once more behind the last
+        output.last_hidden_state = output.last_hidden_state + seen.pop()
+        return output
+
+    encoder.register_forward_hook(odd)
+    with cached_prefix(model, stage, tmp_path, {}, 1.0, said.append) as cached:
+        assert cached is stage
+    assert said == ["no cache of frozen layers: with it this model computes something else"]
+
+
+def test_the_recipe_reads_it_says_so_and_cleans_up(tmp_path: Path) -> None:
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 48)
+    results = {}
+    for name, cache_gb in (("with", 4.0), ("without", 0.0)):
+        results[name] = tiny_tune(
+            model, tmp_path / name, train, dropout=False, cache_gb=cache_gb, batch_size=64, layers=(1,)
+        )
+    losses = {name: [entry["loss"] for entry in r.metrics["curve"]] for name, r in results.items()}
+    np.testing.assert_allclose(losses["with"], losses["without"], rtol=1e-3)
+    assert not (tmp_path / "with.partial").exists()
+    assert set(json.loads((tmp_path / "with" / "run.json").read_text())["seconds"]) == {"head", "adapter"}
