@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +21,13 @@ from torch import Tensor, nn
 
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.resume import read_json, write_json
-from hadamard_adapter.tuning.stage import Progress, Stage
+from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
 
 __all__ = ["cached_prefix", "frozen_prefix"]
 
-Row: TypeAlias = dict[str, Any]
-Collate: TypeAlias = Callable[[list[Row]], dict[str, Tensor]]
-
 BATCH_TOKENS = 2048
-TOLERANCE = 1e-4
-"""Largest difference of logits, relative to the largest logit, that counts as rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,8 @@ class _Prefix:
     """Whether the rest of the model reads nothing but the first token of a row."""
     width: int
     """Length of a hidden state."""
+    is_bf16: bool
+    """Whether hidden states are computed under bfloat16 autocast, as the stage computes."""
 
 
 @contextlib.contextmanager
@@ -57,6 +55,7 @@ def cached_prefix(
     limit_gb: float,
     say: Callable[[str], None],
     progress: Progress | None = None,
+    is_bf16: bool = False,
 ) -> Iterator[Stage]:
     """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
 
@@ -68,13 +67,14 @@ def cached_prefix(
         model: PEFT model with the stage's masks set, on its device.
         stage: rows as tokens, and how they are collated.
         folder: of the files; what is there from a killed run is used if it is whole and has this key.
-        key: what the hidden states depend on besides the layers (model, data, precision), as JSON.
+        key: what the hidden states depend on besides the layers and precision (model, data), as JSON.
         limit_gb: largest size of the files in units of 1e9 bytes; 0: no cache.
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
+        is_bf16: whether the stage computes under bfloat16 autocast.
     """
     layers, reason = frozen_prefix(model)
-    prefix = _probe(model, layers, stage) if layers and stage.train and limit_gb > 0 else None
+    prefix = _probe(model, layers, stage, is_bf16) if layers and stage.train and limit_gb > 0 else None
     if layers and prefix is None:
         reason = "with it this model computes something else"
     if prefix is not None and (size_gb := _size_bytes(prefix, stage) / 1e9) > limit_gb:
@@ -86,7 +86,7 @@ def cached_prefix(
         return
     size_mb = _size_bytes(prefix, stage) / 1e6
     say(f"what {len(layers)} frozen layers put out is computed once ({size_mb:.1f} MB on disk)")
-    key = {**key, "n_layers": len(layers), "is_first_only": prefix.is_first_only, "width": prefix.width}
+    key = {**key, "n_layers": len(layers), "is_first_only": prefix.is_first_only, "is_bf16": is_bf16}
     train, dev = (
         _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
         for part, rows in (("train", stage.train), ("dev", stage.dev))
@@ -129,45 +129,28 @@ class _Reached(Exception):
     """Ends a forward pass at the last layer whose output is wanted."""
 
 
-def _probe(model: Any, layers: list[nn.Module], stage: Stage) -> _Prefix | None:
+def _probe(model: Any, layers: list[nn.Module], stage: Stage, is_bf16: bool) -> _Prefix | None:
     """How the model takes the layers' output; None where outputs or gradients differ from the usual way's."""
-    by_length = sorted(stage.train, key=lambda row: len(row["input_ids"]))
-    rows = [*by_length[:: max(1, len(by_length) // 4)][:4], by_length[-1]]
+    rows = probe_rows(stage)
     if "attention_mask" not in rows[0]:
         return None
-    batch = _to(model.device, stage.collate(rows))
+    batch = to_device(stage.collate(rows), model.device)
     model.eval()
     with torch.no_grad():
         output = _capture(model, layers, batch)
     n_outputs = len(output) if isinstance(output, tuple) else 0
     hidden = _hidden(output).detach().requires_grad_()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    logits, gradients = _outcome(model, batch, trained)
+    expected = outcome(model, batch, trained)
     with _reading(model, layers, n_outputs):
-        found, (to_hidden, *to_trained) = _outcome(model, {**batch, "prefix": hidden}, [hidden, *trained])
-        is_same = _is_close(found, logits) and all(map(_is_close, to_trained, gradients))
-        if not is_same or to_hidden is None:
+        logits, (to_hidden, *to_trained) = outcome(model, {**batch, "prefix": hidden}, [hidden, *trained])
+        if to_hidden is None or not is_same((logits, to_trained), expected):
             return None
-        first = _to(model.device, stage.collate([_first_token(row) for row in rows]))
-        is_first_only = not bool(to_hidden[:, 1:].any()) and _is_close(
-            _outcome(model, {**first, "prefix": hidden[:, :1]}, trained)[0], logits
+        first = to_device(stage.collate([_first_token(row) for row in rows]), model.device)
+        is_first_only = not bool(to_hidden[:, 1:].any()) and is_same(
+            outcome(model, {**first, "prefix": hidden[:, :1]}, trained), expected
         )
-    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1])
-
-
-def _outcome(
-    model: Any, batch: dict[str, Tensor], inputs: list[Tensor]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Logits of a batch, and the gradients of their squares' sum (None where there is none)."""
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    gradients = torch.autograd.grad(logits.square().sum(), inputs, allow_unused=True)
-    return logits.detach(), list(gradients)
-
-
-def _is_close(found: Tensor | None, expected: Tensor | None) -> bool:
-    if found is None or expected is None:
-        return found is expected
-    return float((found - expected).abs().max()) <= TOLERANCE * max(float(expected.abs().max()), 1e-6)
+    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1], is_bf16)
 
 
 def _capture(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> Any:
@@ -273,8 +256,9 @@ def _write(
         progress.start("cache", len(rows), 0)
     n_done = 0
     for chosen in _batches([len(row["input_ids"]) for row in rows]):
-        batch = _to(model.device, collate([rows[index] for index in chosen]))
-        with torch.inference_mode():
+        batch = to_device(collate([rows[index] for index in chosen]), model.device)
+        autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=prefix.is_bf16)
+        with torch.inference_mode(), autocast:
             hidden = _hidden(_capture(model, prefix.layers, batch)).float()
         mask = batch["attention_mask"].bool()
         for index, states, is_token in zip(chosen, hidden, mask, strict=True):
@@ -325,7 +309,3 @@ def _size_bytes(prefix: _Prefix, stage: Stage) -> int:
     rows = [*stage.train, *stage.dev]
     n_tokens = len(rows) if prefix.is_first_only else sum(len(row["input_ids"]) for row in rows)
     return 4 * prefix.width * n_tokens
-
-
-def _to(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}

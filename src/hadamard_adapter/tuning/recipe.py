@@ -202,13 +202,14 @@ def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Sta
     if settings.dropout:
         return contextlib.nullcontext(stage)
     bench.model.to(PartialState().device)
-    key = {"base": bench.base_fingerprint, "max_length": bench.max_length, "bf16": settings.bf16}
+    key = {"base": bench.base_fingerprint, "max_length": bench.max_length}
     key |= {
         part: data_fingerprint(rows) for part, rows in (("train", bench.data.train), ("dev", bench.data.dev))
     }
     return cached_prefix(
-        bench.model, stage, bench.partial / "cache", key, settings.cache_gb, bench.say, bench.progress
-    )
+        bench.model, stage, bench.partial / "cache", key, settings.cache_gb, bench.say, bench.progress,
+        settings.bf16,
+    )  # fmt: skip
 
 
 def _write_final(bench: Bench, key: dict[str, Any]) -> None:

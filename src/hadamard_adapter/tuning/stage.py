@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Outcome", "Progress", "Stage", "best_epoch", "is_over", "read_curve"]
+__all__ = ["Collate", "Outcome", "Progress", "Row", "Stage", "best_epoch", "is_over", "read_curve"]
+
+Row: TypeAlias = dict[str, Any]
+"""Model inputs of one row as lists, not padded, and its "labels"."""
+
+Collate: TypeAlias = Callable[[list[Row]], dict[str, torch.Tensor]]
+"""Makes a padded batch of rows."""
 
 
 class Progress(Protocol):
@@ -43,11 +49,11 @@ class Stage:
     """Passes over the training rows."""
     rates: dict[str, float]
     """Learning rate of each group: scale, shift, norm, head."""
-    train: list[dict[str, Any]]
+    train: list[Row]
     """Training rows: model inputs and "labels"."""
-    dev: list[dict[str, Any]]
+    dev: list[Row]
     """Rows that choose the epoch."""
-    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
+    collate: Collate
     """Makes a padded batch of rows."""
     class_weights: torch.Tensor | None = None
     """Weight of each class (l,), or None."""

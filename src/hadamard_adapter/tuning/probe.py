@@ -1,0 +1,57 @@
+"""A trial of a short cut: does the model compute the same with it, outputs and gradients?"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hadamard_adapter.tuning.stage import Row, Stage
+
+__all__ = ["Outcome", "is_same", "outcome", "probe_rows", "to_device"]
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest value, that counts as rounding."""
+
+Outcome = tuple[Tensor, list[Tensor | None]]
+"""Logits of a batch, and a gradient for each tensor that was asked for."""
+
+
+def probe_rows(stage: Stage) -> list[Row]:
+    """A few training rows, from the shortest to the longest."""
+    by_length = sorted(stage.train, key=lambda row: len(row["input_ids"]))
+    return [*by_length[:: max(1, len(by_length) // 4)][:4], by_length[-1]]
+
+
+def outcome(model: Any, batch: dict[str, Tensor], inputs: list[Tensor]) -> Outcome:
+    """Logits of a batch, and the gradients of the sum of their squares (None where there is none).
+
+    Args:
+        model: in evaluation mode, so that nothing is drawn at random.
+        batch: model inputs; "labels" are left out.
+        inputs: tensors whose gradients are wanted.
+    """
+    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    gradients = torch.autograd.grad(logits.square().sum(), inputs, allow_unused=True)
+    return logits.detach(), list(gradients)
+
+
+def is_same(found: Outcome, expected: Outcome) -> bool:
+    """Whether two outcomes are equal up to rounding.
+
+    Example:
+        >>> is_same((torch.ones(2), [None]), (torch.ones(2) + 1e-6, [None]))
+        True
+    """
+    pairs = zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True)
+    return all(_is_close(one, other) for one, other in pairs)
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch's tensors on a device."""
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _is_close(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return float((found - expected).abs().max()) <= TOLERANCE * max(float(expected.abs().max()), 1e-6)
