@@ -15,6 +15,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import data_fingerprint, describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
+from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.report import (
@@ -145,7 +146,7 @@ def _stage(bench: Bench, name: str) -> None:
     _set_masks(bench.model, bench.settings, name)
     if not done.is_dir():
         started = time.perf_counter()
-        with _cached(bench, _make_stage(bench, name)) as stage:
+        with _cached(bench, _make_stage(bench, name)) as stage, _shortened(bench, stage):
             cache_seconds = time.perf_counter() - started
             outcome = run_stage(
                 bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
@@ -210,6 +211,14 @@ def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Sta
         bench.model, stage, bench.partial / "cache", key, settings.cache_gb, bench.say, bench.progress,
         settings.bf16,
     )  # fmt: skip
+
+
+def _shortened(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[bool]:
+    """The last layer without the tokens that the head does not read, where it reads the first one alone."""
+    if not bench.settings.first_token_only:
+        return contextlib.nullcontext(False)
+    bench.model.to(PartialState().device)
+    return first_token_only(bench.model, stage)
 
 
 def _write_final(bench: Bench, key: dict[str, Any]) -> None:

@@ -127,6 +127,8 @@ class TuneSettings:
     """Whether the frozen backbone drops activations at random in training; the head's own dropout stays."""
     cache_gb: float = 4.0
     """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout."""
+    first_token_only: bool = True
+    """Whether the last layer leaves out, behind its attention, tokens that the head does not read."""
     train_pooler: bool = True
     """Whether a pooler that the checkpoint brings is tuned as a part of the head."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
