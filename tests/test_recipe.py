@@ -432,3 +432,14 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_steps() -> None:
     curve = read_curve(history)
     assert [entry["loss"] for entry in curve] == [2.0, 1.5]
     assert [entry["scores"] for entry in curve] == [{"accuracy": 0.6}, {"accuracy": 0.7}]
+
+
+def test_without_dropout_the_backbone_trains_as_if_it_had_none(tmp_path: Path) -> None:
+    train, shas = write_rows(tmp_path / "train.csv", 48), {}
+    for name, rate, dropout in (("none", 0.0, True), ("off", 0.5, False), ("on", 0.5, True)):
+        rates = {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate, "classifier_dropout": 0.0}
+        model = tiny_folder(tmp_path / f"model-{name}", **rates)
+        settings: dict[str, Any] = {"dropout": dropout, "cache_gb": 0, "epochs": 1, "head_epochs": 1}
+        tiny_tune(model, tmp_path / name, train, **settings)
+        shas[name] = adapter_sha256(tmp_path / name)
+    assert shas["off"] == shas["none"] != shas["on"]

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import peft_model
 
 from hadamard_adapter.errors import SettingsError, TrainingError
-from hadamard_adapter.tuning import TuneSettings, recipe, resume, tune
+from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
@@ -116,11 +117,13 @@ def die_at_complete(name: str, is_after: bool) -> None:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
+    "while the frozen layers are computed": lambda: die_around(np.lib.format, "open_memmap", 1, True),
+    "between the two files of the frozen layers": lambda: die_around(prefix, "write_json", 1, True),
     "in the adapter file of a checkpoint": lambda: die_around(
         peft_model, "safe_save_file", 2, False, half=True
     ),
     "in the optimizer file of a checkpoint": lambda: die_around(torch, "save", 5, False, half=True),
-    "before a checkpoint's manifest": lambda: die_around(resume, "_fsync", 8, False),
+    "before a checkpoint's manifest": lambda: die_around(resume, "_fsync", 10, False),
     "in the removal of an old checkpoint": lambda: die_around(shutil, "rmtree", 2, False),
     "before the change of stage": lambda: die_at_complete("head.done", False),
     "after the change of stage": lambda: die_at_complete("head.done", True),

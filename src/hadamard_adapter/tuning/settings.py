@@ -123,7 +123,7 @@ class TuneSettings:
     """Learning rate of the norms' offsets; None: as --lr."""
     stage2_head_lr: float | None = None
     """Learning rate of the head beside the adapter; None: the preset's."""
-    dropout: bool = True
+    dropout: bool = False
     """Whether the frozen backbone drops activations at random in training; the head's own dropout stays."""
     cache_gb: float = 4.0
     """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout."""
