@@ -113,17 +113,12 @@ def main(
     for seed in map(int, seeds.split(",")):
         for task in tasks.split(","):
             for name in methods.split(","):
-                parts = [
-                    Path(model).absolute().name,
-                    Path(task).name + (f"_{part}" if part else ""),
-                    name,
-                    *([tag] if tag else []),
-                    f"s{seed}",
-                ]
+                rows = Path(task).name + (f"_{part}" if part else "")
+                parts = [Path(model).absolute().name, rows, name, *([tag] if tag else []), f"s{seed}"]
                 path = RESULTS / ("-".join(parts) + ".json")
                 if path.exists():
                     continue
-                given = {"epochs": EPOCHS.get(task, 5), "head_epochs": 3} | METHODS[name].settings
+                given = {"epochs": EPOCHS.get(task, 5)} | METHODS[name].settings
                 settings = TuneSettings(
                     **{"model": model, "output": "unused", "seed": seed, "bf16": bf16, "device": "cpu"}
                     | (part_of(task, data, part) if part else rows_of(task, data))
@@ -132,7 +127,7 @@ def main(
                 )
                 result = run(name, settings)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, {"method": name, "task": Path(task).name, "tag": tag, **result})
+                write_json(path, {"method": name, "task": rows, "tag": tag, **result})
                 click.echo(f"{path.name}: {result['score']:.4f} in {result['seconds']:.0f} s")
 
 
@@ -206,7 +201,14 @@ def _wrapped(settings: TuneSettings, wrap: Callable[[Any], Any], folder: str) ->
             for e in (data.train, data.dev)
         ]
         rates = dict.fromkeys(("scale", "shift", "norm", "head"), settings.lr)
-        stage = Stage("both", settings.epochs, rates, *rows, collator(tokenizer, data.task.problem_type))
+        stage = Stage(
+            "both",
+            settings.epochs,
+            settings.batch_size,
+            rates,
+            *rows,
+            collator(tokenizer, data.task.problem_type),
+        )
         outcome = run_stage(model, stage, data.task, settings, Path(folder) / "stage", None)
     return {
         "dev": outcome.best["scores"],

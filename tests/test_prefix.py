@@ -47,7 +47,7 @@ def rows_for(name: str, n_rows: int, seed: int) -> list[dict[str, Any]]:
 
 def stage_for(name: str) -> Stage:
     rates = dict.fromkeys(("scale", "shift", "norm", "head"), 1e-3)
-    return Stage("adapter", 1, rates, rows_for(name, 9, 0), rows_for(name, 3, 1), collate)
+    return Stage("adapter", 1, 32, rates, rows_for(name, 9, 0), rows_for(name, 3, 1), collate)
 
 
 def head_stage_model(name: str) -> Any:

@@ -115,7 +115,7 @@ def test_a_finished_run_says_so_and_keeps_every_file(place: Path, tuned: Path) -
     said: list[str] = []
     settings = TuneSettings(
         str(place / "model"), str(tuned), train=str(place / "train.csv"), dev=str(place / "dev.csv"),
-        preset="paper", head_epochs=2, epochs=2, batch_size=8, device="cpu",
+        preset="paper", head_epochs=2, epochs=2, batch_size=8, head_batch_size=8, device="cpu",
     )  # fmt: skip
     result = tune(settings, say=said.append)
     assert said[-1].startswith("finished already")

@@ -75,6 +75,7 @@ def tiny_tune(model: Path, output: Path, train: Path, **settings: Any) -> TuneRe
     """A short run on a tiny model, on one thread, silent."""
     torch.set_num_threads(1)
     chosen: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "batch_size": 8, "device": "cpu"} | settings
+    chosen = {"head_batch_size": chosen["batch_size"]} | chosen
     return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), say=silent)
 
 

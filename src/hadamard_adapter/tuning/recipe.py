@@ -185,10 +185,12 @@ def _make_stage(bench: Bench, name: str) -> Stage:
     adapter = {"scale": settings.scale_lr, "shift": settings.shift_lr, "norm": settings.norm_lr}
     head_lr = settings.head_lr if name == "head" else settings.stage2_head_lr
     epochs = settings.head_epochs if name == "head" else settings.epochs
-    assert epochs is not None  # resolved
+    batch_size = settings.head_batch_size if name == "head" else settings.batch_size
+    assert epochs is not None and batch_size is not None  # resolved
     return Stage(
         name=name,
         epochs=epochs,
+        batch_size=batch_size,
         rates={kind: float(rate or 0) for kind, rate in {**adapter, "head": head_lr}.items()},
         train=bench.train,
         dev=bench.dev,

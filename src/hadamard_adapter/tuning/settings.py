@@ -41,12 +41,15 @@ PRESETS: dict[str, Preset] = {
 
 EPOCHS_BY_ROWS: tuple[tuple[float, int, int], ...] = (
     # up to this many training rows: epochs of stage 1, epochs of stage 2
-    (2_000, 5, 20),
-    (10_000, 3, 10),
-    (50_000, 2, 5),
-    (math.inf, 1, 3),
+    (2_000, 10, 20),
+    (10_000, 10, 10),
+    (50_000, 5, 5),
+    (math.inf, 2, 3),
 )
 """Epochs of both stages by the number of training rows, for settings that give none."""
+
+HEAD_BATCHES = 4
+"""Rows in a step of stage 1 for each row in a step of stage 2: such a step costs little but its overhead."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class TuneSettings:
     """Largest norm of the gradient; longer ones are scaled down to it."""
     batch_size: int = 32
     """Rows in a step, per process."""
+    head_batch_size: int | None = None
+    """Rows in a step of stage 1, per process; None: four times --batch-size."""
     grad_accumulation: int = 1
     """Batches whose gradients are added up for one step."""
     max_length: int | None = None
@@ -208,6 +213,7 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
         "head_epochs": _first(settings.head_epochs, head_epochs),
         "epochs": _first(settings.epochs, epochs),
         "head_lr": _first(settings.head_lr, preset.head_lr),
+        "head_batch_size": _first(settings.head_batch_size, HEAD_BATCHES * settings.batch_size),
         "stage2_head_lr": _first(settings.stage2_head_lr, preset.stage2_head_lr),
         "lr": lr,
         "scale_lr": _first(settings.scale_lr, lr),
@@ -222,8 +228,8 @@ def _first(given: Any, otherwise: Any) -> Any:
 
 
 _AT_LEAST: dict[str, float] = {
-    "head_epochs": 1, "epochs": 1, "batch_size": 1, "grad_accumulation": 1, "max_length": 2,
-    "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0, "cache_gb": 0,
+    "head_epochs": 1, "epochs": 1, "batch_size": 1, "head_batch_size": 1, "grad_accumulation": 1,
+    "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0, "cache_gb": 0,
 }  # fmt: skip
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
 

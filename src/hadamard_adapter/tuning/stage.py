@@ -47,6 +47,8 @@ class Stage:
     """"head", "adapter" or "both"; also the name of its folder."""
     epochs: int
     """Passes over the training rows."""
+    batch_size: int
+    """Rows in a step, per process."""
     rates: dict[str, float]
     """Learning rate of each group: scale, shift, norm, head."""
     train: list[Row]

@@ -220,8 +220,8 @@ def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingAr
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=2 * settings.batch_size,
+        per_device_train_batch_size=stage.batch_size,
+        per_device_eval_batch_size=2 * stage.batch_size,
         gradient_accumulation_steps=settings.grad_accumulation,
         learning_rate=max(stage.rates.values()),
         lr_scheduler_type=settings.schedule,
