@@ -233,7 +233,7 @@ def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
             f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
             "adapter_config.json: set it there"
         )
-    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    names = tuple(name for _, name in sorted(config.id2label.items()))
     kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
     names = () if kind == "regression" else names
     return Task(folder.name, kind, names, choose_metrics(kind, len(names)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ Collate: TypeAlias = Callable[[list[Row]], dict[str, torch.Tensor]]
 """Makes a padded batch of rows."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What a display of the run's progress must offer; `tune` calls it, a terminal or a notebook shows it."""
 
