@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from hadamard_adapter.tasks import METRICS
 
@@ -56,8 +57,8 @@ class Stage:
     """Rows that choose the epoch."""
     collate: Collate
     """Makes a padded batch of rows."""
-    class_weights: torch.Tensor | None = None
-    """Weight of each class (l,), or None."""
+    class_weights: Float[torch.Tensor, " l"] | None = None
+    """Weight of each class, or None."""
 
 
 @dataclass(frozen=True)
