@@ -1,11 +1,24 @@
-"""Fixtures that need more than a line: the real MiniLM, as an unpacked folder."""
+"""What holds for all tests: annotations and shapes are checked; the real MiniLM, as an unpacked folder."""
 
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
+# Every annotated function of the package checks what it takes and gives; an int will do as a float, as for
+# pyright. Processes that a test starts import the package without this.
+jaxtyping.install_import_hook(
+    "hadamard_adapter", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked, for a test that hands over what they forbid."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from hadamard_adapter import hadamard
 
@@ -37,6 +38,13 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype, offset_dt
     error = (hadamard(x, scale, shift).double() - exact).abs()
     assert (error <= 0.501 * torch.finfo(dtype).eps * exact.abs() + torch.finfo(dtype).tiny).all()
     assert not torch.equal(hadamard(x, scale), x)  # in bfloat16, 1 + 0.003 is 1
+
+
+def test_shapes_and_types_are_checked_while_the_tests_run():
+    assert hadamard(random(2, 3), scale=random(3)).shape == (2, 3)
+    for wrong in (random(4), torch.zeros(3, dtype=torch.long), 1.0):
+        with pytest.raises(TypeCheckError, match="parameter 'scale'"):
+            hadamard(random(2, 3), scale=wrong)
 
 
 def test_rows_may_have_offsets_of_their_own():

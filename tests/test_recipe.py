@@ -329,6 +329,7 @@ def test_balanced_class_weights_need_classes(tmp_path: Path, place: Path) -> Non
         ({"stages": 3}, "stages: expected one of"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")  # a choice that is none is a wrong type too
 def test_settings_out_of_range_are_told(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         TuneSettings(**{"model": "m", "output": "o", "train": "t.csv"} | settings)

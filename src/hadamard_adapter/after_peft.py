@@ -8,7 +8,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -41,7 +41,7 @@ class _PeftFinder(importlib.abc.MetaPathFinder):
     is_asking = False
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != "peft" or self.is_asking:
             return None

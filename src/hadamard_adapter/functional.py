@@ -8,10 +8,10 @@ __all__ = ["hadamard"]
 
 
 def hadamard(
-    x: Float[Tensor, "*b d"],
-    scale: Float[Tensor, "*#b d"] | None = None,
-    shift: Float[Tensor, "*#b d"] | None = None,
-) -> Float[Tensor, "*b d"]:
+    x: Float[Tensor, "*shape"],
+    scale: Float[Tensor, "*#shape"] | None = None,
+    shift: Float[Tensor, "*#shape"] | None = None,
+) -> Float[Tensor, "*shape"]:
     """Returns x with every feature scaled and shifted.
 
         y = (1 + scale) ⊙ x + shift = x + scale ⊙ x + shift

@@ -1,6 +1,7 @@
 """HadamardConfig: what is adapted, what is trained, and what a saved adapter must remember."""
 
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,12 @@ class HadamardConfig(PeftConfig):
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "trained and saved whole"})
     head_modules: list[str] | None = field(default=None, metadata={"help": "the head, found if None"})
     init_weights: bool = field(default=True, metadata={"help": "start at the identity"})
-    id2label: dict[int, str] | None = field(default=None, metadata={"help": "label names"})
+    # JSON makes strings of the indices; __post_init__ undoes it.
+    id2label: dict[int, str] | dict[str, str] | None = field(default=None, metadata={"help": "label names"})
     problem_type: str | None = field(default=None, metadata={"help": "transformers' problem type"})
     base_fingerprint: str | None = field(default=None, metadata={"help": "of the backbone"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         add_peft_type()
         self.peft_type = PeftType(NAME)
@@ -117,9 +119,9 @@ class HadamardConfig(PeftConfig):
         """Whether nothing is left open: the names were resolved against a model, or all were given."""
         return None not in (self.target_modules, self.norm_modules, self.train_shift, self.head_modules)
 
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Writes adapter_config.json, and into PEFT's model card how to load an adapter of this method."""
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(fspath(save_directory), **kwargs)
         folder = Path(save_directory)
         for card in (
             folder / "README.md",

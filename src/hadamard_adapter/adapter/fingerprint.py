@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from jaxtyping import Int16
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
@@ -59,7 +60,7 @@ def _own_value(model: nn.Module, name: str) -> torch.Tensor | None:
 
 
 @torch.no_grad()
-def _sample(values: torch.Tensor) -> torch.Tensor:
+def _sample(values: torch.Tensor) -> Int16[torch.Tensor, " n"]:
     flat = values.flatten()
     at = torch.linspace(0, flat.numel() - 1, min(N_VALUES, flat.numel()), dtype=torch.float64).long()
     return flat[at.to(flat.device)].cpu().to(torch.bfloat16).view(torch.int16)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -165,7 +166,9 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
             return super().forward(*args, **kwargs)
         return self._mixed_batch_forward(*args, adapter_names=adapter_names, **kwargs)
 
-    def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
+    def _mixed_batch_forward(
+        self, x: Shaped[Tensor, "b ..."], *args: Any, adapter_names: list[str], **kwargs: Any
+    ) -> Float[Tensor, "b ..."]:
         def call(part: Tensor, name: str) -> Tensor:
             has_copy = name in self.modules_to_save
             module = self.modules_to_save[name] if has_copy else self.original_module

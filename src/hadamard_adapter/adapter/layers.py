@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
@@ -34,7 +35,13 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         self._active_adapter = [adapter_name]
         self._kept: dict[str, Tensor | None] = {}
 
-    def _add(self, dictionary: nn.ParameterDict, adapter_name: str, like: Tensor, init_weights: bool) -> None:
+    def _add(
+        self,
+        dictionary: nn.ParameterDict,
+        adapter_name: str,
+        like: Float[Tensor, " d"],
+        init_weights: bool,
+    ) -> None:
         size = (like.numel(),)
         value = torch.zeros(size) if init_weights else torch.randn(size) * INIT_STD
         if value.device.type != "meta" and like.device.type != "meta":
@@ -51,7 +58,7 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
             if value is not None and "meta" not in (value.device.type, like.device.type):
                 dictionary[adapter_name] = value.to(device or like.device)
 
-    def _sum(self, dictionary: nn.ParameterDict, names: Sequence[str]) -> Tensor | None:
+    def _sum(self, dictionary: nn.ParameterDict, names: Sequence[str]) -> Float[Tensor, " d"] | None:
         present = [dictionary[name] for name in names if name in dictionary]
         if len(present) < 2:
             return present[0] if present else None
@@ -142,7 +149,9 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         self._kept = {}
         self.merged_adapters.clear()
 
-    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b ..."], *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Float[Tensor, "b ..."]:
         """Returns the base layer's output with the active adapters, or with one adapter a row.
 
         Args:
@@ -167,8 +176,10 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
             return self.base_layer(x, *args, **kwargs)
         return self._forward_active(x, *args, **kwargs)
 
-    def _forward_active(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_active(self, x: Float[Tensor, "b ..."], *args: Any, **kwargs: Any) -> Float[Tensor, "b ..."]:
         raise NotImplementedError
 
-    def _forward_mixed(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_mixed(
+        self, x: Float[Tensor, "b ..."], names: list[str], *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "b ..."]:
         raise NotImplementedError

@@ -8,14 +8,14 @@ __all__ = ["fold"]
 
 
 def fold(
-    weight: Float[Tensor, "..."],
+    weight: Float[Tensor, "*axes"],
     bias: Float[Tensor, " o"] | None,
     in_scale: Float[Tensor, " i"] | None = None,
     in_shift: Float[Tensor, " i"] | None = None,
     out_scale: Float[Tensor, " o"] | None = None,
     out_shift: Float[Tensor, " o"] | None = None,
     out_axis: int = 0,
-) -> tuple[Float[Tensor, "..."], Float[Tensor, " o"] | None]:
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, " o"] | None]:
     """Returns the weight and bias of the projection that does what projection and adapters did.
 
         y  = (1 + s_out) ⊙ (W ((1 + s_in) ⊙ x + b_in) + c) + b_out
@@ -42,7 +42,7 @@ def fold(
     wide = torch.promote_types(weight.dtype, torch.float32)
     new_weight, new_bias = weight.to(wide), None if bias is None else bias.to(wide)
 
-    def along(vector: Tensor, axis: int) -> Tensor:
+    def along(vector: Float[Tensor, " n"], axis: int) -> Float[Tensor, "..."]:
         return vector.to(wide).view([-1 if at == axis else 1 for at in range(weight.ndim)])
 
     if in_shift is not None:

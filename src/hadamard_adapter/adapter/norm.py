@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.config import HadamardConfig
@@ -39,7 +40,7 @@ class HadamardNorm(HadamardLayer):
         self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
+    def _tensors(self, names: Sequence[str]) -> dict[str, Float[Tensor, " d"]]:
         offsets = {
             "weight": self._sum(self.hadamard_norm_weight, names),
             "bias": self._sum(self.hadamard_norm_bias, names),
@@ -51,7 +52,9 @@ class HadamardNorm(HadamardLayer):
             if offset is not None and (own := base[name]) is not None
         }
 
-    def _call(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+    def _call(
+        self, x: Float[Tensor, "*shape"], names: Sequence[str], *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "*shape"]:
         tensors = self._tensors(names)
         if not tensors:
             return self.base_layer(x, *args, **kwargs)
@@ -64,16 +67,20 @@ class HadamardNorm(HadamardLayer):
         wide = torch.promote_types(x.dtype, tensors["weight"].dtype)
         return torch.func.functional_call(base, tensors, (x.to(wide), *args), kwargs).to(x.dtype)
 
-    def _forward_active(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_active(
+        self, x: Float[Tensor, "*shape"], *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "*shape"]:
         return self._call(x, self.active_adapters, *args, **kwargs)
 
-    def _forward_mixed(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_mixed(
+        self, x: Float[Tensor, "*shape"], names: list[str], *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "*shape"]:
         def call(part: Tensor, name: str) -> Tensor:
             return self._call(part, [] if name == "__base__" else [name], *args, **kwargs)
 
         return by_group(x, names, call)
 
-    def folded(self, adapter_names: Sequence[str]) -> dict[str, Tensor | None]:
+    def folded(self, adapter_names: Sequence[str]) -> dict[str, Float[Tensor, " d"] | None]:
         """Returns {"weight": γ', "bias": β'} (β' only where there is a β)."""
         dtype = self.own_weight.dtype
         return {name: tensor.detach().to(dtype) for name, tensor in self._tensors(adapter_names).items()}

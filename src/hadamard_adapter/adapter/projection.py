@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -67,37 +68,46 @@ class HadamardProjection(HadamardLayer):
         self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _offsets(self, names: Sequence[str], position: str) -> tuple[Tensor | None, Tensor | None]:
+    def _offsets(
+        self, names: Sequence[str], position: str
+    ) -> tuple[Float[Tensor, " d"] | None, Float[Tensor, " d"] | None]:
         here = [name for name in names if self.position.get(name) == position]
         return self._sum(self.hadamard_scale, here), self._sum(self.hadamard_shift, here)
 
-    def _adapt(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    def _adapt(
+        self,
+        x: Float[Tensor, "*shape"],
+        scale: Float[Tensor, "*rows d"] | None,
+        shift: Float[Tensor, "*rows d"] | None,
+    ) -> Float[Tensor, "*shape"]:
         if self.n_trailing:
             ones = (1,) * self.n_trailing
             scale, shift = (None if v is None else v.view(*v.shape, *ones) for v in (scale, shift))
         return hadamard(x, scale, shift)
 
-    def _forward_active(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_active(self, x: Float[Tensor, "b ..."], *args: Any, **kwargs: Any) -> Float[Tensor, "b ..."]:
         x = self._adapt(x, *self._offsets(self.active_adapters, "input"))
         y = self.base_layer(x, *args, **kwargs)
         return self._adapt(y, *self._offsets(self.active_adapters, "output"))
 
-    def _forward_mixed(self, x: Tensor, names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+    def _forward_mixed(
+        self, x: Float[Tensor, "b ..."], names: list[str], *args: Any, **kwargs: Any
+    ) -> Float[Tensor, "b ..."]:
         x = self._adapt(x, *self._row_offsets(names, "input", x))
         y = self.base_layer(x, *args, **kwargs)
         return self._adapt(y, *self._row_offsets(names, "output", y))
 
     def _row_offsets(
-        self, names: list[str], position: str, like: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, names: list[str], position: str, like: Float[Tensor, "b ..."]
+    ) -> tuple[Float[Tensor, "b *ones d"] | None, Float[Tensor, "b *ones d"] | None]:
         return (
             self._gather(self.hadamard_scale, names, position, like),
             self._gather(self.hadamard_shift, names, position, like),
         )
 
     def _gather(
-        self, dictionary: nn.ParameterDict, names: list[str], position: str, like: Tensor
-    ) -> Tensor | None:
+        self, dictionary: nn.ParameterDict, names: list[str], position: str, like: Float[Tensor, "b ..."]
+    ) -> Float[Tensor, "b *ones d"] | None:
         unique = sorted(set(names))
         here = {n: dictionary[n] for n in unique if n in dictionary and self.position.get(n) == position}
         if not here:

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 __all__ = ["by_group", "rows_of"]
 
 
-def by_group(x: Tensor, names: list[str], call: Callable[[Tensor, str], Tensor]) -> Tensor:
+def by_group(
+    x: Shaped[Tensor, "b ..."], names: list[str], call: Callable[[Tensor, str], Tensor]
+) -> Float[Tensor, "b ..."]:
     """Returns call(rows, name) for the rows of each name, back in the order of the rows.
 
     Outputs of different width (heads with different numbers of labels) are padded with -inf on the right.
@@ -22,7 +25,7 @@ def by_group(x: Tensor, names: list[str], call: Callable[[Tensor, str], Tensor])
     return torch.empty_like(joined).index_copy_(0, order, joined)
 
 
-def rows_of(x: Tensor, adapter_names: list[str]) -> list[str]:
+def rows_of(x: Shaped[Tensor, "b ..."], adapter_names: list[str]) -> list[str]:
     """Returns one adapter name for each row of x: beams and flattened tokens repeat their text's name.
 
     Raises:

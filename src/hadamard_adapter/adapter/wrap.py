@@ -11,7 +11,9 @@ from hadamard_adapter.errors import SettingsError
 __all__ = ["wrap_module"]
 
 
-def wrap_module(target: nn.Module, name: str, adapter_name: str, config: HadamardConfig, has_shift: bool):
+def wrap_module(
+    target: nn.Module, name: str, adapter_name: str, config: HadamardConfig, has_shift: bool
+) -> HadamardNorm | HadamardProjection:
     """Returns the adapter layer around `target`.
 
     Raises:

@@ -40,7 +40,7 @@ class ClassReport:
     (true negatives, false positives, false negatives, true positives)."""
 
 
-def class_report(task: Task, logits: Array, labels: Sequence[Any]) -> ClassReport:
+def class_report(task: Task, logits: Array, labels: Sequence[Any] | Array) -> ClassReport:
     """Return the report of each class and the confusion matrix.
 
     Args:

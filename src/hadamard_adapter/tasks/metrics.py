@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError, SettingsError, TrainingError
 from .reading import words
@@ -15,7 +16,7 @@ from .task import PROBLEM_TYPES, Task
 
 __all__ = ["DEFAULT_METRICS", "METRICS", "Metric", "choose_metrics", "predictions", "score"]
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 _SINGLE, _MULTI, _REGRESSION = PROBLEM_TYPES
 
@@ -34,7 +35,7 @@ class Metric:
     """True where exactly two classes are needed; the last label is the positive one."""
 
 
-def score(task: Task, logits: Array, labels: Sequence[Any]) -> dict[str, float]:
+def score(task: Task, logits: Array, labels: Sequence[Any] | Array) -> dict[str, float]:
     """Return every metric of the task by name; correlations and mcc in -1..1, errors ≥ 0, the rest in 0..1.
 
     A correlation with constant predictions, which is not defined, counts as 0.

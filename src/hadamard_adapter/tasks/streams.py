@@ -109,17 +109,17 @@ def write_rows(
         for batch in batches:
             for row in batch:
                 if writer is None:
-                    writer = _start(handle, name, format, columns, tuple(row), quoted)
+                    writer = _start(handle.write, name, format, columns, tuple(row), quoted)
                 handle.write(writer(row))
                 count += 1
             handle.flush()
         if writer is None and columns is not None:  # no row: the header alone
-            _start(handle, name, format, columns, columns, quoted)
+            _start(handle.write, name, format, columns, columns, quoted)
     return count
 
 
 def _start(
-    handle: IO[str],
+    write: Callable[[str], object],
     name: str,
     format: str,
     columns: tuple[str, ...] | None,
@@ -131,7 +131,7 @@ def _start(
         return _json_line(name, columns)
     names = first if columns is None else columns
     writer = _delimited_line(name, names, "\t" if format == "tsv" else ",", quoted)
-    handle.write(writer(dict(zip(names, names, strict=True))))
+    write(writer(dict(zip(names, names, strict=True))))
     return writer
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import get_peft_model
 from transformers import set_seed
 
@@ -96,8 +97,8 @@ def set_up(
     )  # fmt: skip
 
 
-def class_weights(data: TuneData) -> torch.Tensor:
-    """n / (classes · rows of the class), (l,) float32, so that the weights of all rows average 1.
+def class_weights(data: TuneData) -> Float[torch.Tensor, " l"]:
+    """n / (classes · rows of the class), float32, so that the weights of all rows average 1.
 
     Raises:
         SettingsError: the task has no single labels.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from peft import get_peft_model
 
 from hadamard_adapter.adapter import HadamardConfig
@@ -79,7 +80,7 @@ class Classifier:
         """
         return self.read(self.logits(texts, pairs, batch_size))
 
-    def read(self, logits: np.ndarray) -> list[Prediction]:
+    def read(self, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
         """One prediction per row of logits (b, l)."""
         if not len(logits):
             return []
@@ -92,7 +93,9 @@ class Classifier:
             for label, row in zip(labels, probabilities.tolist(), strict=True)
         ]
 
-    def logits(self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32) -> np.ndarray:
+    def logits(
+        self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
+    ) -> Float32[np.ndarray, "b l"]:
         """Logits (b, l) as float32, in the order of the texts; short rows are computed with short ones.
 
         Raises:
@@ -102,7 +105,7 @@ class Classifier:
 
     def logits_and_cuts(
         self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
-    ) -> tuple[np.ndarray, int]:
+    ) -> tuple[Float32[np.ndarray, "b l"], int]:
         """Logits as `logits` gives them, and the number of rows that were cut to `max_length` tokens.
 
         Raises:
@@ -137,7 +140,7 @@ class Classifier:
         return find_columns(table, text, pair, label, need_label)
 
     @torch.inference_mode()
-    def _logits(self, rows: list[dict[str, Any]], batch_size: int) -> np.ndarray:
+    def _logits(self, rows: list[dict[str, Any]], batch_size: int) -> Float32[np.ndarray, "b l"]:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         collate = collator(self.tokenizer, self.task.problem_type)
         found = np.empty((len(rows), self.task.n_outputs), dtype=np.float32)
@@ -233,7 +236,7 @@ def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
             f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
             "adapter_config.json: set it there"
         )
-    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    names = tuple(name for _, name in sorted(config.id2label.items()))
     kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
     names = () if kind == "regression" else names
     return Task(folder.name, kind, names, choose_metrics(kind, len(names)))

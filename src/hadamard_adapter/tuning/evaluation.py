@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from hadamard_adapter.tasks import Examples, Table, class_report, encode, predictions, read_table, score
 from hadamard_adapter.tuning.classifier import Classifier, load
@@ -111,7 +112,7 @@ def evaluate_examples(
 
 
 def _errors(
-    classifier: Classifier, examples: Examples, logits: np.ndarray, table: Table | None
+    classifier: Classifier, examples: Examples, logits: Float[np.ndarray, "b l"], table: Table | None
 ) -> list[dict[str, Any]]:
     task, errors = classifier.task, []
     if task.problem_type == "regression":

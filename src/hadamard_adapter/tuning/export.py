@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.errors import AdapterError, SettingsError
@@ -148,8 +149,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 @torch.inference_mode()
-def _probe(classifier: Classifier, model: Any) -> np.ndarray:
-    """Logits of the probe texts one by one, so that padding plays no part; float32 (b, l)."""
+def _probe(classifier: Classifier, model: Any) -> Float32[np.ndarray, "b l"]:
+    """Logits of the probe texts one by one, so that padding plays no part."""
     rows = [
         classifier.tokenizer(text, return_tensors="pt", truncation=True, max_length=32) for text in PROBES
     ]

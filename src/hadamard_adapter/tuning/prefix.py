@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.families import family_of, layer_stacks
@@ -170,7 +171,7 @@ def _capture(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> A
     return found[0]
 
 
-def _hidden(output: Any) -> Tensor:
+def _hidden(output: Any) -> Float[Tensor, "b s d"]:
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -209,7 +210,7 @@ def _with_hidden(
     """The rows, each with its hidden states under "prefix", read from a file that is made if need be."""
     state = PartialState()
     lengths = [1 if prefix.is_first_only else len(row["input_ids"]) for row in rows]
-    ends = np.cumsum(lengths)
+    ends = np.cumsum(lengths, dtype=np.int64)
     shape = (int(ends[-1]) if rows else 0, prefix.width)
     if state.is_main_process and _read(path, shape, key) is None:
         _write(model, prefix, rows, collate, path, shape, ends, progress)
@@ -224,7 +225,7 @@ def _with_hidden(
     ]
 
 
-def _read(path: Path, shape: tuple[int, int], key: dict[str, Any]) -> "np.ndarray[Any, Any] | None":
+def _read(path: Path, shape: tuple[int, int], key: dict[str, Any]) -> Float32[np.ndarray, "n d"] | None:
     """The file's array; None where it is missing, cut short, or of something else."""
     if read_json(path.with_suffix(".json")) != key:
         return None
@@ -242,7 +243,7 @@ def _write(
     collate: Collate,
     path: Path,
     shape: tuple[int, int],
-    ends: "np.ndarray[Any, Any]",
+    ends: Int[np.ndarray, " b"],
     progress: Progress | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from hadamard_adapter.tasks import METRICS
 
@@ -19,6 +20,7 @@ Collate: TypeAlias = Callable[[list[Row]], dict[str, torch.Tensor]]
 """Makes a padded batch of rows."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What a display of the run's progress must offer; `tune` calls it, a terminal or a notebook shows it."""
 
@@ -57,8 +59,8 @@ class Stage:
     """Rows that choose the epoch."""
     collate: Collate
     """Makes a padded batch of rows."""
-    class_weights: torch.Tensor | None = None
-    """Weight of each class (l,), or None."""
+    class_weights: Float[torch.Tensor, " l"] | None = None
+    """Weight of each class, or None."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from jaxtyping import Float, Shaped
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -257,20 +258,26 @@ def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
 
 
-def _loss_of(problem_type: str, class_weights: torch.Tensor | None) -> Callable[..., torch.Tensor]:
+def _loss_of(
+    problem_type: str, class_weights: Float[torch.Tensor, " l"] | None
+) -> Callable[..., torch.Tensor]:
     """The mean loss over the labels of a step, however it is cut into batches.
 
     transformers leaves the division to a loss function of one's own, so a batch's share of the step's mean
     is its sum over the step's number of labels. Equal global batches give equal gradients.
     """
 
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    def loss(
+        outputs: Any, labels: Shaped[torch.Tensor, "b ..."], num_items_in_batch: Any = None
+    ) -> Float[torch.Tensor, ""]:
         losses = losses_of(outputs["logits"].float(), labels)
         if num_items_in_batch is None or not torch.is_grad_enabled():
             return losses.mean()
         return losses.sum() / num_items_in_batch
 
-    def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def losses_of(
+        logits: Float[torch.Tensor, "b l"], labels: Shaped[torch.Tensor, "b ..."]
+    ) -> Float[torch.Tensor, "b ..."]:
         if problem_type == "regression":
             return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
         if problem_type == "multi_label_classification":
