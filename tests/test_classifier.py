@@ -1,5 +1,6 @@
 """Loading, predicting and evaluating: right for what fits, one clear message for what does not."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.adapter.fingerprint import fingerprint
-from hadamard_adapter.errors import AdapterError, DataError, SettingsError
+from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError
+from hadamard_adapter.tasks import Columns, Table
 from hadamard_adapter.tuning import Classifier, evaluate, load
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
@@ -73,7 +75,50 @@ def test_the_head_of_stage_1_loads_by_itself(place: Path, classifier: Classifier
 
 def test_as_many_pairs_as_texts_are_expected(classifier: Classifier) -> None:
     with pytest.raises(SettingsError, match="expected 2 second texts"):
-        classifier.predict(["w10", "w11"], ["w12"])
+        dataclasses.replace(classifier, columns=PAIR).predict(["w10", "w11"], ["w12"])
+
+
+PAIR, SINGLE = Columns("sentence1", "sentence2", "label"), Columns("text", None, "label")
+COLUMNS: dict[str, tuple[Columns, tuple[str, ...], dict[str, str], Columns | str]] = {
+    "those of training": (PAIR, ("id", "sentence2", "sentence1"), {}, Columns("sentence1", "sentence2")),
+    "the pair of training beside a named text": (
+        PAIR,
+        ("a", "sentence2"),
+        {"text": "a"},
+        Columns("a", "sentence2"),
+    ),
+    "both named": (PAIR, ("a", "b"), {"text": "a", "pair": "b"}, Columns("a", "b")),
+    "the usual pair": (PAIR, ("premise", "hypothesis"), {}, Columns("premise", "hypothesis")),
+    "no pair for a pair": (PAIR, ("a", "b"), {"text": "a"}, "expected a second text.*only 'a'.*--pair"),
+    "a text alone for a pair": (PAIR, ("sentence1", "id"), {}, "expected a second text.*'sentence2'.*--pair"),
+    "a text of a pair": (SINGLE, ("sentence1", "sentence2"), {"text": "sentence1"}, Columns("sentence1")),
+    "a pair for a text": (
+        SINGLE,
+        ("text", "b"),
+        {"pair": "b"},
+        "--pair 'b': expected one text.*leave --pair",
+    ),
+    "a usual pair for a text": (SINGLE, ("sentence1", "sentence2"), {}, "expected one text.*name.*--text"),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_rows_have_a_second_text_if_and_only_if_training_had_one(case: str, classifier: Classifier) -> None:
+    trained, names, options, expected = COLUMNS[case]
+    table = Table("x.csv", names, [{name: "w10 w11" for name in names}], [2])
+    of_those = dataclasses.replace(classifier, columns=trained)
+    if isinstance(expected, Columns):
+        assert of_those.columns_in(table, **options) == expected
+        return
+    with pytest.raises(HadamardError, match=expected):
+        of_those.columns_in(table, **options)
+
+
+def test_second_texts_are_expected_where_training_had_them(classifier: Classifier) -> None:
+    with pytest.raises(SettingsError, match=r"pairs: expected no second texts.*received 1 second texts"):
+        classifier.predict(["w10"], ["w11"])
+    with pytest.raises(SettingsError, match=r"pairs: expected a second text for every text.*received none"):
+        dataclasses.replace(classifier, columns=PAIR).predict(["w10"])
 
 
 def test_an_evaluation_agrees_with_its_predictions(place: Path, classifier: Classifier) -> None:

@@ -188,6 +188,10 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
         lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--errors", "no/wrong.csv"],
         "--errors.*no folder 'no'",
     ),
+    "a second text that training had not": (
+        _predict("text,b\nw10,w11\n", "--pair", "b"),
+        "--pair 'b'.*one text a row, as in training.*leave --pair out",
+    ),
     "no batch": (
         lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--batch-size", 0],
         "0",

@@ -10,8 +10,9 @@ from peft import get_peft_model
 
 from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
-from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
+from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError
 from hadamard_adapter.tasks import Columns, Table, Task, choose_metrics, find_columns, predictions
+from hadamard_adapter.tasks.reading import words
 from hadamard_adapter.tuning.models import (
     DEFAULT_MAX_LENGTH,
     collator,
@@ -96,7 +97,7 @@ class Classifier:
         """Logits (b, l) as float32, in the order of the texts; short rows are computed with short ones.
 
         Raises:
-            SettingsError: as many pairs as texts are expected.
+            SettingsError: as many pairs as texts are expected, and none if training had none.
         """
         return self.logits_and_cuts(texts, pairs, batch_size)[0]
 
@@ -106,8 +107,15 @@ class Classifier:
         """Logits as `logits` gives them, and the number of rows that were cut to `max_length` tokens.
 
         Raises:
-            SettingsError: as many pairs as texts are expected.
+            SettingsError: as many pairs as texts are expected, and none if training had none.
         """
+        if self.columns is not None and (pairs is None) != (self.columns.pair is None):
+            expected = "no second texts" if self.columns.pair is None else "a second text for every text"
+            received = "none" if pairs is None else f"{len(pairs)} second texts"
+            raise SettingsError(
+                f"pairs: expected {expected}, as in training, received {received}; "
+                f"{'pass pairs=[...]' if pairs is None else 'leave pairs out'}"
+            )
         if pairs is not None and len(pairs) != len(texts):
             raise SettingsError(
                 f"pairs: expected {len(texts)} second texts, one per text, received {len(pairs)}"
@@ -126,15 +134,29 @@ class Classifier:
     ) -> Columns:
         """The columns of a table: those named, else those of the training if they are there, else the usual.
 
+        There is a second text if, and only if, training had one.
+
         Raises:
-            DataError: a column is not there.
+            DataError: a column is not there, or the table has a second text where training had none.
+            SettingsError: a second text is named where training had none.
         """
-        if self.columns is not None and text is None and self.columns.text in table.columns:
-            text = self.columns.text
-            pair = self.columns.pair if pair is None else pair
-            if label is None and need_label and self.columns.label in table.columns:
-                label = self.columns.label
-        return find_columns(table, text, pair, label, need_label)
+        known = self.columns
+        if known is None:
+            return find_columns(table, text, pair, label, need_label)
+        there = {name for name in (known.text, known.pair, known.label) if name in table.columns}
+        if known.pair is None and pair is not None:
+            raise SettingsError(
+                f"--pair {pair!r}: expected one text a row, as in training (column {known.text!r}), received "
+                "a second one; leave --pair out"
+            )
+        text = known.text if text is None and known.text in there else text
+        pair = known.pair if pair is None and known.pair in there else pair
+        if label is None and need_label and known.label in there - {text, pair}:
+            label = known.label
+        found = find_columns(table, text, pair, label, need_label)
+        if (found.pair is None) != (known.pair is None):
+            raise DataError(_other_number_of_texts(table, found, known))
+        return found
 
     @torch.inference_mode()
     def _logits(self, rows: list[dict[str, Any]], batch_size: int) -> np.ndarray:
@@ -219,6 +241,19 @@ def read_config(folder: Path) -> HadamardConfig:
         return config
     except (TypeError, ValueError) as error:
         raise AdapterError(f"{str(folder / 'adapter_config.json')!r} is damaged: {error}") from error
+
+
+def _other_number_of_texts(table: Table, found: Columns, known: Columns) -> str:
+    if known.pair is not None:
+        return (
+            f"{table.name}: expected a second text a row, as in training (columns {known.text!r} and "
+            f"{known.pair!r}), received only {found.text!r}; columns: {words(table.columns)}; name "
+            "the second with --pair"
+        )
+    return (
+        f"{table.name}: expected one text a row, as in training (column {known.text!r}), received what looks "
+        f"like pairs ({found.text!r} and {found.pair!r}); name the one text with --text"
+    )
 
 
 def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
