@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import (
     Columns,
     Examples,
@@ -49,7 +50,7 @@ def read_data(settings: TuneSettings) -> TuneData:
 
     Raises:
         DataError: a file or a row is not as it must be.
-        SettingsError: no such GLUE task.
+        SettingsError: no such GLUE task, or a threshold where there are no several labels a row.
     """
     task, columns, train, dev = _read_glue(settings) if settings.task else _read_tables(settings)
     if dev is None:
@@ -87,6 +88,11 @@ def _read_tables(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examp
     table = read_table(str(settings.train), quoting=settings.quoting, split=settings.train_split)
     columns = find_columns(table, settings.text, settings.pair, settings.label)
     task = infer_task(table, columns, settings.problem_type, settings.metric, settings.threshold)
+    if task.problem_type != "multi_label_classification" and settings.threshold != TuneSettings.threshold:
+        raise SettingsError(
+            f"threshold: expected none for {task.problem_type}, received {settings.threshold!r}; only "
+            "several labels a row have one: leave it out"
+        )
     train = encode(table, columns, task)
     if settings.dev is None and settings.dev_split is None:
         return task, columns, train, None

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tuning.classifier import Classifier, load
-from hadamard_adapter.tuning.models import quiet_libraries
+from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
 from hadamard_adapter.tuning.resume import complete, disk_errors_explained, read_json, write_json
 
 __all__ = ["MergeReport", "merge"]
@@ -150,7 +150,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
 @torch.inference_mode()
 def _probe(classifier: Classifier, model: Any) -> np.ndarray:
     """Logits of the probe texts one by one, so that padding plays no part; float32 (b, l)."""
-    rows = [
-        classifier.tokenizer(text, return_tensors="pt", truncation=True, max_length=32) for text in PROBES
-    ]
+    collate = collator(classifier.tokenizer, classifier.task.problem_type)
+    rows = [collate([row]) for row in tokenize(classifier.tokenizer, [*PROBES], None, 32).rows]
     return np.concatenate([model(**row).logits.float().numpy() for row in rows])
