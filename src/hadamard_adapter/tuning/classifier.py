@@ -1,5 +1,6 @@
 """Use of a tuned adapter: load it with checks, and predict."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from peft import get_peft_model
 
 from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
-from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError
-from hadamard_adapter.tasks import Columns, Table, Task, choose_metrics, find_columns, predictions
+from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError, option
+from hadamard_adapter.tasks import Columns, Table, Task, find_columns, predictions
 from hadamard_adapter.tasks.reading import words
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
 from hadamard_adapter.tuning.models import (
     DEFAULT_MAX_LENGTH,
     collator,
@@ -23,13 +25,9 @@ from hadamard_adapter.tuning.models import (
     quiet_libraries,
     tokenize,
 )
-from hadamard_adapter.tuning.resume import read_json
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
 __all__ = ["Classifier", "Prediction", "load"]
-
-WEIGHTS = "adapter_model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -193,8 +191,8 @@ def load(
     folder = Path(folder).expanduser()
     config = read_config(folder)
     read_weights(folder / WEIGHTS)  # a damaged file is told before the base model is loaded
-    run = read_json(folder / "run.json") or {}
-    task = _task_of(folder, config, run)
+    run = read_run(folder)
+    task = task_of(folder, config, run)
     source = model if model is not None else config.base_model_name_or_path
     with quiet_libraries():
         tokenizer, base = _load_base(folder, source, task, model is None, allow_remote_code)
@@ -202,45 +200,12 @@ def load(
         config.inference_mode = True
         try:
             peft_model = get_peft_model(base, config)
-        except (ValueError, KeyError) as error:
+        except (HadamardError, ValueError, KeyError, AttributeError, TypeError, re.error) as error:
             raise AdapterError(f"the adapter in {str(folder)!r} does not fit {source!r}: {error}") from error
         load_weights(peft_model, folder / WEIGHTS)
     limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
-    max_length = run.get("max_length") or min(DEFAULT_MAX_LENGTH, limit)
-    columns = Columns(**run["columns"]) if "columns" in run else None
-    return Classifier(task, peft_model.eval().to(place), tokenizer, max_length, columns, folder)
-
-
-def read_config(folder: Path) -> HadamardConfig:
-    """The adapter's config, after a look at which files there are.
-
-    Raises:
-        AdapterError: the folder holds no Hadamard adapter, or one in a pickle file.
-    """
-    found = read_json(folder / "adapter_config.json")
-    if not isinstance(found, dict):
-        raise AdapterError(
-            f"no adapter in {str(folder)!r}: expected a folder that hadamard tune made, with "
-            f"adapter_config.json and {WEIGHTS}"
-        )
-    if found.get("peft_type") != "HADAMARD":
-        raise AdapterError(
-            f"{str(folder)!r}: expected an adapter of type 'HADAMARD', received {found.get('peft_type')!r}; "
-            "load it with PEFT"
-        )
-    if not (folder / WEIGHTS).is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        why = (
-            f"only {pickles[0]!r}, a pickle file, which can run code and is refused"
-            if pickles
-            else "no tensors"
-        )
-        raise AdapterError(f"{str(folder)!r} holds {why}; expected {WEIGHTS}")
-    try:
-        config: Any = HadamardConfig.from_pretrained(str(folder))
-        return config
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"{str(folder / 'adapter_config.json')!r} is damaged: {error}") from error
+    max_length = run.max_length or min(DEFAULT_MAX_LENGTH, limit)
+    return Classifier(task, peft_model.eval().to(place), tokenizer, max_length, run.columns, folder)
 
 
 def _other_number_of_texts(table: Table, found: Columns, known: Columns) -> str:
@@ -256,36 +221,18 @@ def _other_number_of_texts(table: Table, found: Columns, known: Columns) -> str:
     )
 
 
-def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
-    """The task from run.json; for an adapter made by other means, from its config."""
-    if "task" in run:
-        task: dict[str, Any] = run["task"]
-        for name in ("label_names", "metrics"):
-            task = {**task, name: tuple(task[name])}
-        return Task(**task)
-    if not config.id2label:
-        raise AdapterError(
-            f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
-            "adapter_config.json: set it there"
-        )
-    names = tuple(config.id2label[index] for index in sorted(config.id2label))
-    kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
-    names = () if kind == "regression" else names
-    return Task(folder.name, kind, names, choose_metrics(kind, len(names)))
-
-
 def _load_base(
     folder: Path, source: str | None, task: Task, is_recorded: bool, allow_remote_code: bool
 ) -> tuple[Any, Any]:
     if not source:
-        raise AdapterError(f"{str(folder)!r} does not say what its base model is; pass it as model=")
+        raise AdapterError(f"{str(folder)!r} does not say what its base model is; pass {option('model')}")
     try:
         own = (folder / "tokenizer_config.json").is_file()
         tokenizer = load_tokenizer(str(folder) if own else source, allow_remote_code)
         return tokenizer, load_base(source, task, tokenizer.pad_token_id, allow_remote_code)
     except HadamardError as error:
-        hint = "it was there in training; if it has moved, pass its place as model=" if is_recorded else ""
-        raise AdapterError(f"base model of {str(folder)!r}: {error}{'; ' if hint else ''}{hint}") from error
+        hint = f"; it was there in training; if it has moved, pass {option('model')}" if is_recorded else ""
+        raise AdapterError(f"base model of {str(folder)!r}: {error}{hint}") from error
 
 
 def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, source: str) -> None:
@@ -301,5 +248,5 @@ def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, sou
     raise AdapterError(
         f"the adapter in {str(folder)!r} belongs to another base model than {source!r}{other}: expected "
         f"fingerprint {config.base_fingerprint}, received {found} (a sha256 of {HASHED}); "
-        "pass the right model="
+        f"pass the right one as {option('model')}"
     )
