@@ -29,6 +29,19 @@ SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
         lambda: ["tune", "--model", "m", "--task", "rte", "--data", ".", "--output", "o", "--dev", "d.csv"],
         "dev: .*'rte'.*pass train and dev instead of task",
     ),
+    **{
+        f"{option} of nothing": (
+            lambda words=words: words,
+            rf"{option}.*expected a name or a path, received ''",
+        )
+        for option, *words in (
+            ("--adapter", "eval", "--adapter", "", "--data", "x.csv"),
+            ("--data", "eval", "--adapter", "a", "--data", ""),
+            ("--output", "merge", "--adapter", "a", "--output", ""),
+            ("--input", "predict", "--adapter", "a", "--input", ""),
+            ("MODEL", "inspect", ""),
+        )
+    },
     "a device that is none": (lambda: tune(tuned().train, "--device", "abacus"), "'abacus'"),
     "a loss that is not finite": (
         lambda: tune(tuned().train, "--lr", 3e37, "--head-lr", 3e37, "--head-epochs", 1, "--epochs", 1),

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, option
 from hadamard_adapter.tasks import Task
 
 __all__ = [
@@ -236,7 +236,7 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
         if "trust_remote_code" in str(error) and not allow_remote_code:
             raise SettingsError(
                 f"model {model!r} brings Python code of its own, which is refused; if you trust it, "
-                "allow it with allow_remote_code"
+                f"pass {option('allow_remote_code', 'True')}"
             ) from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(
