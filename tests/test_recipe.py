@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
 from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights
-from hadamard_adapter.tuning.data import read_data
+from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
@@ -136,6 +136,27 @@ def test_other_settings_on_a_finished_folder_are_refused_unless_overwritten(
     assert adapter_sha256(tmp_path / "out") == before
     tiny_tune(place / "model", tmp_path / "out", train, stages=1, epochs=1, seed=1, overwrite=True)
     assert adapter_sha256(tmp_path / "out") != before
+
+
+def test_the_same_content_by_another_name_is_the_same_run(
+    place: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = shutil.copyfile(place / "train.csv", tmp_path / "rows.csv")
+    monkeypatch.chdir(place)
+    chosen: dict[str, Any] = {"preset": "paper", "head_epochs": 2, "epochs": 2, "batch_size": 8}
+    chosen |= {"dev": "dev.csv", "text": "text", "device": "cpu"}
+    said: list[str] = []
+    tune(TuneSettings("model", str(tuned), train=str(renamed), **chosen), say=said.append)
+    assert said[-1].startswith("finished already")
+    renamed.write_text(renamed.read_text().replace(",good", ",well"))
+    with pytest.raises(SettingsError, match="labels"):
+        tune(TuneSettings("model", str(tuned), train=str(renamed), **chosen | {"dev": None}), say=silent)
+
+
+def test_a_model_whose_content_is_not_known_is_told_apart_by_its_name(place: Path) -> None:
+    data = read_data(TuneSettings("m", "o", train=str(place / "train.csv")))
+    keys = [run_key(TuneSettings(name, "o", train="t"), data, 1) for name in ("no/one", "no/other")]
+    assert keys[0] != keys[1] and keys[0]["model_content"] == "unknown"
 
 
 def test_other_weights_under_the_same_path_are_noticed(place: Path, tmp_path: Path) -> None:
@@ -362,8 +383,8 @@ IGNORED_BY_A_TASK: tuple[dict[str, Any], ...] = (
         ({"model": ""}, "model: expected a name or a path"),
         ({"stages": 3}, "stages: expected one of"),
         ({"seed": 2**32}, r"seed: expected a number below 2\*\*32, received 4294967296"),
-        ({"layers": ()}, "layers: expected one or more numbers.*leave it out for all"),
-        ({"sites": ()}, "sites: expected attention, ffn or both.*leave it out"),
+        ({"layers": ()}, r"layers: expected one or more, received none; leave it out"),
+        ({"sites": ()}, r"sites: expected one or more, received none; leave it out"),
         ({"data": "glue"}, "data: expected none beside train='t.csv'.*pass task with it, or leave it out"),
         *(
             (

@@ -190,9 +190,9 @@ def load(
     place = pick_device(device)
     folder = Path(folder).expanduser()
     config = read_config(folder)
-    read_weights(folder / WEIGHTS)  # a damaged file is told before the base model is loaded
     run = read_run(folder)
     task = task_of(folder, config, run)
+    read_weights(folder / WEIGHTS)  # a damaged file is told before the base model is loaded
     source = model if model is not None else config.base_model_name_or_path
     with quiet_libraries():
         tokenizer, base = _load_base(folder, source, task, model is None, allow_remote_code)

@@ -81,6 +81,8 @@ class TuneSettings:
     """Column of the label; found by its name if not given."""
     quoting: bool | None = None
     """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    delimiter: str | None = None
+    """Character between the cells of the file; by default a comma in csv, a tab in tsv."""
     task: str | None = None
     """A GLUE task by name (cola, sst2, mrpc, stsb, rte, ...), read from --data with its official metrics."""
     data: str | None = None
@@ -241,14 +243,11 @@ def _check(settings: TuneSettings) -> None:
             raise SettingsError(f"{name}: expected a number between 0 and 1, received {values[name]!r}")
     if settings.seed >= 1 << 32:  # NumPy takes no more
         raise SettingsError(f"seed: expected a number below 2**32, received {settings.seed!r}")
-    if settings.layers == ():
-        raise SettingsError(
-            "layers: expected one or more numbers, received none; leave it out for all layers"
-        )
-    if settings.sites == ():
-        raise SettingsError(
-            "sites: expected attention, ffn or both, received none; leave it out for the preset's"
-        )
+    for name in ("layers", "sites"):
+        if values[name] == ():
+            raise SettingsError(
+                f"{name}: expected one or more, received none; leave it out for the usual ones"
+            )
     if settings.warmup >= 1:
         raise SettingsError(f"warmup: expected a share of the steps below 1, received {settings.warmup!r}")
     _check_choices(settings)
@@ -263,7 +262,8 @@ def _check(settings: TuneSettings) -> None:
 
 
 _OF_TABLES = (
-    *("dev", "train_split", "dev_split", "text", "pair", "label", "problem_type", "threshold", "quoting"),
+    *("dev", "train_split", "dev_split", "text", "pair", "label", "problem_type", "threshold"),
+    *("quoting", "delimiter"),
 )
 """Settings that a GLUE task decides itself."""
 
