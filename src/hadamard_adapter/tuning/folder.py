@@ -136,7 +136,11 @@ def _made_of(kind: type[T], found: Any) -> T:
     if not isinstance(found, dict):
         raise TypeError(f"expected an object for {kind.__name__}, received {found!r:.40}")
     names = {field.name for field in dataclasses.fields(kind)}
-    known = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items() if key in names}
+    known: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in found.items()
+        if key in names
+    }
     return kind(**known)
 
 
@@ -148,7 +152,7 @@ def _check_task(task: Task) -> None:
         and bool(task.metrics)
         and set(task.metrics) <= METRICS.keys()
         and isinstance(task.threshold, float)
-        and isinstance(task.separator, str)
+        and _are_words((task.separator,))
     )
     if not is_whole:
         raise ValueError(f"expected a task, received {task!r:.200}")
