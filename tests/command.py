@@ -1,9 +1,11 @@
 """The command line inside the test's process, and one tiny tuned adapter on disk for all tests."""
 
+import atexit
 import contextlib
 import functools
 import io
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -65,6 +67,7 @@ class Tuned:
 def tuned() -> Tuned:
     """One tiny adapter, tuned by the command itself, once a process."""
     folder = Path(tempfile.mkdtemp(prefix="hadamard-cli-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     model = tiny_folder(folder / "model")
     train, dev = write_rows(folder / "train.csv", 96), write_rows(folder / "dev.csv", 24, seed=1)
     words = (

@@ -1,5 +1,6 @@
 """Loading, predicting and evaluating: right for what fits, one clear message for what does not."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.adapter.fingerprint import fingerprint
-from hadamard_adapter.errors import AdapterError, DataError, SettingsError
+from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError
+from hadamard_adapter.tasks import Columns, Table, Task
 from hadamard_adapter.tuning import Classifier, evaluate, load
-from tuning_help import tiny_folder, tiny_tune, write_rows
+from tuning_help import tiny_folder, tiny_tune, unprivileged, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,50 @@ def test_the_head_of_stage_1_loads_by_itself(place: Path, classifier: Classifier
 
 def test_as_many_pairs_as_texts_are_expected(classifier: Classifier) -> None:
     with pytest.raises(SettingsError, match="expected 2 second texts"):
-        classifier.predict(["w10", "w11"], ["w12"])
+        dataclasses.replace(classifier, columns=PAIR).predict(["w10", "w11"], ["w12"])
+
+
+PAIR, SINGLE = Columns("sentence1", "sentence2", "label"), Columns("text", None, "label")
+COLUMNS: dict[str, tuple[Columns, tuple[str, ...], dict[str, str], Columns | str]] = {
+    "those of training": (PAIR, ("id", "sentence2", "sentence1"), {}, Columns("sentence1", "sentence2")),
+    "the pair of training beside a named text": (
+        PAIR,
+        ("a", "sentence2"),
+        {"text": "a"},
+        Columns("a", "sentence2"),
+    ),
+    "both named": (PAIR, ("a", "b"), {"text": "a", "pair": "b"}, Columns("a", "b")),
+    "the usual pair": (PAIR, ("premise", "hypothesis"), {}, Columns("premise", "hypothesis")),
+    "no pair for a pair": (PAIR, ("a", "b"), {"text": "a"}, "expected a second text.*only 'a'.*--pair"),
+    "a text alone for a pair": (PAIR, ("sentence1", "id"), {}, "expected a second text.*'sentence2'.*--pair"),
+    "a text of a pair": (SINGLE, ("sentence1", "sentence2"), {"text": "sentence1"}, Columns("sentence1")),
+    "a pair for a text": (
+        SINGLE,
+        ("text", "b"),
+        {"pair": "b"},
+        "--pair 'b': expected one text.*leave --pair",
+    ),
+    "a usual pair for a text": (SINGLE, ("sentence1", "sentence2"), {}, "expected one text.*name.*--text"),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_rows_have_a_second_text_if_and_only_if_training_had_one(case: str, classifier: Classifier) -> None:
+    trained, names, options, expected = COLUMNS[case]
+    table = Table("x.csv", names, [{name: "w10 w11" for name in names}], [2])
+    of_those = dataclasses.replace(classifier, columns=trained)
+    if isinstance(expected, Columns):
+        assert of_those.columns_in(table, **options) == expected
+        return
+    with pytest.raises(HadamardError, match=expected):
+        of_those.columns_in(table, **options)
+
+
+def test_second_texts_are_expected_where_training_had_them(classifier: Classifier) -> None:
+    with pytest.raises(SettingsError, match=r"pairs: expected no second texts.*received 1 second texts"):
+        classifier.predict(["w10"], ["w11"])
+    with pytest.raises(SettingsError, match=r"pairs: expected a second text for every text.*received none"):
+        dataclasses.replace(classifier, columns=PAIR).predict(["w10"])
 
 
 def test_an_evaluation_agrees_with_its_predictions(place: Path, classifier: Classifier) -> None:
@@ -121,7 +166,7 @@ def test_a_base_model_of_another_width_is_refused(copy: Path, tmp_path: Path) ->
 
 def test_a_base_model_that_has_moved_is_named_and_can_be_passed(place: Path, copy: Path) -> None:
     change_config(copy, base_model_name_or_path="/gone/model")
-    with pytest.raises(AdapterError, match=r"/gone/model.*pass its place as model="):
+    with pytest.raises(AdapterError, match=r"/gone/model.*if it has moved, pass --model"):
         load(copy)
     assert load(copy, model=str(place / "model")).predict(["w10"])
 
@@ -130,6 +175,66 @@ def test_a_truncated_file_is_refused(copy: Path) -> None:
     file = copy / "adapter_model.safetensors"
     os.truncate(file, file.stat().st_size - 8)
     with pytest.raises(AdapterError, match="damaged"):
+        load(copy)
+
+
+def change_run(folder: Path, **changes: Any) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGED_RUNS: dict[str, dict[str, Any]] = {
+    "a task that lacks its kind": {"task": {"name": "x"}},
+    "a task that is a word": {"task": "x"},
+    "a task of labels that are none": {
+        "task": vars(Task("x", "regression", (), ("rmse",))) | {"label_names": 3}
+    },
+    "a task of an unknown kind": {"task": vars(Task("x", "ranking", (), ("rmse",)))},
+    "columns that are a list": {"columns": ["text"]},
+    "columns without a text": {"columns": {"pair": None}},
+    "a length in letters": {"max_length": "long"},
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_RUNS)
+def test_a_damaged_run_file_is_refused(case: str, copy: Path) -> None:
+    change_run(copy, **DAMAGED_RUNS[case])
+    with pytest.raises(AdapterError, match=r"run\.json' is damaged"):
+        load(copy)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "3"])
+def test_a_run_file_that_is_no_object_is_refused(content: str, copy: Path) -> None:
+    (copy / "run.json").write_text(content)
+    with pytest.raises(AdapterError, match=r"run\.json' is damaged"):
+        load(copy)
+
+
+def test_what_a_newer_version_adds_is_left_alone(copy: Path, classifier: Classifier) -> None:
+    run = json.loads((copy / "run.json").read_text())
+    change_run(copy, new=1, task=run["task"] | {"new": [1]}, columns=run["columns"] | {"new": None})
+    newer = load(copy, device="cpu")
+    assert (newer.task, newer.columns) == (classifier.task, classifier.columns)
+
+
+UNFIT_CONFIGS: dict[str, dict[str, Any]] = {
+    "a pattern that is none": {"target_modules": "("},
+    "names that are numbers": {"target_modules": [3]},
+    "norms that are a number": {"norm_modules": 3},
+}
+
+
+@pytest.mark.parametrize("case", UNFIT_CONFIGS)
+def test_a_config_that_does_not_fit_the_model_is_refused(case: str, copy: Path) -> None:
+    change_config(copy, **UNFIT_CONFIGS[case])
+    with pytest.raises(AdapterError, match=r"(does not fit|is damaged|lacks)"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "run.json"])
+def test_a_file_that_must_not_be_read_is_told_as_such(name: str, copy: Path) -> None:
+    (copy / name).chmod(0)
+    with unprivileged(copy), pytest.raises(AdapterError, match=rf"{name}' cannot be read: Permission denied"):
         load(copy)
 
 

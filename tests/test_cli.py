@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +20,8 @@ from hadamard_adapter.cli.main import hadamard as group
 from hadamard_adapter.cli.main import run
 from hadamard_adapter.cli.options import CommaList, command_from
 from hadamard_adapter.cli.reference import page
-from hadamard_adapter.tuning import TuneSettings
+from hadamard_adapter.cli.tune import summary
+from hadamard_adapter.tuning import TuneResult, TuneSettings
 from models import TINY, tiny_config, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,6 +159,54 @@ def test_eval_without_a_wrong_row_writes_the_header_alone(tmp_path: Path) -> Non
     assert (tmp_path / "empty.csv").read_text() == "row,text,pair,label,predicted,probability\n"
 
 
+def as_multi_label(folder: Path) -> Path:
+    """The tiny adapter, its two labels no longer exclusive."""
+    adapter = Path(shutil.copytree(tuned().adapter, folder / "multi"))
+    run = json.loads((adapter / "run.json").read_text())
+    run["task"] |= {"problem_type": "multi_label_classification", "metrics": ["micro-f1"]}
+    (adapter / "run.json").write_text(json.dumps(run))
+    return adapter
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv", "jsonl"])
+def test_what_predict_writes_of_several_labels_eval_reads(format: str, tmp_path: Path) -> None:
+    adapter, output = as_multi_label(tmp_path), tmp_path / f"out.{format}"
+    words = ("--input", tuned().dev, "--output", output)
+    assert hadamard("predict", "--adapter", adapter, *words).code == 0
+    found = hadamard(
+        *("eval", "--adapter", adapter, "--data", output, "--text", "text", "--label", "prediction", "--json")
+    )
+    scores = json.loads(found.out)
+    assert (scores["n"], scores["accuracy"]) == (24, 1.0)
+    scored = hadamard(
+        "eval", "--adapter", adapter, "--data", tuned().dev, "--json", "--errors", tmp_path / "w.csv"
+    )
+    n_wrong = len((tmp_path / "w.csv").read_text().splitlines()) - 1
+    assert json.loads(scored.out)["accuracy"] == pytest.approx(1 - n_wrong / 24)
+
+
+def test_eval_and_predict_take_another_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "dev.csv"
+    path.write_text(tuned().dev.read_text().replace(",", ";"))
+    words = ("--adapter", tuned().adapter, "--delimiter", ";")
+    assert json.loads(hadamard("eval", *words, "--data", path, "--json").out)["n"] == 24
+    assert "24 rows labelled" in hadamard("predict", *words, "--input", path).err
+
+
+def test_a_later_row_of_a_stream_without_a_text_is_told() -> None:
+    rows = '{"text": "w10"}\n' * 512 + '{"id": 1}\n'
+    found = hadamard("predict", "--adapter", tuned().adapter, "--format", "jsonl", stdin=rows)
+    assert found.code == 2 and "empty text in column 'text': line 513" in found.err
+
+
+def test_the_next_words_can_be_pasted_whatever_the_folder_is_called() -> None:
+    metrics = {"dev": {"accuracy": 0.9}, "selected_on": "dev", "stage1_dev": None}
+    metrics |= {"adapter_parameters": 36864, "share_percent": 0.0337, "head_parameters": 1538}
+    *_, evaluate, predict = summary(TuneResult(Path("my out"), metrics, {}))
+    for line in (evaluate, predict):
+        assert shlex.split(line.removeprefix("next"))[2:4] == ["--adapter", "my out"]
+
+
 def test_inspect_counts_the_pooler_that_tune_trains(tmp_path: Path) -> None:
     from transformers import BertConfig
 
@@ -175,10 +226,11 @@ def test_predict_in_many_batches_equals_one_by_one(tmp_path: Path) -> None:
 def test_merge_reports_the_change_and_predicts_as_the_adapter_does(tmp_path: Path) -> None:
     from transformers import pipeline
 
-    merged = hadamard("merge", "--adapter", tuned().adapter, "--output", tmp_path / "plain")
+    merged = hadamard("merge", "--adapter", tuned().adapter, "--output", tmp_path / "it's plain")
     assert (merged.code, merged.out) == (0, "")
     assert "largest change of a logit" in merged.err
-    classify = pipeline("text-classification", str(tmp_path / "plain"), device="cpu")
+    called = merged.err.splitlines()[-1].removeprefix("next     transformers.")
+    classify = eval(called, {"pipeline": pipeline})
     row = hadamard("predict", "--adapter", tuned().adapter, stdin="text\nw10 w50\n").out.splitlines()[1]
     found = classify("w10 w50")[0]
     assert row == f"w10 w50,{found['label']},{found['score']:.6f}".rstrip("0")

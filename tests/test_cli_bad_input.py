@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import XLNetConfig, XLNetModel
 
 from command import Words, assert_refused, hadamard, tree_of, tune, tuned
 from tuning_help import tiny_folder
@@ -97,6 +98,11 @@ def _with_remote_code(model: Path) -> None:
     (model / "own.py").write_text("raise SystemExit('this code ran')\n")
 
 
+def _to_xlnet(model: Path) -> None:
+    config = XLNetConfig(vocab_size=100, d_model=16, n_layer=2, n_head=2, d_inner=24)
+    XLNetModel(config).save_pretrained(model)
+
+
 MODELS: dict[str, tuple[Callable[[], Words], str]] = {
     "no such model": (
         lambda: ["tune", "--model", "./no-model", "--train", tuned().train, "--output", "out"],
@@ -106,16 +112,28 @@ MODELS: dict[str, tuple[Callable[[], Words], str]] = {
         _model(lambda path: (path / "config.json").unlink()),
         "model'.*config.json.*hub",
     ),
+    "a family that is not known": (
+        _model(_to_xlnet),
+        "'xlnet'.*expected one of albert.*in Python alone.*hadamard inspect MODEL",
+    ),
     "no tokenizer": (_model(lambda path: (path / "tokenizer.json").unlink()), "tokenizer"),
     "weights cut short": (_model(lambda path: _cut(path / "model.safetensors")), "model"),
     "weights in a pickle": (_model(_to_pickle), "pickle.*safetensors"),
-    "code of its own": (_model(_with_remote_code), "code of its own.*allow"),
+    "code of its own": (_model(_with_remote_code), "code of its own.*pass --allow-remote-code"),
     "inspect of nothing": (lambda: ["inspect", "./nothing"], "nothing.*config.json.*hub"),
     "inspect of code of its own": (
         _then(_model(_with_remote_code), "inspect", "model"),
         "code of its own.*--allow-remote-code",
     ),
     "a picture of a model": (lambda: ["inspect", tuned().model, "--plot", "a.png"], "--plot"),
+    "a picture into no folder": (
+        lambda: ["inspect", tuned().adapter, "--plot", "no/a.png"],
+        "--plot.*no folder 'no'",
+    ),
+    "a preset for an adapter": (
+        lambda: ["inspect", tuned().adapter, "--preset", "wide"],
+        "--preset: expected none for an adapter.*leave it out",
+    ),
 }
 
 
@@ -134,6 +152,18 @@ def _to_lora(adapter: Path) -> None:
 
 def _pickled(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+
+
+def _moved(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "/gone/model"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _to_regression(adapter: Path) -> None:
+    run = json.loads((adapter / "run.json").read_text())
+    run["task"] |= {"problem_type": "regression", "label_names": [], "metrics": ["rmse"]}
+    (adapter / "run.json").write_text(json.dumps(run))
 
 
 def _other_model(**config: int) -> Callable[[], Words]:
@@ -168,6 +198,12 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
         "adapter_model",
     ),
     "a broken config": (_adapter(lambda path: _cut(path / "adapter_config.json")), "adapter_config"),
+    "a broken run": (_adapter(lambda path: _cut(path / "run.json")), "run.json' is damaged"),
+    "a base model that has moved": (_adapter(_moved), r"/gone/model.*pass --model \(in Python model="),
+    "errors of a regression": (
+        _adapter(_to_regression, "eval", "--data", "x.csv", "--errors", "wrong.csv"),
+        "--errors: expected none for a regression.*leave it out",
+    ),
     "another method's adapter": (_adapter(_to_lora), "LORA"),
     "an adapter in a pickle": (_adapter(_pickled), "(pickle|adapter_model.safetensors)"),
     "inspect of one cut short": (
@@ -188,6 +224,10 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
         lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--errors", "no/wrong.csv"],
         "--errors.*no folder 'no'",
     ),
+    "a second text that training had not": (
+        _predict("text,b\nw10,w11\n", "--pair", "b"),
+        "--pair 'b'.*one text a row, as in training.*leave --pair out",
+    ),
     "no batch": (
         lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--batch-size", 0],
         "0",
@@ -205,6 +245,14 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
     "merge over something else": (
         lambda: ["merge", "--adapter", tuned().adapter, "--output", tuned().model],
         "holds",
+    ),
+    "merge below a file": (
+        lambda: ["merge", "--adapter", tuned().adapter, "--output", tuned().train / "plain"],
+        "output .*train.csv' is a file, no folder; choose another place",
+    ),
+    "tune below a file": (
+        lambda: [*tune("nothing.csv"), "--output", tuned().train / "new" / "out"],
+        "output .*train.csv' is a file, no folder; choose another place",
     ),
 }
 CASES = {**DATA, **MODELS, **ADAPTERS}
@@ -249,5 +297,5 @@ def test_an_output_folder_that_holds_something_else_stays_as_it_is(tmp_path: Pat
 def test_other_settings_on_a_finished_folder_are_refused_by_name() -> None:
     before = tree_of(tuned().adapter)
     found = hadamard(*tuned().words, "--lr", 0.01)
-    assert found.code == 2 and re.search(r"lr 0.05 there, 0.01 now", found.err)
+    assert found.code == 2 and re.search(r"lr 0.05 there, 0.01 now\).*--overwrite", found.err)
     assert tree_of(tuned().adapter) == before

@@ -20,6 +20,28 @@ SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
     "a layer too many": (lambda: tune(tuned().train, "--layers", "0,9"), "9"),
     "too long a text": (lambda: tune(tuned().train, "--max-length", 5000), "5000"),
     "a site that is none": (lambda: tune(tuned().train, "--sites", "heart"), "attention.*heart"),
+    "no layer": (lambda: tune(tuned().train, "--layers", ""), "layers.*leave it out"),
+    "no layer by name": (lambda: tune(tuned().train, "--layers", "none"), "layers.*leave it out"),
+    "too large a seed": (lambda: tune(tuned().train, "--seed", 2**32), r"seed.*2\*\*32"),
+    "a threshold for classes": (lambda: tune(tuned().train, "--threshold", 0.3), "threshold.*leave it out"),
+    "data beside rows": (lambda: tune(tuned().train, "--data", "."), "data.*task.*leave it out"),
+    "dev beside a task": (
+        lambda: ["tune", "--model", "m", "--task", "rte", "--data", ".", "--output", "o", "--dev", "d.csv"],
+        "dev: .*'rte'.*pass train and dev instead of task",
+    ),
+    **{
+        f"{option} of nothing": (
+            lambda words=words: words,
+            rf"{option}.*expected a name or a path, received ''",
+        )
+        for option, *words in (
+            ("--adapter", "eval", "--adapter", "", "--data", "x.csv"),
+            ("--data", "eval", "--adapter", "a", "--data", ""),
+            ("--output", "merge", "--adapter", "a", "--output", ""),
+            ("--input", "predict", "--adapter", "a", "--input", ""),
+            ("MODEL", "inspect", ""),
+        )
+    },
     "a device that is none": (lambda: tune(tuned().train, "--device", "abacus"), "'abacus'"),
     "a loss that is not finite": (
         lambda: tune(tuned().train, "--lr", 3e37, "--head-lr", 3e37, "--head-epochs", 1, "--epochs", 1),

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import pre_tokenizers
+from transformers import AutoTokenizer
 
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
 from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights
-from hadamard_adapter.tuning.data import read_data
-from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input
+from hadamard_adapter.tuning.data import read_data, run_key
+from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
+from models import BOS, EOS
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 
@@ -133,6 +136,27 @@ def test_other_settings_on_a_finished_folder_are_refused_unless_overwritten(
     assert adapter_sha256(tmp_path / "out") == before
     tiny_tune(place / "model", tmp_path / "out", train, stages=1, epochs=1, seed=1, overwrite=True)
     assert adapter_sha256(tmp_path / "out") != before
+
+
+def test_the_same_content_by_another_name_is_the_same_run(
+    place: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = shutil.copyfile(place / "train.csv", tmp_path / "rows.csv")
+    monkeypatch.chdir(place)
+    chosen: dict[str, Any] = {"preset": "paper", "head_epochs": 2, "epochs": 2, "batch_size": 8}
+    chosen |= {"dev": "dev.csv", "text": "text", "device": "cpu"}
+    said: list[str] = []
+    tune(TuneSettings("model", str(tuned), train=str(renamed), **chosen), say=said.append)
+    assert said[-1].startswith("finished already")
+    renamed.write_text(renamed.read_text().replace(",good", ",well"))
+    with pytest.raises(SettingsError, match="labels"):
+        tune(TuneSettings("model", str(tuned), train=str(renamed), **chosen | {"dev": None}), say=silent)
+
+
+def test_a_model_whose_content_is_not_known_is_told_apart_by_its_name(place: Path) -> None:
+    data = read_data(TuneSettings("m", "o", train=str(place / "train.csv")))
+    keys = [run_key(TuneSettings(name, "o", train="t"), data, 1) for name in ("no/one", "no/other")]
+    assert keys[0] != keys[1] and keys[0]["model_content"] == "unknown"
 
 
 def test_other_weights_under_the_same_path_are_noticed(place: Path, tmp_path: Path) -> None:
@@ -298,6 +322,31 @@ def test_other_families_train_even_decoders_without_a_padding_token(name: str, t
     assert abs(alone - beside_longer).max() < 1e-5, "padding changes a prediction"
 
 
+@pytest.mark.parametrize("name", ["bart", "t5", "roberta"])
+def test_a_text_that_spells_a_special_token_trains_and_predicts(name: str, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", name)
+    train = write_rows(tmp_path / "train.csv", 32)
+    train.write_text(train.read_text() + "w10 </s> w11,good\nw20<pad><s> w21,bad\n")
+    tiny_tune(tmp_path / "model", tmp_path / "out", train, stages=1, epochs=1)
+    classifier = load(tmp_path / "out")
+    plain = classifier.logits(["w10 w11"])
+    assert abs(classifier.logits(["w10 </s> w11"]) - plain).max() > 0  # pieces of `</s>` are words
+
+
+@pytest.mark.parametrize("is_a_word", [False, True], ids=["its pieces are words", "it is a word"])
+def test_no_text_becomes_a_special_token(is_a_word: bool, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(tmp_path))
+    if is_a_word:  # as in T5's vocabulary
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    rows = tokenize(tokenizer, ["w10 </s> w11 <pad>"] * 2, ["w12 <s> <mask>", "w12"], max_length=64).rows
+    whole = tokenize(tokenizer, ["w10 w11"], ["w12"], max_length=64).rows[0]["input_ids"]
+    for row in rows:
+        special = [id for id in row["input_ids"] if id in tokenizer.all_special_ids and id != 3]
+        assert special == [BOS, EOS, EOS]
+        assert [id for id in row["input_ids"] if id not in (3, 4)] == whole
+        assert len(row["attention_mask"]) == len(row["input_ids"])
+
+
 def test_balanced_class_weights_average_one_over_the_rows(tmp_path: Path) -> None:
     train = write_rows(
         tmp_path / "train.csv", 40, label_of=lambda text: "rare" if "w10" in text else "common"
@@ -315,6 +364,12 @@ def test_balanced_class_weights_need_classes(tmp_path: Path, place: Path) -> Non
         tiny_tune(place / "model", tmp_path / "out", train, class_weights="balanced")
 
 
+IGNORED_BY_A_TASK: tuple[dict[str, Any], ...] = (
+    *({name: "x"} for name in ("dev", "dev_split", "train_split", "text", "pair", "label")),
+    *({"problem_type": "regression"}, {"threshold": 0.3}, {"quoting": True}),
+)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -327,6 +382,17 @@ def test_balanced_class_weights_need_classes(tmp_path: Path, place: Path) -> Non
         ({"warmup": 1.5}, "warmup"),
         ({"model": ""}, "model: expected a name or a path"),
         ({"stages": 3}, "stages: expected one of"),
+        ({"seed": 2**32}, r"seed: expected a number below 2\*\*32, received 4294967296"),
+        ({"layers": ()}, r"layers: expected one or more, received none; leave it out"),
+        ({"sites": ()}, r"sites: expected one or more, received none; leave it out"),
+        ({"data": "glue"}, "data: expected none beside train='t.csv'.*pass task with it, or leave it out"),
+        *(
+            (
+                {"train": None, "task": "cola", "data": "glue", **ignored},
+                f"{next(iter(ignored))}: expected none",
+            )
+            for ignored in IGNORED_BY_A_TASK
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")  # a choice that is none is a wrong type too
@@ -344,6 +410,7 @@ def test_settings_out_of_range_are_told(settings: dict[str, Any], message: str) 
         ({"train": "no.csv"}, "no.csv"),
         ({"text": "txet"}, "txet.*text"),
         ({"sites": ("attn",)}, "sites"),
+        ({"threshold": 0.3}, "threshold: expected none for single_label_classification.*leave it out"),
     ],
 )
 def test_what_does_not_fit_is_told_before_training(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from hadamard_adapter.tasks import Columns, Table, find_columns, iter_rows, read
 ROWS = [{"text": "good", "label": "1"}, {"text": "bad, really", "label": "0"}]
 WRITTEN = {
     "plain.csv": b'text,label\ngood,1\n"bad, really",0\n',
+    "cr.csv": b'text,label\rgood,1\r"bad, really",0\r',
     "crlf.csv": b'text,label\r\ngood,1\r\n"bad, really",0\r\n\r\n\r\n',
     "bom.csv": b'\xef\xbb\xbftext,label\ngood,1\n"bad, really",0',
     "spaced.csv": b'text, label\n\ngood,1\n\n"bad, really",0\n',
@@ -102,6 +104,7 @@ BROKEN = {
     "stray quote": ("x.csv", b'text,label\n"a"b,0\n', "begins on line 2 is broken"),
     "two names": ("x.csv", b"text,label,text\na,1,b\n", "duplicate column names 'text'"),
     "semicolons": ("x.csv", b"text;label\ngood;1\n", "separated by ';', expected ','"),
+    "another delimiter": ("x.csv", b"text;label\ngood;1\n", "or pass --delimiter ';'"),
     "tabs": ("x.csv", b"text\tlabel\ngood\t1\n", "name it .tsv"),
     "NUL": ("x.csv", b"text,label\na\0b,1\n", "line 2 holds a NUL byte"),
     "parquet as csv": ("x.csv", b"PAR1\x15\x04", "a Parquet file; name it .parquet"),
@@ -223,6 +226,27 @@ def test_a_stream_reads_standard_input_and_needs_its_format(monkeypatch: pytest.
         next(iter_rows("-", 2))
 
 
+def test_standard_input_is_given_as_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as stdin, os.fdopen(writer, "wb", buffering=0) as given:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        stream = iter_rows("-", 3, format="csv")
+        given.write(b"text\na\n")
+        assert next(stream).rows == [{"text": "a"}]
+        given.write(b"b\nc\nd\ne\n")
+        tables = [next(stream), next(stream)]
+        assert [len(table.rows) for table in tables] == [3, 1]
+        assert tables[1].place([0]) == "line 6"
+        given.write(b"f,g\n")
+        with pytest.raises(DataError, match="standard input: line 7: expected 1 cell"):
+            next(stream)
+        left = iter_rows("-", 3, format="csv")
+        given.write(b"text\na\n")
+        next(left)
+        left.close()  # does not wait for the thread that waits for a line
+        given.write(b"end\n")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("old")
@@ -242,6 +266,13 @@ def test_a_tab_cannot_be_written_without_quotes(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written: No such file"):
         write_rows(str(tmp_path / "none" / "x.csv"), [[{"text": "a"}]])
+
+
+def test_numbers_that_json_lacks_are_written_as_null(capsys: pytest.CaptureFixture) -> None:
+    rows = [{"x": float("nan"), "list": [1.5, {"y": float("-inf")}], "text": "é"}]
+    write_rows("-", [rows], format="jsonl")
+    expected = '{"x": null, "list": [1.5, {"y": null}], "text": "é"}\n'
+    assert capsys.readouterr().out == expected
 
 
 def test_json_lines_keep_types_precision_and_their_own_keys(

@@ -11,6 +11,16 @@ them into one line on standard error and exit code 2.
 """
 
 
+def option(name: str, value: str = "...") -> str:
+    """How a setting is spelled on the command line and in Python, for messages that both may show.
+
+    Example:
+        >>> option("allow_remote_code", "True")
+        '--allow-remote-code (in Python allow_remote_code=True)'
+    """
+    return f"--{name.replace('_', '-')} (in Python {name}={value})"
+
+
 class HadamardError(Exception):
     """The root of this package's errors; catch it to catch them all."""
 

@@ -1,13 +1,12 @@
 """What an adapter consists of, tensor by tensor: planned from a model's config, or read from a folder."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import SettingsError
 
 __all__ = ["Anatomy", "Part", "build_on_meta", "plan_adapter", "read_adapter"]
 
@@ -146,21 +145,24 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
         allow_remote_code: whether code that comes with the base model may run.
 
     Raises:
-        AdapterError: another method's adapter, a pickle file, or a damaged one.
+        AdapterError: another method's adapter, a pickle file, or one that is damaged or cannot be read.
 
     Example:
         >>> read_adapter("adapter").n_adapter  # doctest: +SKIP
         36864
     """
-    config = _adapter_config(Path(folder))
-    tensors = _adapter_tensors(Path(folder))
+    from hadamard_adapter.tuning.folder import WEIGHTS, read_config
+    from hadamard_adapter.tuning.weights import read_weights
+
+    config = read_config(Path(folder))
+    tensors = read_weights(Path(folder) / WEIGHTS)
     parts = tuple(
         _part(key, tensor.numel(), tensor.float().abs().mean().item())
         for key, tensor in tensors.items()
         if _PART.match(key)
     )
     head = _by_module((key, tensor.numel()) for key, tensor in tensors.items() if not _PART.match(key))
-    base = str(config.get("base_model_name_or_path"))
+    base = str(config.base_model_name_or_path)
     try:
         n_model = _n_without(build_on_meta(base, allow_remote_code), head) + sum(head.values())
     except SettingsError:
@@ -179,34 +181,6 @@ def _why_no_config(model: str, error: Exception) -> str:
         f"no model or adapter at {model!r}: expected a folder with config.json (and model.safetensors), or a "
         f"name on the Hugging Face hub that can be reached from here ({reason})"
     )
-
-
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AdapterError(f"{path}: damaged: {error}") from error
-    if config.get("peft_type") != "HADAMARD":
-        raise AdapterError(
-            f"{path}: expected an adapter of peft_type 'HADAMARD', received {config.get('peft_type')!r}"
-        )
-    return config
-
-
-def _adapter_tensors(folder: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "adapter_model.safetensors"
-    if not path.exists():
-        pickled = ", ".join(sorted(found.name for found in folder.glob("*.bin")))
-        why = f"; {pickled} is a pickle file, which could run code and is not read" if pickled else ""
-        raise AdapterError(f"{folder}: expected adapter_model.safetensors, which is missing{why}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise AdapterError(f"{path}: damaged or cut short ({error}); copy or train it again") from error
 
 
 def _part(key: str, size: int, mean_offset: float = 0.0) -> Part:

@@ -39,6 +39,8 @@ class EvalOptions:
     """Split to score, where --data is a dataset with several."""
     quoting: bool | None = None
     """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    delimiter: str | None = None
+    """Character between the cells of the file; by default a comma in csv, a tab in tsv."""
     json: bool = False
     """Whether to print one JSON object instead of tables."""
     errors: str | None = None
@@ -68,7 +70,8 @@ class EvalOptions:
 def eval_command(options: EvalOptions) -> None:
     """Score an adapter on labelled rows.
 
-    Prints the task's metrics, precision and recall of each class and the confusion matrix.
+    Prints the task's metrics, precision and recall of each class and the confusion matrix. The
+    accuracy is the share of rows that are right: where a row has several labels, in all of them.
 
     \b
     Example:
@@ -77,7 +80,12 @@ def eval_command(options: EvalOptions) -> None:
     """
     stay_offline_without_hub([options.model or base_model_of(options.adapter), options.data])
     from hadamard_adapter.tuning import evaluate
+    from hadamard_adapter.tuning.folder import read_task
 
+    if options.errors is not None and read_task(options.adapter).problem_type == "regression":
+        raise SettingsError(
+            "--errors: expected none for a regression, where no row is right or wrong; leave it out"
+        )
     evaluation = evaluate(
         options.adapter,
         options.data,
@@ -86,6 +94,7 @@ def eval_command(options: EvalOptions) -> None:
         label=options.label,
         split=options.split,
         quoting=options.quoting,
+        delimiter=options.delimiter,
         model=options.model,
         device=options.device,
         batch_size=options.batch_size,

@@ -11,7 +11,7 @@ from rich.tree import Tree
 from hadamard_adapter.cli.anatomy import Anatomy, Part, build_on_meta, plan_adapter, read_adapter
 from hadamard_adapter.cli.console import data_console, message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
-from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.settings import PRESETS
 
@@ -29,10 +29,10 @@ class InspectOptions:
 
     target: str = field(metadata={"argument": "MODEL|ADAPTER"})
     """A model (a folder with config.json, or a name on the hub) or a folder that `hadamard tune` made."""
-    preset: Literal["paper", "wide"] = "wide"
-    """For a model: what to adapt, as in `hadamard tune`."""
-    position: Literal["output", "input"] = "output"
-    """For a model: whether to adapt what the site's projection puts out or what it takes in."""
+    preset: Literal["paper", "wide"] | None = None
+    """For a model: what to adapt, as in `hadamard tune`; None: wide."""
+    position: Literal["output", "input"] | None = None
+    """For a model: whether to adapt what the site's projection puts out or what it takes in; None: output."""
     layers: tuple[int, ...] | None = None
     """For a model: layers to adapt, counted from 0; by default all."""
     plot: str | None = None
@@ -41,6 +41,20 @@ class InspectOptions:
     """Whether a model may run Python code that its folder or the hub brings."""
     quiet: bool = False
     """Whether to say nothing but errors."""
+
+    def __post_init__(self) -> None:
+        """Check what is there before anything is shown."""
+        is_adapter = (Path(self.target) / "adapter_config.json").is_file()
+        given = [name for name in ("preset", "position", "layers") if getattr(self, name) is not None]
+        if self.plot is not None and not is_adapter:
+            raise SettingsError(f"--plot needs a folder that `hadamard tune` made, received {self.target!r}")
+        if is_adapter and given:
+            raise SettingsError(
+                f"--{given[0]}: expected none for an adapter, which is shown as it was made, received "
+                f"{getattr(self, given[0])!r}; leave it out, or name a model"
+            )
+        if self.plot is not None:
+            refuse_no_file("--plot", self.plot)
 
 
 @command_from("inspect", InspectOptions)
@@ -56,8 +70,6 @@ def inspect_command(options: InspectOptions) -> None:
       hadamard inspect adapter --plot adapter.png
     """
     is_adapter = (Path(options.target) / "adapter_config.json").is_file()
-    if options.plot is not None and not is_adapter:
-        raise SettingsError(f"--plot needs a folder that `hadamard tune` made, received {options.target!r}")
     stay_offline_without_hub([base_model_of(options.target) or options.target])
     from hadamard_adapter.tuning.models import quiet_libraries
 
@@ -79,8 +91,8 @@ def _inspect(options: InspectOptions, is_adapter: bool) -> None:
     from hadamard_adapter.adapter.families import FAMILIES
 
     if model.config.model_type in FAMILIES:
-        sites = PRESETS[options.preset].sites
-        _print_tree(console, plan_adapter(options.target, model, sites, options.position, options.layers))
+        sites, position = PRESETS[options.preset or "wide"].sites, options.position or "output"
+        _print_tree(console, plan_adapter(options.target, model, sites, position, options.layers))
     else:
         _print_candidates(console, options.target, model)
 
@@ -184,7 +196,7 @@ def _plot(anatomy: Anatomy, path: str) -> None:
     axes.set_xlabel("layer")
     axes.set_title(f"mean |offset| of {Path(anatomy.name).name}")
     figure.colorbar(image)
-    figure.savefig(path, dpi=120, format="png")
+    figure.savefig(Path(path).expanduser(), dpi=120, format="png")
 
 
 def _print_candidates(console: Console, name: str, model: object) -> None:

@@ -59,4 +59,4 @@ def merge_command(options: MergeOptions) -> None:
         f"{report.max_logit_difference:.2g}"
     )
     console.print(f"in       {report.output}")
-    console.print(f'next     transformers.pipeline("text-classification", "{report.output}")')
+    console.print(f'next     transformers.pipeline("text-classification", {report.output!r})')

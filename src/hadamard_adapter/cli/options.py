@@ -9,7 +9,6 @@ A field with `metadata={"argument": "NAME"}` becomes a positional argument.
 """
 
 import dataclasses
-import os
 import re
 import types
 import typing
@@ -21,6 +20,7 @@ import click
 
 from hadamard_adapter.cli.config_file import read_defaults
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.places import may_write
 from hadamard_adapter.tuning.settings import field_help
 
 __all__ = ["CommaList", "command_from", "is_quiet", "parameters_of", "refuse_no_file"]
@@ -75,8 +75,11 @@ def refuse_no_file(option: str, target: str, or_else: str = "") -> None:
         raise SettingsError(f"{option} {target!r}: no folder {str(path.parent)!r}; make it first")
     if path.exists() and not path.is_file():
         raise SettingsError(f"{option} {target!r} is no file; name one{or_else}")
-    if not os.access(path.parent, os.W_OK):
-        raise SettingsError(f"{option} {target!r}: folder {str(path.parent)!r} cannot be written to")
+    if not may_write(path.parent):
+        raise SettingsError(
+            f"{option} {target!r}: folder {str(path.parent)!r} cannot be written to; allow it, or "
+            "choose another"
+        )
 
 
 def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]], click.Command]:
@@ -177,7 +180,8 @@ def _parameter(field: "dataclasses.Field[Any]", hint: Any, help_text: str) -> cl
     if typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
     if "argument" in field.metadata:
-        return click.Argument([field.name], metavar=field.metadata["argument"], required=required)
+        metavar = field.metadata["argument"]
+        return click.Argument([field.name], type=_Word(), metavar=metavar, required=required)
     word = field.name.replace("_", "-")
     names = f"--{word}/--no-{word}" if kind is bool else f"--{word}"
     extra: dict[str, Any] = (
@@ -201,7 +205,18 @@ def _click_type(kind: Any, choices: tuple[Any, ...] | None) -> Any:
         return _Choice(choices)
     if typing.get_origin(kind) is tuple:
         return CommaList(typing.get_args(kind)[0])
-    return kind
+    return _Word() if kind is str else kind
+
+
+class _Word(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Text that is not empty: an empty path would stand for the current folder."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail(f"expected a name or a path, received {value!r}", param, ctx)
+        return str(value)
 
 
 class _Choice(click.Choice):  # pyright: ignore[reportMissingTypeArgument]

@@ -13,7 +13,7 @@ from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
-    from hadamard_adapter.tasks import Columns, Table
+    from hadamard_adapter.tasks import Columns, Table, Task
     from hadamard_adapter.tuning import Classifier, Prediction
 
 __all__ = ["PredictOptions", "predict_command"]
@@ -41,10 +41,12 @@ class PredictOptions:
     """Column of the second text of a pair; the one of the training if not given."""
     quoting: bool | None = None
     """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    delimiter: str | None = None
+    """Character between the cells of the input; by default a comma in csv, a tab in tsv."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"
-    """Name of the column that is added for the label (for regression: the number)."""
+    """Column that is added for the label (regression: the number; several labels: a|b, in jsonl a list)."""
     probability_column: str = "probability"
     """Name of the column that is added for the label's probability; not added for regression."""
     batch_size: int = 32
@@ -83,9 +85,12 @@ def predict_command(options: PredictOptions) -> None:
     """
     stay_offline_without_hub([options.model or base_model_of(options.adapter)])
     from hadamard_adapter.tasks import iter_rows, write_rows
+    from hadamard_adapter.tasks.reading import format_of
 
     source, target = _formats(options)
-    batches = iter_rows(options.input, _ROWS_PER_BATCH, format=source, quoting=options.quoting)
+    batches = iter_rows(
+        options.input, _ROWS_PER_BATCH, format=source, quoting=options.quoting, delimiter=options.delimiter
+    )
     first = next(batches)  # what is wrong with the file is said before the model is loaded
     _refuse_taken(first, options)
 
@@ -94,7 +99,9 @@ def predict_command(options: PredictOptions) -> None:
     console = message_console(options.quiet)
     classifier = load(options.adapter, options.model, options.device, options.allow_remote_code)
     cuts: list[int] = []
-    labelled = _labelled(chain([first], batches), classifier, options, cuts)
+    separator = None if format_of(options.output, target) == "jsonl" else classifier.task.separator
+    _refuse_separator(classifier.task, separator)
+    labelled = _labelled(chain([first], batches), classifier, options, separator, cuts)
     with waiting(console, "predicting"):
         n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
     where = "" if options.output == "-" else f", in {options.output}"
@@ -126,7 +133,11 @@ def _formats(options: PredictOptions) -> tuple[str | None, str | None]:
 
 
 def _labelled(
-    batches: "Iterable[Table]", classifier: "Classifier", options: PredictOptions, cuts: list[int]
+    batches: "Iterable[Table]",
+    classifier: "Classifier",
+    options: PredictOptions,
+    separator: str | None,
+    cuts: list[int],
 ) -> Iterator[list[dict[str, object]]]:
     """Batches of rows with the new cells; the number of texts that were cut is appended to `cuts`."""
     from hadamard_adapter.tasks import encode_texts
@@ -139,7 +150,8 @@ def _labelled(
         found = classifier.read(logits)
         cuts.append(n_cut)
         yield [
-            {**row, **_added(prediction, options)} for row, prediction in zip(table.rows, found, strict=True)
+            {**row, **_added(prediction, options, separator)}
+            for row, prediction in zip(table.rows, found, strict=True)
         ]
 
 
@@ -153,12 +165,25 @@ def _refuse_taken(table: "Table", options: PredictOptions) -> None:
         )
 
 
-def _added(prediction: "Prediction", options: PredictOptions) -> dict[str, Any]:
-    """The new cells of one row."""
+def _refuse_separator(task: "Task", separator: str | None) -> None:
+    """Refuse names that would read as several once they are joined."""
+    holding = [name for name in task.label_names if separator is not None and separator in name]
+    if task.problem_type == "multi_label_classification" and holding:
+        raise DataError(
+            f"the label {holding[0]!r} holds {separator!r}, which stands between the labels of a cell; write "
+            ".jsonl (--format jsonl), where they are a list"
+        )
+
+
+def _added(prediction: "Prediction", options: PredictOptions, separator: str | None) -> dict[str, Any]:
+    """The new cells of one row; several labels as training rows have them: joined, in JSON lines a list."""
     if prediction.value is not None:
         return {options.prediction_column: round(prediction.value, _DIGITS)}
     label, of_label = prediction.label, prediction.probabilities
-    added: dict[str, Any] = {options.prediction_column: list(label) if isinstance(label, tuple) else label}
+    cell: Any = label
+    if isinstance(label, tuple):
+        cell = list(label) if separator is None else separator.join(label) or separator
+    added: dict[str, Any] = {options.prediction_column: cell}
     if isinstance(label, str):
         added[options.probability_column] = round(of_label[label], _DIGITS)
     if options.all_probabilities or isinstance(label, tuple):

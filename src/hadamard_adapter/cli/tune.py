@@ -1,5 +1,6 @@
 """`hadamard tune`: train the head, then the adapter, and leave a complete folder."""
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,9 @@ def summary(result: "TuneResult") -> Iterator[str]:
         f"trained  {metrics['adapter_parameters']:,} parameters of the adapter "
         f"({metrics['share_percent']:.4f} % of the model) and {metrics['head_parameters']:,} of the head"
     )
-    yield f"next     hadamard eval --adapter {result.output} --data FILE"
-    yield f"         hadamard predict --adapter {result.output} --input FILE --output FILE"
+    adapter = shlex.quote(str(result.output))
+    yield f"next     hadamard eval --adapter {adapter} --data FILE"
+    yield f"         hadamard predict --adapter {adapter} --input FILE --output FILE"
 
 
 def _scores(scores: dict[str, Any]) -> str:

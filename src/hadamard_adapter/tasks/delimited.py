@@ -118,7 +118,11 @@ def _check_header(columns: tuple[str, ...], name: str, delimiter: str) -> None:
                     f"{name}: the header is one column {columns[0]!r} that holds {label}: the cells seem "
                     f"to be separated by "
                     f"{label}, expected {delimiter!r}; save the file with {delimiter!r}"
-                    + (", or name it .tsv" if other == "\t" else f", or pass delimiter={other!r}")
+                    + (
+                        ", or name it .tsv"
+                        if other == "\t"
+                        else f", or pass --delimiter {other!r} (in Python delimiter={other!r})"
+                    )
                 )
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:

@@ -150,7 +150,7 @@ def data_fingerprint(examples: Examples) -> str:
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    values = [row[column] for row in table.rows]
+    values = [row.get(column) for row in table.rows]  # a later batch of a stream may lack the key
     empty = [
         index
         for index, value in enumerate(values)

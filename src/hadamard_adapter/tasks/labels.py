@@ -116,18 +116,32 @@ def _present(table: Table, columns: Columns) -> list[Any]:
             f"{table.name}: no column of labels was named; columns: {words(table.columns)}; use --label"
         )
     values: list[Any] = [row[columns.label] for row in table.rows]
-    missing = [index for index, value in enumerate(values) if _is_missing(value)]
+    numbers = [_number(value) for value in values]
+    has_numbers = any(number is not None and math.isfinite(number) for number in numbers)
+    missing = [index for index, value in enumerate(values) if _is_missing(value, has_numbers)]
     if missing:
         raise DataError(
             f"{table.name}: {plural(len(missing), 'row')} without a label in column {columns.label!r}: "
             f"{table.place(missing)}; fill in or remove"
         )
+    nested = [index for index, value in enumerate(values) if _is_nested(value)]
+    if nested:
+        raise DataError(
+            f"{table.name}: expected a name, a number or a list of names in column {columns.label!r}, "
+            f"received {values[nested[0]]!r:.60} in {table.place(nested)}; write the names of the labels"
+        )
     return values
 
 
-def _is_missing(value: Any) -> bool:
+def _is_nested(value: Any) -> bool:
+    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(item, (dict, list, tuple)) for item in items)
+
+
+def _is_missing(value: Any, has_numbers: bool) -> bool:
+    """Whether a cell holds no label; among numbers, `nan` as text is none, among words it is a word."""
     if isinstance(value, str):
-        return not value.strip()
+        return not value.strip() or (has_numbers and value.strip().lower() == "nan")
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -191,6 +205,12 @@ def _single_names(table: Table, columns: Columns, values: list[Any]) -> tuple[st
 
 
 def _multi_names(table: Table, columns: Columns, values: list[Any], separator: str) -> tuple[str, ...]:
+    if _are_indicators(values):
+        raise DataError(
+            f"{table.name}: the labels in column {columns.label!r} look like vectors of 0 and 1 "
+            f"({values[0]!r:.60}); expected the names of the labels that apply, as in "
+            '["news", "sport"], or "news|sport" in CSV'
+        )
     names = _sorted_names(name for members in _label_sets(table, values, separator) for name in members)
     if len(names) < 2:
         raise DataError(
@@ -198,6 +218,14 @@ def _multi_names(table: Table, columns: Columns, values: list[Any], separator: s
             f"{words(names) or 'none'}"
         )
     return names
+
+
+def _are_indicators(values: list[Any]) -> bool:
+    """Whether all labels are lists of one length, two or more, that hold nothing but the numbers 0 and 1."""
+    lengths = {len(value) if isinstance(value, (list, tuple)) else 0 for value in values}
+    if len(lengths) != 1 or max(lengths) < 2:
+        return False
+    return all(not isinstance(item, str) and item in (0, 1) for value in values for item in value)
 
 
 def _label_sets(
@@ -263,9 +291,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, str) and "_" in value:
         return None  # float() reads 1_000 as a number; in a table it is a name
     try:
-        return float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
+    return None if isinstance(value, str) and math.isnan(number) else number  # a word, where others are
 
 
 def _sorted_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def text_lines(raw_lines: Iterable[bytes], name: str) -> Iterator[str]:
         >>> list(text_lines([b"text,label\\n"], "train.csv"))
         ['text,label\\n']
     """
-    for line_number, raw in enumerate(raw_lines, start=1):
+    for line_number, raw in enumerate(_with_old_line_ends(raw_lines), start=1):
         if line_number == 1:
             for magic, what in _MAGIC.items():
                 if raw.startswith(magic):
@@ -156,6 +156,15 @@ def plural(count: int, noun: str) -> str:
         ('1 row', '2 rows')
     """
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _with_old_line_ends(raw_lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines; a file whose lines end in carriage returns alone, which comes as one, is cut at them."""
+    for index, raw in enumerate(raw_lines):
+        if index == 0 and b"\r" in raw and not raw.endswith(b"\n"):
+            yield from raw.splitlines(keepends=True)
+        else:
+            yield raw
 
 
 class _DuplicateKey(Exception):

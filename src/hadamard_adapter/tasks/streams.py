@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from queue import Empty, Queue
+from threading import Thread
+from typing import IO, Any
 
 from ..errors import DataError
 from .delimited import dialect_of
@@ -18,6 +21,8 @@ from .reading import Record, format_of, plural, words
 from .tables import Table, read_table, records_of, table_of
 
 __all__ = ["iter_rows", "write_rows"]
+
+_PAUSE_S = 0.2
 
 
 def iter_rows(
@@ -31,8 +36,8 @@ def iter_rows(
 ) -> Iterator[Table]:
     """Yield the rows of a CSV, TSV or JSON lines file as tables of at most `batch_size` rows.
 
-    Each table carries its lines and record numbers, so messages about a later batch are right too. Parquet
-    and
+    Each table carries its lines and record numbers, so messages about a later batch are right too. Of
+    standard input, what has arrived is given when nothing follows for a moment. Parquet and
     datasets, which are no streams, are read whole and cut.
 
     Args:
@@ -61,10 +66,11 @@ def iter_rows(
         raise DataError(
             "Parquet cannot be read from standard input; give a file, or stream csv, tsv or jsonl"
         )
-    opened = nullcontext(sys.stdin.buffer) if source == "-" else Path(source).expanduser().open("rb")
-    with opened as handle:
-        columns, records = records_of(handle, name, format, dialect_of(format, quoting, delimiter, header))
-        yield from _batches(name, columns, records, batch_size)
+    dialect = dialect_of(format, quoting, delimiter, header)
+    with _standard_input() if source == "-" else Path(source).expanduser().open("rb") as handle:
+        columns, records = records_of(handle, name, format, dialect)
+        batched = _as_they_arrive if source == "-" else _in_full
+        yield from _tables(name, columns, batched(records, batch_size))
 
 
 def write_rows(
@@ -135,16 +141,64 @@ def _start(
     return writer
 
 
-def _batches(
-    name: str, columns: tuple[str, ...] | None, records: Iterator[Record], batch_size: int
-) -> Iterator[Table]:
+def _tables(name: str, columns: tuple[str, ...] | None, batches: Iterable[list[Record]]) -> Iterator[Table]:
     first_record = 1
-    while True:
-        numbered = list(islice(records, batch_size))
-        if not numbered and first_record > 1:
-            return
+    for numbered in batches:
         yield table_of(name, columns, numbered, first_record=first_record)
         first_record += len(numbered)
+    if first_record == 1:
+        table_of(name, columns, [])  # says that there is none
+
+
+def _in_full(records: Iterator[Record], batch_size: int) -> Iterator[list[Record]]:
+    while batch := list(islice(records, batch_size)):
+        yield batch
+
+
+def _as_they_arrive(records: Iterator[Record], batch_size: int) -> Iterator[list[Record]]:
+    """Batches of up to `batch_size` records; a smaller one when no record follows for `_PAUSE_S`.
+
+    A thread waits for the lines; it is at most a batch ahead, and it dies with the process.
+    """
+    arrived: Queue[Record | Exception | None] = Queue(batch_size)
+    Thread(target=_pump, args=(records, arrived), daemon=True).start()
+    end: Exception | None = None
+    is_over = False
+    while not is_over:
+        batch: list[Record] = []
+        with suppress(Empty):
+            while len(batch) < batch_size:
+                found = arrived.get(timeout=_PAUSE_S if batch else None)
+                if found is None or isinstance(found, Exception):
+                    is_over, end = True, found
+                    break
+                batch.append(found)
+        if batch:
+            yield batch
+    if end is not None:
+        raise end
+
+
+def _pump(records: Iterator[Record], arrived: "Queue[Record | Exception | None]") -> None:
+    """Put the records into a queue, and then how they ended."""
+    try:
+        for record in records:
+            arrived.put(record)
+        arrived.put(None)
+    except Exception as error:  # raised again by whoever reads
+        arrived.put(error)
+
+
+def _standard_input() -> AbstractContextManager[IO[bytes]]:
+    """Standard input's bytes, never closed, and past Python's own buffer.
+
+    A thread that waits for bytes holds its buffer's lock: closing the buffer would wait for it, and Python's
+    own, which is flushed at the end of the process, would crash it.
+    """
+    try:
+        return nullcontext(open(sys.stdin.fileno(), "rb", closefd=False))
+    except (OSError, AttributeError):  # it is no file, as under a test
+        return nullcontext(sys.stdin.buffer)
 
 
 def _cut(table: Table, batch_size: int) -> Iterator[Table]:
@@ -185,9 +239,25 @@ def _opened(destination: str) -> Iterator[IO[str]]:
 def _json_line(name: str, columns: tuple[str, ...] | None) -> Callable[[Mapping[str, object]], str]:
     def line(row: Mapping[str, object]) -> str:
         chosen = dict(row) if columns is None else {key: row[key] for key in _checked(name, columns, row)}
-        return json.dumps(chosen, ensure_ascii=False, default=str) + "\n"
+        return _json(chosen) + "\n"
 
     return line
+
+
+def _json(value: object) -> str:
+    """JSON; NaN and the infinities, which it has no words for, become null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _delimited_line(
@@ -233,7 +303,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return _json(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

@@ -11,6 +11,7 @@ from peft import get_peft_model
 from transformers import set_seed
 
 from hadamard_adapter.adapter import HadamardConfig
+from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import Examples
@@ -78,6 +79,12 @@ def set_up(
     base = load_base(source, data.task, tokenizer.pad_token_id, settings.allow_remote_code)
     max_length = _max_length(settings, base, tokenizer)
     base_fingerprint, n_base = fingerprint(base), sum(p.numel() for p in base.parameters())
+    if base.config.model_type not in FAMILIES:
+        raise SettingsError(
+            f"model type {base.config.model_type!r}: expected one of {', '.join(sorted(FAMILIES))}; others "
+            "are adapted in Python alone, where HadamardConfig(target_modules=[...], norm_modules=[...]) "
+            "and any Trainer take modules by name: hadamard inspect MODEL proposes them"
+        )
     model = get_peft_model(base, _config(settings, base, base_fingerprint))
     counts = count_parameters(model, n_base)
     say(

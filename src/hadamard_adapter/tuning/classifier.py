@@ -1,5 +1,6 @@
 """Use of a tuned adapter: load it with checks, and predict."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from peft import get_peft_model
 
 from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
-from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
-from hadamard_adapter.tasks import Columns, Table, Task, choose_metrics, find_columns, predictions
+from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError, option
+from hadamard_adapter.tasks import Columns, Table, Task, find_columns, predictions
+from hadamard_adapter.tasks.reading import words
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
 from hadamard_adapter.tuning.models import (
     DEFAULT_MAX_LENGTH,
     collator,
@@ -23,13 +26,9 @@ from hadamard_adapter.tuning.models import (
     quiet_libraries,
     tokenize,
 )
-from hadamard_adapter.tuning.resume import read_json
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
 __all__ = ["Classifier", "Prediction", "load"]
-
-WEIGHTS = "adapter_model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Classifier:
         """Logits (b, l) as float32, in the order of the texts; short rows are computed with short ones.
 
         Raises:
-            SettingsError: as many pairs as texts are expected.
+            SettingsError: as many pairs as texts are expected, and none if training had none.
         """
         return self.logits_and_cuts(texts, pairs, batch_size)[0]
 
@@ -109,8 +108,15 @@ class Classifier:
         """Logits as `logits` gives them, and the number of rows that were cut to `max_length` tokens.
 
         Raises:
-            SettingsError: as many pairs as texts are expected.
+            SettingsError: as many pairs as texts are expected, and none if training had none.
         """
+        if self.columns is not None and (pairs is None) != (self.columns.pair is None):
+            expected = "no second texts" if self.columns.pair is None else "a second text for every text"
+            received = "none" if pairs is None else f"{len(pairs)} second texts"
+            raise SettingsError(
+                f"pairs: expected {expected}, as in training, received {received}; "
+                f"{'pass pairs=[...]' if pairs is None else 'leave pairs out'}"
+            )
         if pairs is not None and len(pairs) != len(texts):
             raise SettingsError(
                 f"pairs: expected {len(texts)} second texts, one per text, received {len(pairs)}"
@@ -129,15 +135,29 @@ class Classifier:
     ) -> Columns:
         """The columns of a table: those named, else those of the training if they are there, else the usual.
 
+        There is a second text if, and only if, training had one.
+
         Raises:
-            DataError: a column is not there.
+            DataError: a column is not there, or the table has a second text where training had none.
+            SettingsError: a second text is named where training had none.
         """
-        if self.columns is not None and text is None and self.columns.text in table.columns:
-            text = self.columns.text
-            pair = self.columns.pair if pair is None else pair
-            if label is None and need_label and self.columns.label in table.columns:
-                label = self.columns.label
-        return find_columns(table, text, pair, label, need_label)
+        known = self.columns
+        if known is None:
+            return find_columns(table, text, pair, label, need_label)
+        there = {name for name in (known.text, known.pair, known.label) if name in table.columns}
+        if known.pair is None and pair is not None:
+            raise SettingsError(
+                f"--pair {pair!r}: expected one text a row, as in training (column {known.text!r}), received "
+                "a second one; leave --pair out"
+            )
+        text = known.text if text is None and known.text in there else text
+        pair = known.pair if pair is None and known.pair in there else pair
+        if label is None and need_label and known.label in there - {text, pair}:
+            label = known.label
+        found = find_columns(table, text, pair, label, need_label)
+        if (found.pair is None) != (known.pair is None):
+            raise DataError(_other_number_of_texts(table, found, known))
+        return found
 
     @torch.inference_mode()
     def _logits(self, rows: list[dict[str, Any]], batch_size: int) -> Float32[np.ndarray, "b l"]:
@@ -173,9 +193,9 @@ def load(
     place = pick_device(device)
     folder = Path(folder).expanduser()
     config = read_config(folder)
+    run = read_run(folder)
+    task = task_of(folder, config, run)
     read_weights(folder / WEIGHTS)  # a damaged file is told before the base model is loaded
-    run = read_json(folder / "run.json") or {}
-    task = _task_of(folder, config, run)
     source = model if model is not None else config.base_model_name_or_path
     with quiet_libraries():
         tokenizer, base = _load_base(folder, source, task, model is None, allow_remote_code)
@@ -183,77 +203,39 @@ def load(
         config.inference_mode = True
         try:
             peft_model = get_peft_model(base, config)
-        except (ValueError, KeyError) as error:
+        except (HadamardError, ValueError, KeyError, AttributeError, TypeError, re.error) as error:
             raise AdapterError(f"the adapter in {str(folder)!r} does not fit {source!r}: {error}") from error
         load_weights(peft_model, folder / WEIGHTS)
     limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
-    max_length = run.get("max_length") or min(DEFAULT_MAX_LENGTH, limit)
-    columns = Columns(**run["columns"]) if "columns" in run else None
-    return Classifier(task, peft_model.eval().to(place), tokenizer, max_length, columns, folder)
+    max_length = run.max_length or min(DEFAULT_MAX_LENGTH, limit)
+    return Classifier(task, peft_model.eval().to(place), tokenizer, max_length, run.columns, folder)
 
 
-def read_config(folder: Path) -> HadamardConfig:
-    """The adapter's config, after a look at which files there are.
-
-    Raises:
-        AdapterError: the folder holds no Hadamard adapter, or one in a pickle file.
-    """
-    found = read_json(folder / "adapter_config.json")
-    if not isinstance(found, dict):
-        raise AdapterError(
-            f"no adapter in {str(folder)!r}: expected a folder that hadamard tune made, with "
-            f"adapter_config.json and {WEIGHTS}"
+def _other_number_of_texts(table: Table, found: Columns, known: Columns) -> str:
+    if known.pair is not None:
+        return (
+            f"{table.name}: expected a second text a row, as in training (columns {known.text!r} and "
+            f"{known.pair!r}), received only {found.text!r}; columns: {words(table.columns)}; name "
+            "the second with --pair"
         )
-    if found.get("peft_type") != "HADAMARD":
-        raise AdapterError(
-            f"{str(folder)!r}: expected an adapter of type 'HADAMARD', received {found.get('peft_type')!r}; "
-            "load it with PEFT"
-        )
-    if not (folder / WEIGHTS).is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        why = (
-            f"only {pickles[0]!r}, a pickle file, which can run code and is refused"
-            if pickles
-            else "no tensors"
-        )
-        raise AdapterError(f"{str(folder)!r} holds {why}; expected {WEIGHTS}")
-    try:
-        config: Any = HadamardConfig.from_pretrained(str(folder))
-        return config
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"{str(folder / 'adapter_config.json')!r} is damaged: {error}") from error
-
-
-def _task_of(folder: Path, config: HadamardConfig, run: dict[str, Any]) -> Task:
-    """The task from run.json; for an adapter made by other means, from its config."""
-    if "task" in run:
-        task: dict[str, Any] = run["task"]
-        for name in ("label_names", "metrics"):
-            task = {**task, name: tuple(task[name])}
-        return Task(**task)
-    if not config.id2label:
-        raise AdapterError(
-            f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
-            "adapter_config.json: set it there"
-        )
-    names = tuple(name for _, name in sorted(config.id2label.items()))
-    kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
-    names = () if kind == "regression" else names
-    return Task(folder.name, kind, names, choose_metrics(kind, len(names)))
+    return (
+        f"{table.name}: expected one text a row, as in training (column {known.text!r}), received what looks "
+        f"like pairs ({found.text!r} and {found.pair!r}); name the one text with --text"
+    )
 
 
 def _load_base(
     folder: Path, source: str | None, task: Task, is_recorded: bool, allow_remote_code: bool
 ) -> tuple[Any, Any]:
     if not source:
-        raise AdapterError(f"{str(folder)!r} does not say what its base model is; pass it as model=")
+        raise AdapterError(f"{str(folder)!r} does not say what its base model is; pass {option('model')}")
     try:
         own = (folder / "tokenizer_config.json").is_file()
         tokenizer = load_tokenizer(str(folder) if own else source, allow_remote_code)
         return tokenizer, load_base(source, task, tokenizer.pad_token_id, allow_remote_code)
     except HadamardError as error:
-        hint = "it was there in training; if it has moved, pass its place as model=" if is_recorded else ""
-        raise AdapterError(f"base model of {str(folder)!r}: {error}{'; ' if hint else ''}{hint}") from error
+        hint = f"; it was there in training; if it has moved, pass {option('model')}" if is_recorded else ""
+        raise AdapterError(f"base model of {str(folder)!r}: {error}{hint}") from error
 
 
 def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, source: str) -> None:
@@ -269,5 +251,5 @@ def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, sou
     raise AdapterError(
         f"the adapter in {str(folder)!r} belongs to another base model than {source!r}{other}: expected "
         f"fingerprint {config.base_fingerprint}, received {found} (a sha256 of {HASHED}); "
-        "pass the right model="
+        f"pass the right one as {option('model')}"
     )

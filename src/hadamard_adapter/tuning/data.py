@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import (
     Columns,
     Examples,
@@ -23,7 +24,11 @@ from hadamard_adapter.tuning.settings import TuneSettings
 
 __all__ = ["TuneData", "read_data", "run_key"]
 
-_NOT_IN_KEY = ("output", "overwrite", "quiet", "allow_remote_code")
+_NOT_IN_KEY = (
+    *("output", "overwrite", "quiet", "allow_remote_code"),
+    # What these led to is in the key instead: the same rows under another name are the same run.
+    *("train", "dev", "data", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def read_data(settings: TuneSettings) -> TuneData:
 
     Raises:
         DataError: a file or a row is not as it must be.
-        SettingsError: no such GLUE task.
+        SettingsError: no such GLUE task, or a threshold where there are no several labels a row.
     """
     task, columns, train, dev = _read_glue(settings) if settings.task else _read_tables(settings)
     if dev is None:
@@ -70,9 +75,13 @@ def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[st
         n_processes: processes that share the work; their number changes sums of gradients.
     """
     key = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NOT_IN_KEY}
-    prints = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
-    prints["model_content"] = base_content(settings.model) or "unknown"
-    return json.loads(json.dumps({**key, **prints, "n_processes": n_processes}))
+    rows = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
+    rows |= {"labels": data.task.label_names, "columns": dataclasses.asdict(data.columns)}
+    content = base_content(settings.model)
+    if content is not None:
+        del key["model"]
+    model = {"model_content": content or "unknown"}
+    return json.loads(json.dumps({**key, **rows, **model, "n_processes": n_processes}))
 
 
 def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:
@@ -84,13 +93,25 @@ def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Example
 
 
 def _read_tables(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:
-    table = read_table(str(settings.train), quoting=settings.quoting, split=settings.train_split)
+    table = read_table(
+        str(settings.train),
+        quoting=settings.quoting,
+        delimiter=settings.delimiter,
+        split=settings.train_split,
+    )
     columns = find_columns(table, settings.text, settings.pair, settings.label)
     task = infer_task(table, columns, settings.problem_type, settings.metric, settings.threshold)
+    if task.problem_type != "multi_label_classification" and settings.threshold != TuneSettings.threshold:
+        raise SettingsError(
+            f"threshold: expected none for {task.problem_type}, received {settings.threshold!r}; only "
+            "several labels a row have one: leave it out"
+        )
     train = encode(table, columns, task)
     if settings.dev is None and settings.dev_split is None:
         return task, columns, train, None
     source = settings.dev if settings.dev is not None else str(settings.train)
-    dev_table = read_table(source, quoting=settings.quoting, split=settings.dev_split)
+    dev_table = read_table(
+        source, quoting=settings.quoting, delimiter=settings.delimiter, split=settings.dev_split
+    )
     dev_columns = find_columns(dev_table, columns.text, columns.pair, columns.label)
     return task, columns, train, encode(dev_table, dev_columns, task)

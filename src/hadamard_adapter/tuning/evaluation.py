@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hadamard_adapter.tasks import Examples, Table, class_report, encode, predictions, read_table, score
+from hadamard_adapter.tasks import (
+    METRICS,
+    Examples,
+    Table,
+    class_report,
+    encode,
+    predictions,
+    read_table,
+    score,
+)
+from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.classifier import Classifier, load
 
 __all__ = ["Evaluation", "evaluate", "evaluate_examples"]
@@ -18,7 +28,8 @@ class Evaluation:
     """How well an adapter does on labelled rows."""
 
     scores: dict[str, float]
-    """Name of the metric -> score (accuracy is among them where single labels are predicted)."""
+    """Name of the metric -> score. Accuracy, the share of rows that are right in all their labels, is among
+    them but in regression."""
     per_class: dict[str, dict[str, float]]
     """Name of the class -> precision, recall, f1, support; empty for regression."""
     confusion: list[list[int]]
@@ -42,6 +53,7 @@ def evaluate(
     label: str | None = None,
     split: str | None = None,
     quoting: bool | None = None,
+    delimiter: str | None = None,
     model: str | None = None,
     device: str | None = None,
     batch_size: int = 32,
@@ -57,6 +69,7 @@ def evaluate(
         label: column of the label.
         split: of a dataset.
         quoting: whether quotes enclose cells; None: yes in csv, no in tsv.
+        delimiter: character between cells; None: comma in csv, tab in tsv.
         model: base model, where it has moved.
         device: cpu, cuda or mps.
         batch_size: rows at a time.
@@ -70,7 +83,7 @@ def evaluate(
         >>> evaluate("out", "test.csv").scores["accuracy"]  # doctest: +SKIP
         0.9
     """
-    table = read_table(data, quoting=quoting, split=split)
+    table = read_table(data, quoting=quoting, delimiter=delimiter, split=split)
     classifier = load(folder, model, device, allow_remote_code)
     columns = classifier.columns_in(table, text, pair, label, need_label=True)
     examples = encode(table, columns, classifier.task)
@@ -97,9 +110,10 @@ def evaluate_examples(
             }
             for row in report.classes
         }
+        predicted = decided(task, checked_logits(task, logits))
+        scores = {**scores, "accuracy": METRICS["accuracy"].compute(np.asarray(labels), predicted)}
     if report is not None and task.problem_type == "single_label_classification":
         confusion = [list(row) for row in report.confusion]
-        scores = {**scores, "accuracy": float((logits.argmax(axis=1) == np.asarray(labels)).mean())}
     return Evaluation(
         scores=scores,
         per_class=per_class,

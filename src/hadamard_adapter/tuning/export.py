@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float32
 from transformers import AutoModelForSequenceClassification
 
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError, SettingsError, option
 from hadamard_adapter.tuning.classifier import Classifier, load
-from hadamard_adapter.tuning.models import quiet_libraries
+from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
+from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.resume import complete, disk_errors_explained, read_json, write_json
 
 __all__ = ["MergeReport", "merge"]
@@ -138,11 +139,12 @@ def _put_in_place(written: Path, target: Path) -> None:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
+    refuse_no_place("output", target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     is_ours = read_json(target / MERGE_FILE) is not None
     if not (is_ours and overwrite):
-        hint = "overwrite to replace it, or pass another output" if is_ours else "pass another output"
+        hint = f"pass another, or {option('overwrite', 'True')} to replace it" if is_ours else "pass another"
         raise SettingsError(
             f"output {str(target)!r} holds {'an earlier merge' if is_ours else 'something else'}; {hint}"
         )
@@ -151,7 +153,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
 @torch.inference_mode()
 def _probe(classifier: Classifier, model: Any) -> Float32[np.ndarray, "b l"]:
     """Logits of the probe texts one by one, so that padding plays no part."""
-    rows = [
-        classifier.tokenizer(text, return_tensors="pt", truncation=True, max_length=32) for text in PROBES
-    ]
+    collate = collator(classifier.tokenizer, classifier.task.problem_type)
+    rows = [collate([row]) for row in tokenize(classifier.tokenizer, [*PROBES], None, 32).rows]
     return np.concatenate([model(**row).logits.float().numpy() for row in rows])

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, option
 from hadamard_adapter.tasks import Task
 
 __all__ = [
@@ -145,6 +145,8 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
 def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int) -> Tokens:
     """Token ids of rows, the longest text of a row cut first where it does not fit.
 
+    A text holds words only: a special token that it spells, such as `</s>`, is split or left out.
+
     Args:
         tokenizer: of the base model.
         texts: first texts.
@@ -153,15 +155,14 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_leng
     """
     if not texts:
         return Tokens([], 0)
-    whole = tokenizer(texts, pairs, truncation=False, verbose=False)
-    too_long = [index for index, ids in enumerate(whole["input_ids"]) if len(ids) > max_length]
-    columns = [name for name in tokenizer.model_input_names if name in whole]
-    rows = [{name: whole[name][index] for name in columns} for index in range(len(texts))]
+    rows = _encode(tokenizer, texts, pairs, truncation=False)
+    too_long = [index for index, row in enumerate(rows) if len(row["input_ids"]) > max_length]
     if too_long:
+        first = [texts[index] for index in too_long]
         second = None if pairs is None else [pairs[index] for index in too_long]
-        cut = tokenizer([texts[index] for index in too_long], second, truncation=True, max_length=max_length)
-        for place, index in enumerate(too_long):
-            rows[index] = {name: cut[name][place] for name in columns}
+        cut = _encode(tokenizer, first, second, truncation=True, max_length=max_length)
+        for row, index in zip(cut, too_long, strict=True):
+            rows[index] = row
     return Tokens(rows, len(too_long))
 
 
@@ -177,6 +178,29 @@ def collator(tokenizer: Any, problem_type: str) -> Callable[[list[dict[str, Any]
         return batch
 
     return collate
+
+
+def _encode(
+    tokenizer: Any, texts: list[str], pairs: list[str] | None, **options: Any
+) -> list[dict[str, Any]]:
+    """Model inputs of each row, with no special token but those that the tokenizer itself adds.
+
+    Splitting is not enough: where a special token is a word of the vocabulary (T5's `</s>`), it comes back.
+    """
+    found = tokenizer(
+        texts, pairs, split_special_tokens=True, return_special_tokens_mask=True, verbose=False, **options
+    )
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+    names = [name for name in tokenizer.model_input_names if name in found]
+    rows: list[dict[str, Any]] = []
+    for index, (ids, mask) in enumerate(zip(found["input_ids"], found["special_tokens_mask"], strict=True)):
+        row = {name: found[name][index] for name in names}
+        if any(id in special and not is_added for id, is_added in zip(ids, mask, strict=True)):
+            kept = [at for at, id in enumerate(ids) if mask[at] or id not in special]
+            row = {name: [values[at] for at in kept] for name, values in row.items()}
+        rows.append(row)
+    return rows
 
 
 def _position_offset(model: Any) -> int:
@@ -212,7 +236,7 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
         if "trust_remote_code" in str(error) and not allow_remote_code:
             raise SettingsError(
                 f"model {model!r} brings Python code of its own, which is refused; if you trust it, "
-                "allow it with allow_remote_code"
+                f"pass {option('allow_remote_code', 'True')}"
             ) from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingsError(

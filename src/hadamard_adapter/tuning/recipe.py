@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
+from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.report import (
     count_parameters,
@@ -40,6 +42,7 @@ from hadamard_adapter.tuning.resume import (
 )
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.stage import Progress, Stage
+from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
 
@@ -95,17 +98,20 @@ def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | 
     if settings.quiet or not state.is_main_process:
         say = _say_nothing
     progress = progress if state.is_main_process else None
+    output = Path(settings.output).expanduser().absolute()
+    if not os.path.exists(output):
+        refuse_no_place("output", output)
     with quiet_libraries():
         data = read_data(settings)
         say(describe_task(data.task))
         say(data.how_split)
         settings = dataclasses.replace(resolve(settings, len(data.train.texts)), device=device.type)
         key = run_key(settings, data, state.num_processes)
-        output = Path(settings.output).expanduser().absolute()
         is_finished = check_output(output, key, settings.overwrite)
         state.wait_for_everyone()  # all have looked before one acts
         if is_finished:
             return _already_finished(output, key, say)
+        refuse_no_place("output", output)
         with contextlib.ExitStack() as stack:
             if state.is_main_process:
                 stack.enter_context(open_workspace(output, key, settings.overwrite))
@@ -167,10 +173,7 @@ def _stage(bench: Bench, name: str) -> None:
     load_weights(bench.model, done / "adapter_model.safetensors")
     best = read_json(done / "stage.json")["best"]
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in best["scores"].items())
-    bench.say(f"{TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
-
-
-TITLES = {"head": "stage 1 (head)", "adapter": "stage 2 (adapter)", "both": "head and adapter"}
+    bench.say(f"{STAGE_TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
 
 
 def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.errors import SettingsError, TrainingError
+from hadamard_adapter.errors import SettingsError, TrainingError, option
 
 __all__ = [
     "check_output",
@@ -102,7 +102,7 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
     if not overwrite:
         raise SettingsError(
             f"output {str(output)!r} holds the result of other settings ({_differences(run['key'], key)}); "
-            "pass another output, or overwrite to replace it"
+            f"pass another output, or {option('overwrite', 'True')} to replace it"
         )
     return False
 
@@ -134,7 +134,7 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
                 raise SettingsError(
                     f"{str(partial)!r} holds an unfinished run of other settings "
                     f"({_differences(found, key)}); pass the same settings to continue it, another "
-                    "output, or overwrite to drop it"
+                    f"output, or {option('overwrite', 'True')} to drop it"
                 )
             found = None
         for entry in partial.iterdir():

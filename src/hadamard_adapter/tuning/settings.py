@@ -84,6 +84,8 @@ class TuneSettings:
     """Column of the label; found by its name if not given."""
     quoting: bool | None = None
     """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
+    delimiter: str | None = None
+    """Character between the cells of the file; by default a comma in csv, a tab in tsv."""
     task: str | None = None
     """A GLUE task by name (cola, sst2, mrpc, stsb, rte, ...), read from --data with its official metrics."""
     data: str | None = None
@@ -245,6 +247,13 @@ def _check(settings: TuneSettings) -> None:
     for name in ("threshold", "dev_fraction"):
         if not 0 < values[name] < 1:
             raise SettingsError(f"{name}: expected a number between 0 and 1, received {values[name]!r}")
+    if settings.seed >= 1 << 32:  # NumPy takes no more
+        raise SettingsError(f"seed: expected a number below 2**32, received {settings.seed!r}")
+    for name in ("layers", "sites"):
+        if values[name] == ():
+            raise SettingsError(
+                f"{name}: expected one or more, received none; leave it out for the usual ones"
+            )
     if settings.warmup >= 1:
         raise SettingsError(f"warmup: expected a share of the steps below 1, received {settings.warmup!r}")
     _check_choices(settings)
@@ -255,6 +264,30 @@ def _check(settings: TuneSettings) -> None:
         )
     if settings.task is not None and settings.data is None:
         raise SettingsError(f"task={settings.task!r} needs data=FOLDER, the folder of its files")
+    _check_effect(settings)
+
+
+_OF_TABLES = (
+    *("dev", "train_split", "dev_split", "text", "pair", "label", "problem_type", "threshold"),
+    *("quoting", "delimiter"),
+)
+"""Settings that a GLUE task decides itself."""
+
+
+def _check_effect(settings: TuneSettings) -> None:
+    """Refuse a setting that would be without effect beside another."""
+    default = {field.name: field.default for field in dataclasses.fields(settings)}
+    given = [name for name in _OF_TABLES if getattr(settings, name) != default[name]]
+    if settings.task is not None and given:
+        raise SettingsError(
+            f"{given[0]}: expected none beside task={settings.task!r}, whose files fix it, received "
+            f"{getattr(settings, given[0])!r}; leave it out, or pass train and dev instead of task"
+        )
+    if settings.task is None and settings.data is not None:
+        raise SettingsError(
+            f"data: expected none beside train={settings.train!r}, received {settings.data!r}; data is the "
+            "folder of a GLUE task: pass task with it, or leave it out"
+        )
 
 
 def _check_choices(settings: TuneSettings) -> None:

@@ -8,17 +8,35 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.errors import AdapterError, option
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["check_readable", "load_weights", "read_weights"]
+
+
+def check_readable(path: Path) -> bool:
+    """Whether there is such a file; if there is, it can be read.
+
+    Raises:
+        AdapterError: it is there and cannot be read.
+    """
+    try:
+        path.open("rb").close()
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise AdapterError(
+            f"{str(path)!r} cannot be read: {error.strerror}; allow it, or copy the folder again"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Name -> tensor of a safetensors file, on the CPU.
 
     Raises:
-        AdapterError: the file is truncated or is none.
+        AdapterError: the file is truncated or is none, or cannot be read.
     """
+    check_readable(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -46,6 +64,7 @@ def load_weights(model: Any, path: Path, adapter_name: str = "default") -> None:
         if tensor.shape != expected[name].shape:
             raise AdapterError(
                 f"{str(path)!r} was tuned for a base model of another width: {name} has shape "
-                f"{tuple(tensor.shape)}, here {tuple(expected[name].shape)} is needed; pass the right model="
+                f"{tuple(tensor.shape)}, here {tuple(expected[name].shape)} is needed; pass the right one as "
+                f"{option('model')}"
             )
     set_peft_model_state_dict(model, tensors, adapter_name=adapter_name)

@@ -1,0 +1,166 @@
+"""What an adapter's folder says of itself, checked: its config, its task, its columns."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hadamard_adapter.adapter import HadamardConfig
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.tasks import METRICS, PROBLEM_TYPES, Columns, Task, choose_metrics
+from hadamard_adapter.tuning.weights import check_readable
+
+__all__ = ["WEIGHTS", "Run", "read_config", "read_run", "read_task", "task_of"]
+
+WEIGHTS = "adapter_model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+T = TypeVar("T", Task, Columns)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What run.json says that a prediction needs; None where it does not."""
+
+    task: Task | None = None
+    """Kind, labels, threshold."""
+    columns: Columns | None = None
+    """Names of the columns in training."""
+    max_length: int | None = None
+    """Tokens after which a text was cut."""
+
+
+def read_config(folder: Path) -> HadamardConfig:
+    """The adapter's config, after a look at which files there are.
+
+    Raises:
+        AdapterError: the folder holds no Hadamard adapter, or one in a pickle file, or cannot be read.
+    """
+    path = folder / "adapter_config.json"
+    found = _read_object(path)
+    if found is None:
+        raise AdapterError(
+            f"no adapter in {str(folder)!r}: expected a folder that hadamard tune made, with "
+            f"adapter_config.json and {WEIGHTS}"
+        )
+    if found.get("peft_type") != "HADAMARD":
+        raise AdapterError(
+            f"{str(folder)!r}: expected an adapter of type 'HADAMARD', received {found.get('peft_type')!r}; "
+            "load it with PEFT"
+        )
+    if not (folder / WEIGHTS).is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        why = (
+            f"only {pickles[0]!r}, a pickle file, which can run code and is refused"
+            if pickles
+            else "no tensors"
+        )
+        raise AdapterError(f"{str(folder)!r} holds {why}; expected {WEIGHTS}")
+    try:
+        config: Any = HadamardConfig.from_pretrained(str(folder))
+        return config
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_run(folder: Path) -> Run:
+    """What run.json says; all None where there is no such file. Keys that are not known are left alone.
+
+    Raises:
+        AdapterError: the file is damaged.
+    """
+    path = folder / "run.json"
+    found = _read_object(path) or {}
+    try:
+        task = _made_of(Task, found["task"]) if "task" in found else None
+        columns = _made_of(Columns, found["columns"]) if "columns" in found else None
+        max_length = found.get("max_length")
+        if task is not None:
+            _check_task(task)
+        if max_length is not None and (type(max_length) is not int or max_length < 2):
+            raise ValueError(f"max_length is {max_length!r}")
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return Run(task, columns, max_length)
+
+
+def task_of(folder: Path, config: HadamardConfig, run: Run) -> Task:
+    """The task from run.json; for an adapter made by other means, from its config.
+
+    Raises:
+        AdapterError: neither names the labels.
+    """
+    if run.task is not None:
+        return run.task
+    if not config.id2label:
+        raise AdapterError(
+            f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
+            "adapter_config.json: set it there"
+        )
+    names = tuple(name for _, name in sorted(config.id2label.items()))
+    kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
+    names = () if kind == "regression" else names
+    return Task(folder.name, kind, names, choose_metrics(kind, len(names)))
+
+
+def read_task(folder: str | Path) -> Task:
+    """The task of the adapter in a folder; no model is loaded.
+
+    Raises:
+        AdapterError: as `read_config`, `read_run` and `task_of`.
+
+    Example:
+        >>> read_task("out").label_names  # doctest: +SKIP
+        ('negative', 'positive')
+    """
+    place = Path(folder).expanduser()
+    return task_of(place, read_config(place), read_run(place))
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file that holds an object; None where there is no file."""
+    if not check_readable(path):
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, ValueError(f"expected an object, received {found!r:.40}"))
+    return found
+
+
+def _made_of(kind: type[T], found: Any) -> T:
+    """A dataclass from those keys of a JSON object that it knows; lists become tuples."""
+    if not isinstance(found, dict):
+        raise TypeError(f"expected an object for {kind.__name__}, received {found!r:.40}")
+    names = {field.name for field in dataclasses.fields(kind)}
+    known: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in found.items()
+        if key in names
+    }
+    return kind(**known)
+
+
+def _check_task(task: Task) -> None:
+    is_whole = (
+        task.problem_type in PROBLEM_TYPES
+        and _are_words(task.label_names)
+        and _are_words(task.metrics)
+        and bool(task.metrics)
+        and set(task.metrics) <= METRICS.keys()
+        and isinstance(task.threshold, float)
+        and _are_words((task.separator,))
+    )
+    if not is_whole:
+        raise ValueError(f"expected a task, received {task!r:.200}")
+
+
+def _are_words(found: Any) -> bool:
+    return isinstance(found, tuple) and all(isinstance(word, str) for word in found)
+
+
+def _damaged(path: Path, error: Exception) -> AdapterError:
+    return AdapterError(f"{str(path)!r} is damaged: {error}; copy it again, or tune again")

@@ -1,0 +1,28 @@
+"""Places to write: refused before any work, in one line that says why."""
+
+from pathlib import Path
+
+import pytest
+
+from hadamard_adapter.cli.options import refuse_no_file
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.places import refuse_no_place
+from tuning_help import unprivileged
+
+
+def test_a_new_folder_below_others_that_are_not_there_has_a_place(tmp_path: Path) -> None:
+    refuse_no_place("output", tmp_path / "new" / "newer" / "out")
+    refuse_no_place("output", tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_must_not_be_written_to_is_no_place(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    with unprivileged(closed):
+        with pytest.raises(
+            SettingsError, match=r"output .*out': folder '.*closed' cannot be written to; allow"
+        ):
+            refuse_no_place("output", closed / "new" / "out")
+        with pytest.raises(SettingsError, match=r"--plot .*closed' cannot be written to; allow it"):
+            refuse_no_file("--plot", str(closed / "a.png"))
