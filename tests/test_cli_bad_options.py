@@ -45,7 +45,7 @@ SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
     "a device that is none": (lambda: tune(tuned().train, "--device", "abacus"), "'abacus'"),
     "a loss that is not finite": (
         lambda: tune(tuned().train, "--lr", 3e37, "--head-lr", 3e37, "--head-epochs", 1, "--epochs", 1),
-        "loss is inf at step.*finite.*lower learning rate",
+        "loss is (inf|nan) at step.*finite.*lower learning rate",
     ),
 }
 

@@ -143,7 +143,13 @@ def test_the_same_content_by_another_name_is_the_same_run(
 ) -> None:
     renamed = shutil.copyfile(place / "train.csv", tmp_path / "rows.csv")
     monkeypatch.chdir(place)
-    chosen: dict[str, Any] = {"preset": "paper", "head_epochs": 2, "epochs": 2, "batch_size": 8}
+    chosen: dict[str, Any] = {
+        "preset": "paper",
+        "head_epochs": 2,
+        "epochs": 2,
+        "batch_size": 8,
+        "head_batch_size": 8,
+    }
     chosen |= {"dev": "dev.csv", "text": "text", "device": "cpu"}
     said: list[str] = []
     tune(TuneSettings("model", str(tuned), train=str(renamed), **chosen), say=said.append)
