@@ -86,6 +86,14 @@ def test_a_model_that_is_sharded_before_injection_is_refused(one_process):
         get_peft_model(model, HadamardConfig())
 
 
+def test_a_quantised_layer_of_the_same_name_is_told_apart():
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3)), {nn.Linear})
+    with pytest.raises(
+        SettingsError, match=r"torch\.nn\.modules\.linear\.Linear.*received torch\.ao\..*Linear"
+    ):
+        get_peft_model(model, HadamardConfig(target_modules=["0"]))
+
+
 def test_modules_of_other_kinds_are_refused_by_name():
     config = HadamardConfig(target_modules=["word_embeddings"])
     assert_refused(tiny_model("bert"), config, r"word_embeddings.*Embedding")
