@@ -16,6 +16,7 @@ from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.freeze import FreezeMixin
 from hadamard_adapter.adapter.rows import by_group, rows_of
+from hadamard_adapter.errors import SettingsError
 
 __all__ = [
     "HeadWrapper",
@@ -89,8 +90,18 @@ def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
 def wrap_head(
     model: nn.Module, name: str, adapter_name: str, config: HadamardConfig, is_active: bool
 ) -> None:
-    """Gives a head module its own copy for an adapter, wrapping it on first use."""
-    target = model.get_submodule(name)
+    """Gives a head module its own copy for an adapter, wrapping it on first use.
+
+    Raises:
+        SettingsError: The model has no module of that name, or one that cannot be copied and called.
+    """
+    target = dict(model.named_modules()).get(name) if name else None
+    if target is None or isinstance(target, (*CONTAINERS, BaseTunerLayer)):
+        what = "it does not have" if target is None else f"is a {type(target).__name__}"
+        raise SettingsError(
+            f"head_modules: expected full names of modules of this {type(model).__name__}, received "
+            f"{name!r}, which {what}; leave head_modules at None to have the head found"
+        )
     if isinstance(target, HeadWrapper):
         wrapper = target
         wrapper.update(adapter_name)
