@@ -51,8 +51,10 @@ SITES_HEAD = """
 HEADS_HEAD = """
 ## Heads
 
-The head is what the checkpoint lacks. The modules below are used only where the model cannot tell what was
-loaded (after `from_config` or a deepcopy). Where layers are shared, `layers_to_transform` is refused.
+The head is what the checkpoint lacks. Those of the modules below that a model has are taken too, whole, where
+the task type has a head (`SEQ_CLS`, `TOKEN_CLS`, `QUESTION_ANS`), where a part of them is new, and where the
+model cannot tell what was loaded (after `from_config` or a deepcopy). A `pooler` that was loaded is trained
+only if it is named. Where layers are shared, `layers_to_transform` is refused.
 
 | `model_type` | row needs | layers shared | head |
 |---|---|---|---|

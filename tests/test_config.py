@@ -8,7 +8,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from adapter_help import BOTH, adapted, added, logits
+from adapter_help import BOTH, adapted, added, assert_same_bits, logits
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter import families, heads, resolve
 from hadamard_adapter.adapter.layers import HadamardLayer
@@ -226,3 +226,38 @@ def test_the_pattern_matches_the_names_and_nothing_else(names):
 def test_conv1d_counts_its_features_the_other_way_round():
     layer = get_peft_model(nn.Sequential(Conv1D(6, 4)), HadamardConfig(target_modules=["0"]))
     assert next(iter(added(layer, "default").values())).shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("target_modules", "([", r"target_modules: expected a regular expression, received '\(\['"),
+        ("norm_modules", "*", "norm_modules: expected a regular expression"),
+        ("exclude_modules", "a{2,1}", "exclude_modules: expected a regular expression"),
+        ("layers_pattern", ["layer", "("], "layers_pattern: expected a regular expression"),
+        ("train_shift", "([", "train_shift: expected a regular expression"),
+        ("train_shift", 0.5, "train_shift: expected True, False, names"),
+        ("target_modules", 3, "target_modules: expected names as a list, or one regular"),
+        ("norm_modules", [None], "norm_modules: expected names as a list"),
+        ("head_modules", "classifier", "head_modules: expected names as a list, or None"),
+        ("modules_to_save", {"classifier": 1}, "modules_to_save: expected names as a list"),
+        ("layers_to_transform", ["0"], r"layers_to_transform: expected indices of layers.*received \['0'\]"),
+        ("id2label", ["no", "yes"], "id2label: expected names by index"),
+        ("id2label", {"x": "no"}, "id2label: expected names by index"),
+    ],
+)
+def test_a_field_of_a_damaged_config_file_is_named_with_its_value(field, value, message, tmp_path):
+    HadamardConfig(task_type="SEQ_CLS").save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(SettingsError, match=message):
+        HadamardConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nope", "bert.encoder.layer", "classifier.nope", ""])
+def test_head_modules_that_the_model_does_not_have_are_refused(name):
+    model = tiny_model("bert")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(SettingsError, match=f"head_modules: expected full names.*received '{name}'"):
+        get_peft_model(model, HadamardConfig(head_modules=["classifier", name]))
+    assert_same_bits(model.state_dict(), before)

@@ -17,6 +17,7 @@ from hadamard_adapter.errors import AdapterError
 from models import TINY, tiny_inputs, tiny_model
 
 TASKS = [(name, task) for name in TINY for task in TINY[name].tasks if task != "headless"]
+HEAD_TASKS = [(name, task) for name, task in TASKS if not task.endswith("-lm")]
 HEADS = {
     "bert": ("classifier",),
     "distilbert": ("classifier", "pre_classifier"),
@@ -124,6 +125,40 @@ def test_a_loaded_head_is_no_head_unless_it_is_named_or_trained(tmp_path):
     assert find_head(model) == ()
     peft_model = get_peft_model(load(), HadamardConfig(task_type="SEQ_CLS"))  # PEFT names the classifier
     assert [key for key in added(peft_model, "default") if "classifier" in key]
+
+
+@pytest.mark.parametrize(("name", "task"), HEAD_TASKS)
+def test_a_loaded_head_trains_the_modules_that_a_fresh_one_trains(name, task, tmp_path):
+    expected = set(find_head(reloaded(name, tmp_path, 0, task))) - {"pooler"}
+    whole = tiny_model(name, task)
+    whole.save_pretrained(tmp_path / "whole")
+    fewer = [2] if task == "sequence-classification" else []  # then the last layer is new
+    for n_labels in [whole.config.num_labels, *fewer]:
+        base = type(whole).from_pretrained(
+            tmp_path / "whole", num_labels=n_labels, ignore_mismatched_sizes=True
+        )
+        model = get_peft_model(base, HadamardConfig(task_type=TASK_TYPES[task]))
+        assert set(model.peft_config["default"].head_modules) == expected
+        wrapped = {n for n, m in model.base_model.model.named_modules() if isinstance(m, HeadWrapper)}
+        assert wrapped == expected
+        trained = {key for key, p in model.named_parameters() if p.requires_grad}
+        assert trained == set(added(model, "default"))
+
+
+def test_a_head_of_which_a_part_is_fresh_is_taken_whole_without_a_task_type(tmp_path):
+    for name in ("bart", "modernbert", "distilbert"):
+        tiny_model(name).save_pretrained(tmp_path / name)
+        kind = type(tiny_model(name))
+        assert find_head(kind.from_pretrained(tmp_path / name)) == ()
+        base = kind.from_pretrained(tmp_path / name, num_labels=2, ignore_mismatched_sizes=True)
+        assert find_head(base) == HEADS[name]
+
+
+def test_a_loaded_pooler_is_trained_on_request_only(tmp_path):
+    tiny_model("deberta-v2").save_pretrained(tmp_path)
+    base = type(tiny_model("deberta-v2")).from_pretrained(tmp_path)
+    assert find_head(base, has_task=True) == ("classifier",)
+    assert find_head(base, ["pooler"], has_task=True) == ("classifier", "pooler")
 
 
 def test_a_replaced_module_is_new(tmp_path):

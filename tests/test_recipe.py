@@ -1,5 +1,6 @@
 """The recipe on tiny models: what each stage trains, what it leaves, what it refuses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
+from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
-from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, resolve, tune
+from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, merge, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights
 from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
@@ -100,6 +102,40 @@ def test_one_stage_trains_both(place: Path, tmp_path: Path) -> None:
     assert set(result.run["seconds"]) == {"both"} and result.metrics["stage1_dev"] is None
     assert not (tmp_path / "out" / "head").exists()
     assert all(tensor.any() for tensor in offsets_of(tmp_path / "out").values())
+
+
+@pytest.mark.parametrize("name", ["bart", "modernbert"])
+def test_a_merged_model_is_tuned_again_with_the_whole_of_its_head(
+    name: str, place: Path, tmp_path: Path
+) -> None:
+    model = tiny_folder(tmp_path / "model", name)
+    write_rows(tmp_path / "three.csv", 30, label_of=lambda text: f"class-{len(text) % 3}")
+    first = tiny_tune(model, tmp_path / "first", tmp_path / "three.csv", epochs=1, head_epochs=1)
+    merge(first.output, tmp_path / "plain")
+    for rows in (tmp_path / "three.csv", place / "train.csv"):  # as many labels as before, and fewer
+        again = tiny_tune(tmp_path / "plain", tmp_path / rows.stem, rows, epochs=1, head_epochs=1)
+        assert head_of(again.output).keys() == head_of(first.output).keys()
+        start = load_file(tmp_path / "plain" / "model.safetensors")
+        same = [
+            key for key, tensor in head_of(again.output / "head").items()
+            if torch.equal(tensor, start[key.removeprefix("base_model.model.")])
+        ]  # fmt: skip
+        assert not same  # stage 1 has trained it all
+
+
+def test_a_stage_without_anything_to_train_is_refused_with_a_way_out(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_folder(tmp_path / "model", "bart")
+    plain = merge(
+        tiny_tune(model, tmp_path / "first", place / "train.csv", epochs=1).output, tmp_path / "plain"
+    )
+    (row,) = FAMILIES["bart"]
+    monkeypatch.setitem(FAMILIES, "bart", (dataclasses.replace(row, head=()),))
+    with pytest.raises(SettingsError, match=r"stage 1 \(head\): expected a head to train.*use stages 1"):
+        tiny_tune(Path(plain.output), tmp_path / "second", place / "train.csv")
+    again = tiny_tune(Path(plain.output), tmp_path / "third", place / "train.csv", stages=1, epochs=1)
+    assert again.metrics["head_parameters"] == 0
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(

@@ -4,11 +4,12 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from adapter_help import assert_same_bits, copy_state
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.errors import HadamardError, SettingsError
-from models import tiny_model
+from models import tiny_inputs, tiny_model
 
 
 def assert_refused(model: nn.Module, config: HadamardConfig, message: str) -> None:
@@ -40,6 +41,57 @@ def test_sharded_training_is_refused(variable, monkeypatch):
 def test_multihead_attention_is_refused_because_its_projection_is_never_called():
     model = nn.TransformerEncoderLayer(8, 2)
     assert_refused(model, HadamardConfig(target_modules=["self_attn.out_proj"]), "MultiheadAttention")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["linear2"]},
+        {"target_modules": ["linear2"], "norm_modules": ["norm2"]},
+        {"target_modules": ["out"], "norm_modules": ["norm1"]},
+    ],
+)
+def test_parts_of_an_encoder_layer_are_refused_because_its_fast_path_never_calls_them(settings):
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 2)
+    model.add_module("out", nn.Linear(8, 8))
+    assert_refused(model, HadamardConfig(**settings), r"layers\.0\..*TransformerEncoderLayer.*choose other")
+
+
+@pytest.fixture
+def one_process():
+    """torch.distributed with this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def old_fsdp(model: nn.Module) -> nn.Module:
+    return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("shard", [fully_shard, old_fsdp])
+def test_a_model_that_is_sharded_after_injection_refuses_its_next_forward_pass(shard, one_process):
+    model, inputs = get_peft_model(tiny_model("bert"), HadamardConfig()), tiny_inputs("bert")
+    expected = model(**inputs).logits
+    model.add_adapter("second", HadamardConfig())
+    assert torch.equal(model(**inputs).logits, expected)  # a process group alone is no reason
+    sharded = shard(model)
+    with pytest.raises(SettingsError, match=r"FSDP is not supported yet.*received a model that FSDP"):
+        sharded(**inputs)
+
+
+def test_a_model_that_is_sharded_before_injection_is_refused(one_process):
+    model = fully_shard(tiny_model("bert"))
+    with pytest.raises(SettingsError, match="FSDP is not supported yet"):
+        get_peft_model(model, HadamardConfig())
+
+
+def test_a_quantised_layer_of_the_same_name_is_told_apart():
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3)), {nn.Linear})
+    with pytest.raises(
+        SettingsError, match=r"torch\.nn\.modules\.linear\.Linear.*received torch\.ao\..*Linear"
+    ):
+        get_peft_model(model, HadamardConfig(target_modules=["0"]))
 
 
 def test_modules_of_other_kinds_are_refused_by_name():

@@ -1,5 +1,7 @@
 """HadamardConfig: what is adapted, what is trained, and what a saved adapter must remember."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,6 +17,15 @@ from hadamard_adapter.errors import SettingsError
 __all__ = ["HadamardConfig"]
 
 POSITIONS = ("output", "input")
+NAMES = {
+    "target_modules": "names as a list, or one regular expression",
+    "norm_modules": "names as a list, or one regular expression",
+    "exclude_modules": "names as a list, or one regular expression",
+    "train_shift": "True, False, names as a list, or one regular expression",
+    "modules_to_save": "names as a list",
+    "head_modules": "names as a list",
+}
+"""The fields that hold names of modules, and what each takes."""
 USAGE = """
 ## How to load it
 
@@ -98,17 +109,15 @@ class HadamardConfig(PeftConfig):
             raise SettingsError(f"sites: expected one or more of {SITE_NAMES}, received {self.sites!r}")
         if self.position not in POSITIONS:
             raise SettingsError(f"position: expected one of {POSITIONS}, received {self.position!r}")
-        for name in ("target_modules", "norm_modules", "exclude_modules", "modules_to_save", "head_modules"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                setattr(self, name, sorted(value) if isinstance(value, (set, frozenset)) else list(value))
+        for name in NAMES:
+            setattr(self, name, _checked_names(name, getattr(self, name)))
+        _check_layers(self.layers_to_transform, self.layers_pattern)
         if isinstance(self.layers_to_transform, (list, tuple)) and not self.layers_to_transform:
             raise SettingsError(
                 f"layers_to_transform: expected one or more layers, or None for all, received "
                 f"{self.layers_to_transform!r}; to train the head alone, set freeze_adapter=True"
             )
-        if self.id2label is not None:
-            self.id2label = {int(index): label for index, label in self.id2label.items()}
+        self.id2label = _checked_labels(self.id2label)
         if not self.train_scale and self.train_shift is False and self.norm_modules == []:
             raise SettingsError(
                 "nothing to train: train_scale and train_shift are False and norm_modules is []"
@@ -139,3 +148,49 @@ class HadamardConfig(PeftConfig):
                 "FEATURE_EXTRACTION": "ForFeatureExtraction",
             }.get(str(getattr(self.task_type, "value", self.task_type)), "")
             card.write_text(text + USAGE.format(auto=auto, folder=Path(save_directory).name), encoding="utf8")
+
+
+def _checked_names(field_name: str, value: Any) -> Any:
+    """Names as a list, or the regular expression as it is; a bool or None is left as it is."""
+    expected = NAMES[field_name]
+    if value is None or (isinstance(value, bool) and field_name == "train_shift"):
+        return value
+    if isinstance(value, str) and "regular expression" in expected:
+        _check_pattern(field_name, value)
+        return value
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, dict))
+    names: list[Any] = list(value) if is_list else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise SettingsError(f"{field_name}: expected {expected}, or None, received {value!r}")
+    return sorted(names) if isinstance(value, (set, frozenset)) else names
+
+
+def _check_pattern(field_name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(
+            f"{field_name}: expected a regular expression, received {pattern!r} ({error}); correct it, or "
+            "give names as a list"
+        ) from error
+
+
+def _check_layers(layers: Any, pattern: Any) -> None:
+    indices: list[Any] = list(layers) if isinstance(layers, (list, tuple, set, range)) else [layers]
+    if layers is not None and not all(isinstance(index, int) for index in indices):
+        raise SettingsError(
+            f"layers_to_transform: expected indices of layers, or None for all, received {layers!r}"
+        )
+    patterns: list[Any] = [pattern] if isinstance(pattern, str) else list(pattern or ())
+    for part in patterns:
+        _check_pattern("layers_pattern", str(part))
+
+
+def _checked_labels(id2label: Any) -> dict[int, str] | None:
+    """Label names by int: JSON has turned the indices into strings."""
+    try:
+        return None if id2label is None else {int(index): label for index, label in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"id2label: expected names by index, as {{0: 'no', 1: 'yes'}}, or None, received {id2label!r}"
+        ) from error

@@ -59,7 +59,7 @@ class Family:
     stacks: tuple[Stack, ...]
     """The stacks; those that a class leaves out (the decoder in a T5 encoder) are skipped."""
     head: tuple[str, ...]
-    """Modules that the task classes have beside the backbone, at their root; for models that cannot tell."""
+    """Modules that the task classes have beside the backbone, at their root."""
     when: tuple[tuple[str, object], ...] = ()
     """Attributes of the config that this row needs, with their values."""
     is_shared: bool = False

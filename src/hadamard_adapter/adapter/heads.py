@@ -1,4 +1,4 @@
-"""The head: every parameter that the checkpoint lacks or that training changed, found and never lost."""
+"""The head: what the checkpoint lacks, what the task has and what training changed, found and never lost."""
 
 # PEFT's wrapper of modules and its layers share method names with different arguments.
 # pyright: reportIncompatibleMethodOverride=false
@@ -17,6 +17,7 @@ from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.freeze import FreezeMixin
 from hadamard_adapter.adapter.rows import by_group, rows_of
+from hadamard_adapter.errors import SettingsError
 
 __all__ = [
     "HeadWrapper",
@@ -31,6 +32,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 LOADED = "_is_hf_initialized"  # transformers marks each parameter that came from the checkpoint
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+POOLER = "pooler"
 
 
 def fresh_parameters(model: nn.Module) -> tuple[str, ...] | None:
@@ -43,16 +45,20 @@ def fresh_parameters(model: nn.Module) -> tuple[str, ...] | None:
     return tuple(name for name in own if name not in loaded) if loaded else None
 
 
-def find_head(model: nn.Module, modules_to_save: Sequence[str] = ()) -> tuple[str, ...]:
+def find_head(
+    model: nn.Module, modules_to_save: Sequence[str] = (), has_task: bool = False
+) -> tuple[str, ...]:
     """Returns the full names of the modules that make up the head, outermost first.
 
     These are the modules that the checkpoint lacks; those named in `modules_to_save`; those that were being
-    trained while the rest was frozen; those that were found before, for another adapter. Where the model does
-    not tell what was loaded, the family's head is taken, and the log says so.
+    trained while the rest was frozen; those that were found before, for another adapter. The family's head is
+    added whole where the task has one or a part of it is fresh, and taken where the model does not tell what
+    was loaded; then the log says so.
 
     Args:
         model: The base model, before or after injection.
         modules_to_save: Further modules, as names or name endings (PEFT's rule).
+        has_task: Whether the model is for a task with a head, which is trained even if it was loaded.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -62,15 +68,15 @@ def find_head(model: nn.Module, modules_to_save: Sequence[str] = ()) -> tuple[st
     names = [name for name, _ in own_modules(model) if name]
     wrapped = [name for name, m in model.named_modules() if isinstance(m, HeadWrapper) and m.was_found]
     asked = [name for name in names if any(name.endswith(end) for end in modules_to_save)]
-    fresh = fresh_parameters(model)
+    family, fresh = _family_head(model, names), fresh_parameters(model)
     if fresh is None:
-        found = _family_head(model, names)
+        found = family
         if found and not wrapped:
             logger.info(
                 "the model does not tell what its checkpoint lacked; taking its family's head: %s", found
             )
     else:
-        found = _cover(model, set(fresh))
+        found = [*_cover(model, set(fresh)), *_whole(family, fresh, has_task)]
     trained = [] if wrapped or _has_adapter(model) else _cover(model, set(_trained_parameters(model)))
     return _outermost([*found, *asked, *trained, *wrapped])
 
@@ -85,8 +91,18 @@ def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
 def wrap_head(
     model: nn.Module, name: str, adapter_name: str, config: HadamardConfig, is_active: bool
 ) -> None:
-    """Gives a head module its own copy for an adapter, wrapping it on first use."""
-    target = model.get_submodule(name)
+    """Gives a head module its own copy for an adapter, wrapping it on first use.
+
+    Raises:
+        SettingsError: The model has no module of that name, or one that cannot be copied and called.
+    """
+    target = dict(model.named_modules()).get(name) if name else None
+    if target is None or isinstance(target, (*CONTAINERS, BaseTunerLayer)):
+        what = "it does not have" if target is None else f"is a {type(target).__name__}"
+        raise SettingsError(
+            f"head_modules: expected full names of modules of this {type(model).__name__}, received "
+            f"{name!r}, which {what}; leave head_modules at None to have the head found"
+        )
     if isinstance(target, HeadWrapper):
         wrapper = target
         wrapper.update(adapter_name)
@@ -233,6 +249,18 @@ def _family_head(model: nn.Module, names: Sequence[str]) -> list[str]:
     rows = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", None) or "", ())
     at_root = {name for row in rows for name in row.head}
     return [name for name in names if name in at_root]
+
+
+def _whole(family: Sequence[str], fresh: Sequence[str], has_task: bool) -> list[str]:
+    """The family's head where the task has one or a part is fresh, since half a head is none.
+
+    A pooler that was loaded is no part of it: like BERT's, which stands in the backbone, it is trained by
+    those who name it.
+    """
+    begun = [name for name in family if any(parameter.startswith(f"{name}.") for parameter in fresh)]
+    if not (has_task or begun):
+        return []
+    return [name for name in family if name != POOLER or name in begun]
 
 
 def _cover(model: nn.Module, wanted: set[str]) -> list[str]:

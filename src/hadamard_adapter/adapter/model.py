@@ -19,7 +19,7 @@ from hadamard_adapter.adapter.layers import HadamardLayer
 from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of
 from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
 from hadamard_adapter.adapter.projection import HadamardProjection
-from hadamard_adapter.adapter.refuse import refuse_unsupported
+from hadamard_adapter.adapter.refuse import refuse_bypassed, refuse_unsupported
 from hadamard_adapter.adapter.resolve import bias_switches, check_norms, matches, resolve, turn_on_biases
 from hadamard_adapter.adapter.undo import all_or_nothing
 from hadamard_adapter.adapter.weighted import add_weighted
@@ -93,12 +93,7 @@ class HadamardModel(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
-        if isinstance(parent, nn.MultiheadAttention):
-            raise SettingsError(
-                f"{current_key}: expected a projection that is called, received a part of "
-                "torch.nn.MultiheadAttention, which reads its weights without calling it; choose other "
-                "target_modules"
-            )
+        refuse_bypassed(parent, current_key)
         shift = config.train_shift
         has_shift = shift if isinstance(shift, bool) else bool(matches(config, current_key, shift))
         if isinstance(target, HadamardProjection):

@@ -1,13 +1,23 @@
 """What is not supported yet is refused in one line, instead of silently doing nothing."""
 
 import os
+from typing import NoReturn
 
 import torch
 from torch import nn
 
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["refuse_unsupported"]
+__all__ = ["FSDP_MARK", "refuse_bypassed", "refuse_sharded", "refuse_unsupported"]
+
+FSDP_MARK = "_is_fsdp_managed_module"
+"""What both versions of FSDP set on every module that they shard."""
+
+BYPASSING: dict[type[nn.Module], str] = {
+    nn.MultiheadAttention: "reads its weights without calling it",
+    nn.TransformerEncoderLayer: "in evaluation reads its weights without calling it",
+}
+"""Modules that work with the weights of their children, and how: what stands around a child has no effect."""
 
 
 def refuse_unsupported(model: nn.Module) -> None:
@@ -28,6 +38,8 @@ def refuse_unsupported(model: nn.Module) -> None:
             raise SettingsError(
                 f"{name} is not supported yet: expected plain or DDP training ({variable} is set)"
             )
+    if any(getattr(module, FSDP_MARK, False) for module in model.modules()):
+        refuse_sharded()
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise SettingsError("DeepSpeed ZeRO-3 is not supported yet: expected plain or DDP training")
     drops = {k: getattr(config, k, 0) or 0 for k in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")}
@@ -37,6 +49,36 @@ def refuse_unsupported(model: nn.Module) -> None:
             f"layers dropped at random cannot be trained by several processes: expected 0, received "
             f"{dropped}; set it to 0 in the model's config"
         )
+
+
+def refuse_sharded() -> NoReturn:
+    """Raises for a model that FSDP has sharded.
+
+    Raises:
+        SettingsError: Always.
+    """
+    raise SettingsError(
+        "FSDP is not supported yet: expected plain or DDP training, received a model that FSDP has sharded; "
+        "load it again and train it without FSDP"
+    )
+
+
+def refuse_bypassed(parent: nn.Module, name: str) -> None:
+    """Raises for a module whose parent reads its weights instead of calling it.
+
+    Args:
+        parent: The module that holds the one to adapt.
+        name: Full name of the one to adapt.
+
+    Raises:
+        SettingsError: The parent is one of torch.nn's that do so.
+    """
+    for kind, how in BYPASSING.items():
+        if isinstance(parent, kind):
+            raise SettingsError(
+                f"{name}: expected a module that is called, received a part of torch.nn.{kind.__name__}, "
+                f"which {how}; choose other target_modules or norm_modules"
+            )
 
 
 def _n_processes() -> int:

@@ -27,6 +27,7 @@ from hadamard_adapter.errors import SettingsError
 __all__ = ["bias_switches", "check_norms", "matches", "resolve", "turn_on_biases"]
 
 ALL_LINEAR = "all-linear"  # PEFT's shorthand
+TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
 def resolve(config: HadamardConfig, model: nn.Module) -> None:
@@ -54,7 +55,8 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
     config.norm_modules = [] if config.norm_modules is None else config.norm_modules
     config.train_shift = _resolved_shift(config, model)
     if config.head_modules is None:
-        config.head_modules = list(find_head(model, config.modules_to_save or ()))
+        has_task = config.task_type in TASKS_WITH_HEAD
+        config.head_modules = list(find_head(model, config.modules_to_save or (), has_task))
 
 
 def matches(config: HadamardConfig, key: str, names: Sequence[str] | str | None) -> object:

@@ -30,8 +30,13 @@ def wrap_module(
         return HadamardNorm(target, adapter_name, config)
     if isinstance(base, tuple(PROJECTIONS)):
         return HadamardProjection(target, adapter_name, config, has_shift)
-    known = ", ".join(kind.__name__ for kind in PROJECTIONS)
+    known = ", ".join(_full_name(kind) for kind in PROJECTIONS)
     raise SettingsError(
         f"{name}: expected one of {known} or a norm (a module with a weight of one axis), received "
-        f"{type(base).__name__}; choose other target_modules"
+        f"{_full_name(type(base))}; choose other target_modules"
     )
+
+
+def _full_name(kind: type) -> str:
+    """With the module, since a quantised layer's class may be called Linear too."""
+    return f"{kind.__module__}.{kind.__qualname__}"

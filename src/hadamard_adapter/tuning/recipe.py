@@ -181,6 +181,12 @@ def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
     config.freeze_adapter = name == "head"
     config.freeze_head = name == "adapter" and bool(settings.freeze_head)
     model.base_model.set_adapter(model.active_adapters)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SettingsError(
+            f"{TITLES[name]}: expected a head to train, found none in {settings.model!r}, whose checkpoint "
+            "lacks nothing, nor is it known where such a model keeps its head; use stages 1, which trains "
+            "the adapter and leaves the head as it was loaded"
+        )
 
 
 def _make_stage(bench: Bench, name: str) -> Stage:
