@@ -74,7 +74,7 @@ def compare() -> str:
         "",
         "Mean ± sd (n seeds); every method's best epoch is chosen on dev; one JSON a run, with its settings,",
     ]
-    lines += ["in [results/compare](results/compare), made by `python benchmarks/compare.py --bf16`."]
+    lines += ["in [results/compare](results/compare), made by `python benchmarks/compare.py`."]
     return "\n".join(lines)
 
 

@@ -158,8 +158,9 @@ def _checked_names(field_name: str, value: Any) -> Any:
     if isinstance(value, str) and "regular expression" in expected:
         _check_pattern(field_name, value)
         return value
-    is_list = isinstance(value, Iterable) and not isinstance(value, (str, dict))
-    names: list[Any] = list(value) if is_list else [None]
+    names: list[Any] = [None]
+    if isinstance(value, Iterable) and not isinstance(value, (str, dict)):
+        names = list(value)
     if not all(isinstance(name, str) for name in names):
         raise SettingsError(f"{field_name}: expected {expected}, or None, received {value!r}")
     return sorted(names) if isinstance(value, (set, frozenset)) else names
