@@ -183,9 +183,9 @@ def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
     model.base_model.set_adapter(model.active_adapters)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise SettingsError(
-            f"{STAGE_TITLES[name]}: expected a head to train, found none in {settings.model!r}, whose "
-            "checkpoint lacks nothing, nor is it known where such a model keeps its head; use stages 1, which trains "
-            "the adapter and leaves the head as it was loaded"
+            f"{STAGE_TITLES[name]}: expected a head to train, found none in {settings.model!r}: its "
+            "checkpoint lacks nothing, and it is not known where such a model keeps its head; use stages 1, "
+            "which trains the adapter and leaves the head as it was loaded"
         )
 
 
