@@ -132,7 +132,7 @@ def test_a_stage_without_anything_to_train_is_refused_with_a_way_out(
     )
     (row,) = FAMILIES["bart"]
     monkeypatch.setitem(FAMILIES, "bart", (dataclasses.replace(row, head=()),))
-    with pytest.raises(SettingsError, match=r"stage 1 \(head\): expected a head to train.*use stages 1"):
+    with pytest.raises(SettingsError, match=r"stage 1, head: expected a head to train.*use stages 1"):
         tiny_tune(Path(plain.output), tmp_path / "second", place / "train.csv")
     again = tiny_tune(Path(plain.output), tmp_path / "third", place / "train.csv", stages=1, epochs=1)
     assert again.metrics["head_parameters"] == 0
