@@ -246,7 +246,7 @@ def test_conv1d_counts_its_features_the_other_way_round():
         ("id2label", {"x": "no"}, "id2label: expected names by index"),
     ],
 )
-def test_a_field_of_a_damaged_config_file_is_named_with_its_value(field, value, message, tmp_path):
+def test_a_field_of_a_damaged_config_file_is_named_with_its_value(field, value, message, tmp_path, unchecked):
     HadamardConfig(task_type="SEQ_CLS").save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
