@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import fully_shard
 
 from adapter_help import assert_same_bits, copy_state
 from hadamard_adapter import HadamardConfig
@@ -63,21 +63,6 @@ def one_process():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
-
-
-def old_fsdp(model: nn.Module) -> nn.Module:
-    return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
-
-
-@pytest.mark.parametrize("shard", [fully_shard, old_fsdp])
-def test_a_model_that_is_sharded_after_injection_refuses_its_next_forward_pass(shard, one_process):
-    model, inputs = get_peft_model(tiny_model("bert"), HadamardConfig()), tiny_inputs("bert")
-    expected = model(**inputs).logits
-    model.add_adapter("second", HadamardConfig())
-    assert torch.equal(model(**inputs).logits, expected)  # a process group alone is no reason
-    sharded = shard(model)
-    with pytest.raises(SettingsError, match=r"FSDP is not supported yet.*received a model that FSDP"):
-        sharded(**inputs)
 
 
 def test_a_model_that_is_sharded_before_injection_is_refused(one_process):

@@ -10,7 +10,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.freeze import FreezeMixin
-from hadamard_adapter.adapter.refuse import refuse_sharded
 from hadamard_adapter.adapter.rows import rows_of
 
 __all__ = ["HadamardLayer"]
@@ -28,9 +27,6 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
     base_layer: nn.Module
     linked_heads: Sequence[FreezeMixin] = ()
     """Heads that are disabled and enabled with this layer: transformers' enable_adapters() forgets them."""
-
-    _is_fsdp_managed_module: bool = False
-    """FSDP sets it (see `refuse.FSDP_MARK`) when it shards a model that has its adapters already."""
 
     def _start(self, base_layer: nn.Module, adapter_name: str) -> None:
         self.base_layer = base_layer
@@ -164,10 +160,7 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
 
         Raises:
             ValueError: `adapter_names` does not fit the input, or the adapters are merged.
-            SettingsError: FSDP has sharded the layer.
         """
-        if self._is_fsdp_managed_module:
-            refuse_sharded()
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()

@@ -1,14 +1,13 @@
 """What is not supported yet is refused in one line, instead of silently doing nothing."""
 
 import os
-from typing import NoReturn
 
 import torch
 from torch import nn
 
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["FSDP_MARK", "refuse_bypassed", "refuse_sharded", "refuse_unsupported"]
+__all__ = ["refuse_bypassed", "refuse_unsupported"]
 
 FSDP_MARK = "_is_fsdp_managed_module"
 """What both versions of FSDP set on every module that they shard."""
@@ -39,7 +38,10 @@ def refuse_unsupported(model: nn.Module) -> None:
                 f"{name} is not supported yet: expected plain or DDP training ({variable} is set)"
             )
     if any(getattr(module, FSDP_MARK, False) for module in model.modules()):
-        refuse_sharded()
+        raise SettingsError(
+            "FSDP is not supported yet: expected plain or DDP training, received a model that FSDP has "
+            "sharded; load it again and train it without FSDP"
+        )
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise SettingsError("DeepSpeed ZeRO-3 is not supported yet: expected plain or DDP training")
     drops = {k: getattr(config, k, 0) or 0 for k in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")}
@@ -49,18 +51,6 @@ def refuse_unsupported(model: nn.Module) -> None:
             f"layers dropped at random cannot be trained by several processes: expected 0, received "
             f"{dropped}; set it to 0 in the model's config"
         )
-
-
-def refuse_sharded() -> NoReturn:
-    """Raises for a model that FSDP has sharded.
-
-    Raises:
-        SettingsError: Always.
-    """
-    raise SettingsError(
-        "FSDP is not supported yet: expected plain or DDP training, received a model that FSDP has sharded; "
-        "load it again and train it without FSDP"
-    )
 
 
 def refuse_bypassed(parent: nn.Module, name: str) -> None:
