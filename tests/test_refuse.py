@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 from adapter_help import assert_same_bits, copy_state
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.errors import HadamardError, SettingsError
-from models import tiny_inputs, tiny_model
+from models import tiny_model
 
 
 def assert_refused(model: nn.Module, config: HadamardConfig, message: str) -> None:
