@@ -59,16 +59,10 @@ def randomize(model: nn.Module, adapter: str, seed: int) -> None:
 
 def add_random_adapter(model: PeftModel, adapter: str, seed: int, n_labels: int = 3, **settings: Any) -> None:
     """Adds an adapter with random offsets and a random head of `n_labels` outputs (the model has 3)."""
-    model.add_adapter(adapter, HadamardConfig(task_type="SEQ_CLS", **({"sites": BOTH} | settings)))
-    if n_labels != 3:
-        model.peft_config[adapter].id2label = {index: f"{adapter}-{index}" for index in range(n_labels)}
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, value in added(model, adapter).items():
-        is_output = ".modules_to_save." in key and value.shape[0] == 3
-        shape = (n_labels, *value.shape[1:]) if is_output else value.shape
-        state[key] = torch.randn(shape, generator=generator) * STD
-    model.load_state_dict(state, strict=False)
+    labels = None if n_labels == 3 else {index: f"{adapter}-{index}" for index in range(n_labels)}
+    config = HadamardConfig(task_type="SEQ_CLS", id2label=labels, **({"sites": BOTH} | settings))
+    model.add_adapter(adapter, config)
+    randomize(model, adapter, seed)
 
 
 @torch.no_grad()

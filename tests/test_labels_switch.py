@@ -3,12 +3,20 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from torch import nn
 
-from adapter_help import added, logits, randomize
+from adapter_help import TASK_TYPES, added, assert_same_bits, copy_state, logits, randomize
 from hadamard_adapter import HadamardConfig
-from models import tiny_inputs, tiny_model
+from hadamard_adapter.errors import SettingsError
+from models import TINY, tiny_inputs, tiny_model
 
 NAMES = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "bart", "t5", "gpt2", "llama")
+CLASSIFIERS = [
+    (name, task)
+    for name in TINY
+    for task in ("sequence-classification", "token-classification")
+    if task in TINY[name].tasks
+]
 TASKS = {
     "topic": ({0: "sport", 1: "art", 2: "law", 3: "food"}, "single_label_classification"),
     "tags": ({0: "new", 1: "long", 2: "odd", 3: "big", 4: "red"}, "multi_label_classification"),
@@ -128,3 +136,84 @@ def test_the_copies_of_heads_keep_their_own_number_of_labels_in_a_fresh_load(tmp
             if key.endswith("classifier.bias") or key.endswith("modules_to_save.default.bias")
         )
         assert head.shape == (5,)
+
+
+def labelled(n_labels: int, task: str = "sequence-classification") -> HadamardConfig:
+    id2label = {index: f"label {index}" for index in range(n_labels)}
+    return HadamardConfig(task_type=TASK_TYPES[task], id2label=id2label)
+
+
+@pytest.mark.parametrize(("name", "task"), CLASSIFIERS)
+def test_a_new_adapter_has_as_many_outputs_as_labels_of_its_own(name, task):
+    inputs = tiny_inputs(name, task=task)
+    model = get_peft_model(tiny_model(name, task), labelled(2, task)).eval()
+    model.add_adapter("own", HadamardConfig(task_type=TASK_TYPES[task]))
+    model.add_adapter("five", labelled(5, task))
+    for adapter, n_labels in (("default", 2), ("own", 3), ("five", 5), ("default", 2)):
+        model.set_adapter(adapter)
+        found = logits(model, inputs)
+        assert found.shape[-1] == n_labels == model.config.num_labels
+        labels = torch.arange(found[..., 0].numel()).view(found.shape[:-1]) % n_labels
+        if task == "token-classification":
+            labels = labels.masked_fill(inputs["attention_mask"] == 0, -100)
+        expected = nn.functional.cross_entropy(found.flatten(0, -2), labels.flatten())
+        torch.testing.assert_close(model(**inputs, labels=labels).loss, expected)
+    with model.disable_adapter():
+        assert logits(model, inputs).shape[-1] == 3
+    unloaded = {key: value.shape for key, value in model.merge_and_unload().state_dict().items()}
+    assert unloaded == {k: v.shape for k, v in tiny_model(name, task, num_labels=2).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [(name, "sequence-classification") for name in NAMES] + [("t5", "token-classification")]
+)
+def test_an_output_layer_of_another_size_starts_as_the_model_s_own_does(name, task):
+    n_labels = 200
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(name, task), labelled(n_labels, task))
+    own = dict(tiny_model(name, task, num_labels=n_labels, randomize=False).named_parameters())
+    before = dict(tiny_model(name, task).named_parameters())
+    for key, parameter in added(model, "default").items():
+        plain = key.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+        if "hadamard_" in key:
+            continue
+        assert parameter.shape == own[plain].shape
+        if parameter.shape[0] == n_labels:
+            torch.testing.assert_close(parameter.std(), own[plain].std(), rtol=0.05, atol=0)
+        else:
+            assert torch.equal(parameter, before[plain])
+
+
+@pytest.mark.parametrize("name", ["bert", "bart"])
+def test_transformers_own_add_adapter_gives_each_adapter_its_outputs(name):
+    model, inputs = tiny_model(name), tiny_inputs(name)
+    for number, n_labels in enumerate((2, 4, 2)):
+        model.add_adapter(labelled(n_labels), adapter_name=f"number {number}")
+        assert logits(model, inputs).shape[-1] == n_labels
+    model.add_adapter(HadamardConfig(task_type="SEQ_CLS"), adapter_name="own")
+    assert logits(model, inputs).shape[-1] == model.config.num_labels == 3
+
+
+def test_labels_that_do_not_fit_a_head_of_the_caller_s_own_are_refused_but_loaded(tmp_path):
+    def base(n_labels: int):
+        model = tiny_model("bert", num_labels=n_labels)
+        model.classifier = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, n_labels))
+        return model.eval()
+
+    model, inputs = base(3), tiny_inputs("bert")
+    before = copy_state(model)
+    with pytest.raises(SettingsError, match=r"id2label: .*received 5, .*\['classifier'\].*num_labels=5"):
+        get_peft_model(model, labelled(5))
+    assert_same_bits(model.state_dict(), before)
+    wide = get_peft_model(base(5), labelled(5)).eval()
+    randomize(wide, "default", 1)
+    wide.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(model, tmp_path).eval()
+    assert torch.equal(logits(loaded, inputs), logits(wide, inputs))
+
+
+def test_labels_without_a_head_of_the_adapter_s_own_are_refused(tmp_path):
+    tiny_model("bert").save_pretrained(tmp_path)
+    base = type(tiny_model("bert")).from_pretrained(tmp_path)
+    with pytest.raises(SettingsError, match="id2label: expected as many labels as the base model has"):
+        get_peft_model(base, HadamardConfig(id2label={0: "x", 1: "y"}))

@@ -66,8 +66,9 @@ class HadamardConfig(PeftConfig):
         modules_to_save: Further modules to train and save whole.
         head_modules: Full names of the head's modules. None: found (see `hadamard_adapter.adapter.heads`).
         init_weights: True: zeros, the base model. False: small random values, for tests.
-        id2label: Label names of this adapter's task; None: those of the model's config.
-        problem_type: transformers' problem type of this adapter's task; None: that of the model's config.
+        id2label: Label names of this adapter's task; None: those of the base model. For another number of
+            labels the adapter's head gets a new output layer.
+        problem_type: transformers' problem type of this adapter's task; None: that of the base model.
         base_fingerprint: Fingerprint of the backbone that the adapter was trained on, if known.
 
     Raises:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Shaped
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.freeze import FreezeMixin
+from hadamard_adapter.adapter.outputs import fit_to_loaded
 from hadamard_adapter.adapter.rows import by_group, rows_of
 from hadamard_adapter.errors import SettingsError
 
@@ -120,8 +120,8 @@ def wrap_head(
 class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
     """A head module with one trained copy an adapter.
 
-    Beyond PEFT's wrapper: copies may have different numbers of labels (loading resizes a copy), mixed batches
-    run through any kind of module and pad the logits with -inf, and a frozen copy stays frozen.
+    Beyond PEFT's wrapper: copies may have different numbers of labels, mixed batches run through any kind of
+    module and pad the logits with -inf, and a frozen copy stays frozen.
 
     Source: huggingface/peft src/peft/utils/other.py, ModulesToSaveWrapper.
     """
@@ -134,7 +134,7 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
         super().init_modules(adapter_name, **kwargs)
-        self.register_load_state_dict_pre_hook(_resize_copies)
+        self.register_load_state_dict_pre_hook(fit_to_loaded)
 
     def update(self, adapter_name: str, **kwargs: Any) -> None:
         is_new = adapter_name not in self.modules_to_save
@@ -191,23 +191,6 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
             return module(part, *args, **kwargs)
 
         return by_group(x, rows_of(x, adapter_names), call)
-
-
-def _resize_copies(wrapper: HeadWrapper, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Makes a copy's tensors as large as those being loaded, where only the number of outputs differs."""
-    for name, module in wrapper.modules_to_save.items():
-        for owner_name, owner in module.named_modules():
-            path = ".".join(part for part in (owner_name,) if part)
-            for key, parameter in list(owner.named_parameters(recurse=False)):
-                full = f"{prefix}modules_to_save.{name}." + (f"{path}.{key}" if path else key)
-                new = state_dict.get(full)
-                if new is None or new.shape == parameter.shape or new.shape[1:] != parameter.shape[1:]:
-                    continue
-                resized = torch.empty(new.shape, dtype=parameter.dtype, device=parameter.device)
-                setattr(owner, key, nn.Parameter(resized, requires_grad=parameter.requires_grad))
-                for attribute in ("out_features", "nf"):
-                    if hasattr(owner, attribute):
-                        setattr(owner, attribute, new.shape[0])
 
 
 def own_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -25,9 +25,8 @@ def adapter_labels(config: HadamardConfig) -> dict[str, Any]:
     return {"id2label": config.id2label, "problem_type": config.problem_type}
 
 
-def remember_labels(config: HadamardConfig, model: nn.Module) -> None:
-    """Fills in, in place, the labels that a new adapter's config leaves open, from the model."""
-    labels = labels_of(model)
+def remember_labels(config: HadamardConfig, labels: dict[str, Any] | None) -> None:
+    """Fills in, in place, the labels that a new adapter's config leaves open, from the base model's."""
     if labels is None:
         return
     if config.id2label is None:

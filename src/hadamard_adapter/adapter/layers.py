@@ -28,6 +28,9 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
     linked_heads: Sequence[FreezeMixin] = ()
     """Heads that are disabled and enabled with this layer: transformers' enable_adapters() forgets them."""
 
+    base_labels: dict[str, Any] | None = None
+    """Those of the base model, on its first layer: its config shows the active adapter's."""
+
     def _start(self, base_layer: nn.Module, adapter_name: str) -> None:
         self.base_layer = base_layer
         self.merged_adapters = []

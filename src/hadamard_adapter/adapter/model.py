@@ -18,6 +18,7 @@ from hadamard_adapter.adapter.labels import adapter_labels, labels_of, remember_
 from hadamard_adapter.adapter.layers import HadamardLayer
 from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of
 from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
+from hadamard_adapter.adapter.outputs import fit_outputs
 from hadamard_adapter.adapter.projection import HadamardProjection
 from hadamard_adapter.adapter.refuse import refuse_bypassed, refuse_unsupported
 from hadamard_adapter.adapter.resolve import bias_switches, check_norms, matches, resolve, turn_on_biases
@@ -57,12 +58,27 @@ class HadamardModel(BaseTuner):
 
     def _prepare_model(self, peft_config: HadamardConfig, model: nn.Module) -> None:
         refuse_unsupported(model)
+        is_saved = peft_config.is_resolved
         resolve(peft_config, model)
-        remember_labels(peft_config, model)
+        remember_labels(peft_config, self._base_labels)
         # Each adapter has its own config: inject_adapter saw to that.
         name = next(key for key, config in self.peft_config.items() if config is peft_config)
         for head in peft_config.head_modules or ():
             wrap_head(model, head, name, peft_config, is_active=name in self.active_adapters)
+        try:
+            self._fit_outputs(name, peft_config)
+        except SettingsError:
+            if not is_saved:  # a saved head is loaded with its own number of outputs
+                raise
+
+    def _fit_outputs(self, adapter_name: str, config: HadamardConfig) -> None:
+        """Gives an adapter with another number of labels than the base model as many outputs."""
+        labels, n_labels = self._base_labels, len(config.id2label or ())
+        if labels is None or n_labels in (0, len(labels["id2label"])):
+            return
+        heads: dict[str, Any] = {name: self.model.get_submodule(name) for name in config.head_modules or ()}
+        copies = {name: head.modules_to_save[adapter_name] for name, head in heads.items()}
+        fit_outputs(self.model, copies, n_labels)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Adds the layers and the head of an adapter; a config shared with another is copied."""
@@ -77,7 +93,8 @@ class HadamardModel(BaseTuner):
                     "nothing to train: no module got a scale, a shift or norm offsets; set train_scale, "
                     "train_shift or norm_modules"
                 )
-        next(self._layers()).linked_heads = list(self._heads())
+        first = next(self._layers())
+        first.linked_heads, first.base_labels = list(self._heads()), self._base_labels
 
     @staticmethod
     def _check_target_module_exists(config: HadamardConfig, key: str) -> object:
@@ -120,7 +137,8 @@ class HadamardModel(BaseTuner):
             super()._replace_module(parent, child_name, new_module, child)
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        self._base_labels = labels_of(model)
+        first = next(self._layers(), None)  # there is one if transformers makes a tuner for each adapter
+        self._base_labels = labels_of(model) if first is None else first.base_labels
 
     def _layers(self) -> Iterator[HadamardLayer]:
         return (module for module in self.model.modules() if isinstance(module, HadamardLayer))
