@@ -72,6 +72,8 @@ class HadamardProjection(HadamardLayer):
         self, names: Sequence[str], position: str
     ) -> tuple[Float[Tensor, " d"] | None, Float[Tensor, " d"] | None]:
         here = [name for name in names if self.position.get(name) == position]
+        if not here:  # the usual case at one of the two positions, in every forward pass
+            return None, None
         return self._sum(self.hadamard_scale, here), self._sum(self.hadamard_shift, here)
 
     def _adapt(
