@@ -427,6 +427,12 @@ IGNORED_BY_A_TASK: tuple[dict[str, Any], ...] = (
         ({"seed": 2**32}, r"seed: expected a number below 2\*\*32, received 4294967296"),
         ({"layers": ()}, r"layers: expected one or more, received none; leave it out"),
         ({"sites": ()}, r"sites: expected one or more, received none; leave it out"),
+        ({"dev": "d.csv", "dev_fraction": 0.2}, "dev_fraction: expected none beside rows for dev"),
+        ({"stages": 1, "head_epochs": 3}, "head_epochs: expected none beside stages=1.*received 3; leave"),
+        ({"stages": 1, "head_lr": 0.1}, "head_lr: expected none beside stages=1"),
+        ({"stages": 1, "head_batch_size": 4}, "head_batch_size: expected none beside stages=1"),
+        ({"stages": 1, "freeze_head": True}, "freeze_head: expected none beside stages=1"),
+        ({"preset": "paper", "stage2_head_lr": 0.1}, "stage2_head_lr: expected none beside a head that is"),
         ({"data": "glue"}, "data: expected none beside train='t.csv'.*pass task with it, or leave it out"),
         *(
             (
@@ -504,12 +510,32 @@ def test_every_setting_has_its_docstring() -> None:
     assert all(text.endswith(".") for text in help_of.values())
 
 
+def test_tune_takes_another_delimiter(place: Path, tmp_path: Path) -> None:
+    rows = {name: (place / f"{name}.csv").read_text() for name in ("train", "dev")}
+    for name, text in rows.items():
+        (tmp_path / f"{name}.csv").write_text(text.replace(",", "|"))
+    words: dict[str, Any] = {"stages": 1, "epochs": 1}
+    files = [
+        {"train": folder / "train.csv", "dev": str(folder / "dev.csv"), "delimiter": delimiter}
+        for folder, delimiter in ((place, None), (tmp_path, "|"))
+    ]
+    results = [
+        tiny_tune(place / "model", tmp_path / f"out-{index}", **given, **words)
+        for index, given in enumerate(files)
+    ]
+    assert results[0].metrics["dev"] == results[1].metrics["dev"]
+    assert results[1].run["settings"]["delimiter"] == "|"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_given_setting_wins_over_preset_and_table(preset: Any) -> None:
     given = resolve(TuneSettings("m", "o", train="t", preset=preset, lr=0.1, epochs=7, freeze_head=True), 100)
     assert (given.lr, given.scale_lr, given.epochs, given.freeze_head) == (0.1, 0.1, 7, True)
     by_table = resolve(TuneSettings("m", "o", train="t", preset=preset), 100)
     assert by_table.sites == PRESETS[preset].sites
+    assert resolve(by_table, 100) == by_table
+    one_stage = resolve(TuneSettings("m", "o", train="t", preset=preset, stages=1), 100)
+    assert (one_stage.freeze_head, one_stage.head_lr, resolve(one_stage, 100)) == (False, None, one_stage)
     assert (by_table.head_epochs, by_table.epochs) == EPOCHS_BY_ROWS[0][1:]
 
 

@@ -77,8 +77,9 @@ def write_rows(
 def tiny_tune(model: Path, output: Path, train: Path, **settings: Any) -> TuneResult:
     """A short run on a tiny model, on one thread, silent."""
     torch.set_num_threads(1)
-    chosen: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "batch_size": 8, "device": "cpu"} | settings
-    chosen = {"head_batch_size": chosen["batch_size"]} | chosen
+    chosen: dict[str, Any] = {"epochs": 2, "batch_size": 8, "device": "cpu"} | settings
+    if chosen.get("stages") != 1:
+        chosen = {"head_epochs": 2, "head_batch_size": chosen["batch_size"]} | chosen
     return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), say=silent)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from hadamard_adapter.cli.adapter_options import RowOptions
 from hadamard_adapter.cli.console import cut_line, data_console, message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
@@ -21,45 +22,24 @@ _ERROR_COLUMNS: tuple[str, ...] = ("row", "text", "pair", "label", "predicted", 
 _MAX_MATRIX = 12
 
 
-@dataclass(frozen=True)
-class EvalOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(RowOptions):
     """The options of `hadamard eval`."""
 
-    adapter: str
-    """Folder that `hadamard tune` made."""
     data: str
     """Labelled rows: a csv, tsv, jsonl or parquet file, or the name or folder of a dataset."""
-    text: str | None = None
-    """Column of the text; the one of the training if not given."""
-    pair: str | None = None
-    """Column of the second text of a pair; the one of the training if not given."""
     label: str | None = None
     """Column of the label; the one of the training if not given."""
     split: str | None = None
     """Split to score, where --data is a dataset with several."""
-    quoting: bool | None = None
-    """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
-    delimiter: str | None = None
-    """Character between the cells of the file; by default a comma in csv, a tab in tsv."""
     json: bool = False
     """Whether to print one JSON object instead of tables."""
     errors: str | None = None
     """CSV file that receives the rows with a wrong prediction: label, prediction and its probability."""
-    batch_size: int = 32
-    """Rows at a time; less memory with fewer."""
-    model: str | None = None
-    """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
-    device: str | None = None
-    """cpu, cuda or mps; by default the fastest that is there."""
-    allow_remote_code: bool = False
-    """Whether a model may run Python code that its folder or the hub brings."""
-    quiet: bool = False
-    """Whether to say nothing but errors."""
 
     def __post_init__(self) -> None:
         """Check the options before the model is loaded."""
-        if self.batch_size < 1:
-            raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
+        super().__post_init__()
         if self.errors is not None and Path(self.errors).resolve() == Path(self.data).resolve():
             raise SettingsError(f"--errors {self.errors!r} would overwrite --data; choose another file")
         if self.errors is not None:

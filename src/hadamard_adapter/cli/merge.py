@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hadamard_adapter.cli.adapter_options import AdapterOptions
 from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
@@ -10,24 +11,16 @@ from hadamard_adapter.cli.options import command_from
 __all__ = ["MergeOptions", "merge_command"]
 
 
-@dataclass(frozen=True)
-class MergeOptions:
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(AdapterOptions):
     """The options of `hadamard merge`."""
 
-    adapter: str
-    """Folder that `hadamard tune` made."""
     output: str
     """Folder that receives the plain model and its tokenizer."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the written weights; float32 if not given."""
-    model: str | None = None
-    """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
     overwrite: bool = False
     """Whether an earlier merge in the output folder may be replaced."""
-    allow_remote_code: bool = False
-    """Whether a model may run Python code that its folder or the hub brings."""
-    quiet: bool = False
-    """Whether to say nothing but errors."""
 
 
 @command_from("merge", MergeOptions)

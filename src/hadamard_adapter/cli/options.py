@@ -119,10 +119,11 @@ def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]]
 
 
 def parameters_of(settings: type) -> list[click.Parameter]:
-    """One Click parameter per field of a settings dataclass; `quiet` is left to the shared options."""
+    """One Click parameter per field of a settings dataclass, required ones first, without `quiet`."""
     hints = typing.get_type_hints(settings)
     help_of = field_help(settings)
     fields = [field for field in dataclasses.fields(settings) if field.name != "quiet"]
+    fields.sort(key=lambda field: field.default is not dataclasses.MISSING)
     return [_parameter(field, hints[field.name], help_of[field.name]) for field in fields]
 
 

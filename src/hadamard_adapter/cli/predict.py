@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hadamard_adapter.cli.adapter_options import RowOptions
 from hadamard_adapter.cli.console import cut_line, message_console, waiting
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
@@ -23,47 +24,26 @@ _DIGITS = 6
 _LABEL_PREFIX = "probability_"
 
 
-@dataclass(frozen=True)
-class PredictOptions:
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(RowOptions):
     """The options of `hadamard predict`."""
 
-    adapter: str
-    """Folder that `hadamard tune` made."""
     input: str = "-"
     """Rows to label: a csv, tsv, jsonl or parquet file; - is standard input."""
     output: str = "-"
     """File that receives the rows: csv, tsv or jsonl; - is standard output."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
-    text: str | None = None
-    """Column of the text; the one of the training if not given."""
-    pair: str | None = None
-    """Column of the second text of a pair; the one of the training if not given."""
-    quoting: bool | None = None
-    """Whether quotes in the file enclose cells; by default yes in csv, no in tsv."""
-    delimiter: str | None = None
-    """Character between the cells of the input; by default a comma in csv, a tab in tsv."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"
     """Column that is added for the label (regression: the number; several labels: a|b, in jsonl a list)."""
     probability_column: str = "probability"
     """Name of the column that is added for the label's probability; not added for regression."""
-    batch_size: int = 32
-    """Rows at a time in the model; less memory with fewer."""
-    model: str | None = None
-    """Base model, where it is no longer where the adapter's config says: a folder or a name on the hub."""
-    device: str | None = None
-    """cpu, cuda or mps; by default the fastest that is there."""
-    allow_remote_code: bool = False
-    """Whether a model may run Python code that its folder or the hub brings."""
-    quiet: bool = False
-    """Whether to say nothing but errors."""
 
     def __post_init__(self) -> None:
         """Check the options before the model is loaded."""
-        if self.batch_size < 1:
-            raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
+        super().__post_init__()
         if self.prediction_column == self.probability_column:
             raise SettingsError(
                 f"expected two new columns, received {self.prediction_column!r} as the name of both"

@@ -177,26 +177,28 @@ class TuneSettings:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """Name of each annotated field of a class -> the docstring written under it.
+    """Name of each annotated field of a class and its bases -> the docstring written under it.
 
     Example:
         >>> field_help(Preset)["sites"]
         'Sites that are adapted, each with the norm that follows it.'
     """
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    if not isinstance(tree, ast.ClassDef):
-        raise TypeError(f"expected a class, received {cls!r}")
     found: dict[str, str] = {}
-    for field, after in zip(tree.body, tree.body[1:], strict=False):
-        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-            continue
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            found[field.target.id] = inspect.cleandoc(str(after.value.value))
+    for owner in reversed(cls.__mro__[:-1]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in zip(tree.body, tree.body[1:], strict=False):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[field.target.id] = inspect.cleandoc(str(after.value.value))
     return found
 
 
 def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
     """The same settings with every None that a preset or the number of rows decides filled in.
+
+    What has no effect (the head's settings of a stage that does not train it) stays None.
 
     Args:
         settings: as the user gave them.
@@ -209,19 +211,24 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
     preset = PRESETS[settings.preset]
     head_epochs, epochs = next(row[1:] for row in EPOCHS_BY_ROWS if n_rows <= row[0])
     lr = _first(settings.lr, preset.lr)
+    freeze_head = _first(settings.freeze_head, preset.freeze_head) and settings.stages == 2
     filled: dict[str, Any] = {
         "sites": _first(settings.sites, preset.sites),
-        "freeze_head": _first(settings.freeze_head, preset.freeze_head) and settings.stages == 2,
-        "head_epochs": _first(settings.head_epochs, head_epochs),
+        "freeze_head": freeze_head,
         "epochs": _first(settings.epochs, epochs),
-        "head_lr": _first(settings.head_lr, preset.head_lr),
-        "head_batch_size": _first(settings.head_batch_size, HEAD_BATCHES * settings.batch_size),
-        "stage2_head_lr": _first(settings.stage2_head_lr, preset.stage2_head_lr),
         "lr": lr,
         "scale_lr": _first(settings.scale_lr, lr),
         "shift_lr": _first(settings.shift_lr, lr),
         "norm_lr": _first(settings.norm_lr, lr),
     }
+    if settings.stages == 2:
+        filled |= {
+            "head_epochs": _first(settings.head_epochs, head_epochs),
+            "head_lr": _first(settings.head_lr, preset.head_lr),
+            "head_batch_size": _first(settings.head_batch_size, HEAD_BATCHES * settings.batch_size),
+        }
+    if not freeze_head:
+        filled["stage2_head_lr"] = _first(settings.stage2_head_lr, preset.stage2_head_lr)
     return dataclasses.replace(settings, **filled)
 
 
@@ -288,6 +295,22 @@ def _check_effect(settings: TuneSettings) -> None:
             f"data: expected none beside train={settings.train!r}, received {settings.data!r}; data is the "
             "folder of a GLUE task: pass task with it, or leave it out"
         )
+    freeze_head = _first(settings.freeze_head, PRESETS[settings.preset].freeze_head)
+    idle: dict[str, tuple[bool, str]] = {
+        "dev_fraction": (
+            settings.dev is not None or settings.task is not None,
+            "rows for dev that are given",
+        ),
+        **dict.fromkeys(("head_epochs", "head_lr", "head_batch_size"), (settings.stages == 1, "stages=1")),
+        "freeze_head": (settings.stages == 1 and settings.freeze_head is True, "stages=1"),
+        "stage2_head_lr": (settings.stages == 2 and freeze_head, "a head that is frozen in stage 2"),
+    }
+    for name, (is_idle, beside) in idle.items():
+        if is_idle and getattr(settings, name) != default[name]:
+            raise SettingsError(
+                f"{name}: expected none beside {beside}, where it has no effect, received "
+                f"{getattr(settings, name)!r}; leave it out"
+            )
 
 
 def _check_choices(settings: TuneSettings) -> None:

@@ -145,7 +145,8 @@ class _Trainer(Trainer):
         if not np.isfinite(value):
             raise TrainingError(
                 f"loss is {value} at step {step}; expected a finite number. Try a lower learning rate, a "
-                "longer warmup, or no bf16 (with overwrite); the last complete checkpoint is kept"
+                "longer warmup, or no bf16, with overwrite to replace this run; its last good checkpoint "
+                "is kept"
             )
         if self.progress is not None and self.is_world_process_zero():
             self.step_loss += value  # its batches' shares add up
