@@ -35,7 +35,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(sites=("attention",), freeze_head=True, lr=5e-3, head_lr=1e-3, stage2_head_lr=1e-3),
-    "wide": Preset(sites=("attention", "ffn"), freeze_head=False, lr=1e-2, head_lr=1e-3, stage2_head_lr=1e-3),
+    "wide": Preset(sites=("attention", "ffn"), freeze_head=False, lr=5e-3, head_lr=1e-3, stage2_head_lr=1e-3),
 }
 """Name of the preset -> what it decides."""
 
