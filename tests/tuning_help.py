@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import hadamard_adapter.tuning.training
-from hadamard_adapter.tuning import TuneResult, TuneSettings, tune
+from hadamard_adapter.tuning import Progress, TuneResult, TuneSettings, tune
 from models import BOS, EOS, PAD, VOCAB_SIZE, tiny_model
 
 __all__ = ["adapter_sha256", "silent", "tiny_folder", "tiny_tune", "unprivileged", "write_rows"]
@@ -74,13 +74,15 @@ def write_rows(
     return path
 
 
-def tiny_tune(model: Path, output: Path, train: Path, **settings: Any) -> TuneResult:
+def tiny_tune(
+    model: Path, output: Path, train: Path, progress: Progress | None = None, **settings: Any
+) -> TuneResult:
     """A short run on a tiny model, on one thread, silent."""
     torch.set_num_threads(1)
     chosen: dict[str, Any] = {"epochs": 2, "batch_size": 8, "device": "cpu"} | settings
     if chosen.get("stages") != 1:
         chosen = {"head_epochs": 2, "head_batch_size": chosen["batch_size"]} | chosen
-    return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), say=silent)
+    return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), silent, progress)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ The field's name gives the option (`head_lr` is `--head-lr`), its type the conve
 
     bool                --x / --no-x            tuple[int, ...]    --x 0,1,5 or --x 0-7
     Literal["a", "b"]   --x [a|b]               tuple[str, ...]    --x a,b   (`none` is the empty list)
+    float | tuple[float, ...]   --x 0.1 or --x 0.1,0.3
 
 A field with `metadata={"argument": "NAME"}` becomes a positional argument.
 """
@@ -12,7 +13,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,22 +39,27 @@ class CommaList(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         (0, 1, 2, 7)
     """
 
-    def __init__(self, item: type) -> None:
-        """Make a list type of `item`, str or int."""
-        self.item = item
-        self.name = "numbers" if item is int else "names"
+    def __init__(self, item: type, or_one: bool = False) -> None:
+        """Make a list type of `item`, str, int or float; with `or_one` a single item stands for itself."""
+        self.item, self.or_one = item, or_one
+        self.name = "names" if item is str else "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The tuple that a word stands for; a tuple passes as it is."""
-        if isinstance(value, tuple):
-            return value  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(value, str):
+            return value
         if value.strip().lower() == "none":
             return ()
-        words = [word.strip() for word in str(value).split(",") if word.strip()]
+        words = [word.strip() for word in value.split(",") if word.strip()]
         try:
-            return tuple(words) if self.item is str else tuple(i for word in words for i in _numbers(word))
+            found = tuple(item for word in words for item in self._items(word))
         except ValueError:
-            self.fail(f"expected numbers such as 0,1,5 or 0-7, received {value!r}", param, ctx)
+            expected = "0,1,5 or 0-7" if self.item is int else "0.001 or 0.001,0.003"
+            self.fail(f"expected numbers such as {expected}, received {value!r}", param, ctx)
+        return found[0] if self.or_one and len(found) == 1 else found
+
+    def _items(self, word: str) -> Iterable[Any]:
+        return _numbers(word) if self.item is int else [self.item(word)]
 
 
 def refuse_no_file(option: str, target: str, or_else: str = "") -> None:
@@ -195,15 +201,18 @@ def _parameter(field: "dataclasses.Field[Any]", hint: Any, help_text: str) -> cl
 
 
 def _without_none(hint: Any) -> Any:
-    """The one type of an optional field."""
+    """The type of an optional field; of one item or several it is left as it is."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        return parts[0] if len(parts) == 1 else tuple(parts)
     return hint
 
 
 def _click_type(kind: Any, choices: tuple[Any, ...] | None) -> Any:
     if choices is not None:
         return _Choice(choices)
+    if isinstance(kind, tuple):  # one item, or several
+        return CommaList(kind[0], or_one=True)
     if typing.get_origin(kind) is tuple:
         return CommaList(typing.get_args(kind)[0])
     return _Word() if kind is str else kind

@@ -59,6 +59,8 @@ class Bench:
     """Number of the base model's parameters."""
     partial: Path
     """The work folder."""
+    shared: Path | None
+    """A folder for what runs of several learning rates or seeds share; None: there is one run."""
     say: Say
     """Receives a line for the user."""
     progress: Progress | None
@@ -66,9 +68,22 @@ class Bench:
 
 
 def set_up(
-    settings: TuneSettings, data: TuneData, partial: Path, say: Say, progress: Progress | None
+    settings: TuneSettings,
+    data: TuneData,
+    partial: Path,
+    say: Say,
+    progress: Progress | None,
+    shared: Path | None = None,
 ) -> Bench:
     """The base model with an untrained adapter and head, and its rows; the head's start depends on the seed.
+
+    Args:
+        settings: resolved.
+        data: the rows.
+        partial: the work folder.
+        say: receives a line for the user.
+        progress: told of every step.
+        shared: folder for what several runs share.
 
     Raises:
         SettingsError: the model cannot be loaded or adapted, or takes fewer tokens than max_length.
@@ -100,7 +115,7 @@ def set_up(
             say(f"{n_cut} {part} rows are longer than {max_length} tokens; their ends are cut off")
     return Bench(
         settings, data, model, tokenizer, train, dev, max_length, n_truncated, base_fingerprint, n_base,
-        partial, say, progress,
+        partial, shared, say, progress,
     )  # fmt: skip
 
 

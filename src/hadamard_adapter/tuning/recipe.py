@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
+import gc
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ from hadamard_adapter.tuning.resume import (
     remove,
     write_json,
 )
+from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of, write_chosen
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
@@ -105,23 +109,85 @@ def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | 
         data = read_data(settings)
         say(describe_task(data.task))
         say(data.how_split)
-        settings = dataclasses.replace(resolve(settings, len(data.train.texts)), device=device.type)
-        key = run_key(settings, data, state.num_processes)
+        settings = dataclasses.replace(settings, device=device.type)
+        trials = trials_of(settings)
+        work = _run if len(trials) == 1 else functools.partial(_search, trials)
+        key = _key_of(settings, trials, data)
         is_finished = check_output(output, key, settings.overwrite)
         state.wait_for_everyone()  # all have looked before one acts
         if is_finished:
             return _already_finished(output, key, say)
         refuse_no_place("output", output)
-        with contextlib.ExitStack() as stack:
-            if state.is_main_process:
-                stack.enter_context(open_workspace(output, key, settings.overwrite))
-            state.wait_for_everyone()
-            stack.enter_context(disk_errors_explained(partial_of(output)))
-            _run(settings, data, key, output, say, progress)
+        with _workspace(output, key, settings.overwrite):
+            work(_resolved(trials[0].settings, data), data, key, output, say, progress)
             state.wait_for_everyone()
     result = _result(output)
     say(f"done: {output}")
     return result
+
+
+def _resolved(settings: TuneSettings, data: TuneData) -> TuneSettings:
+    return resolve(settings, len(data.train.texts))
+
+
+def _key_of(settings: TuneSettings, trials: list[Trial], data: TuneData) -> dict[str, Any]:
+    """The key of a run; of a search the first run's, with all its learning rates and seeds."""
+    key = run_key(_resolved(trials[0].settings, data), data, PartialState().num_processes)
+    if len(trials) == 1:
+        return key
+    own = {name: getattr(settings, name) for name in ("seeds", "scale_lr", "shift_lr", "norm_lr")}
+    rates = settings.lr if isinstance(settings.lr, tuple) else (key["lr"],)
+    return {**key, **own, "lr": list(rates)}
+
+
+@contextlib.contextmanager
+def _workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterator[None]:
+    """The work folder of an output, locked by the main process while the others work in it too."""
+    state = PartialState()
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:
+            stack.enter_context(open_workspace(output, key, overwrite))
+        state.wait_for_everyone()
+        stack.enter_context(disk_errors_explained(partial_of(output)))
+        yield
+
+
+def _search(
+    trials: list[Trial],
+    first: TuneSettings,
+    data: TuneData,
+    key: dict[str, Any],
+    output: Path,
+    say: Say,
+    progress: Progress | None,
+) -> None:
+    """Whatever of runs, choice and publication an earlier, killed search has not done yet."""
+    state, partial = PartialState(), partial_of(output)
+    is_chosen = (partial / FINAL).is_dir()
+    state.wait_for_everyone()  # all have looked before one publishes
+    if not is_chosen:
+        trials = [dataclasses.replace(trial, settings=_resolved(trial.settings, data)) for trial in trials]
+        folders = [partial / "runs" / trial.name for trial in trials]
+        for number, (trial, folder) in enumerate(zip(trials, folders, strict=True), start=1):
+            say(f"run {number} of {len(trials)}: lr {trial.settings.lr:g}, seed {trial.settings.seed}")
+            own_key = run_key(trial.settings, data, state.num_processes)
+            is_finished = check_output(folder, own_key, overwrite=True)
+            state.wait_for_everyone()
+            if not is_finished:
+                with _workspace(folder, own_key, overwrite=True):
+                    _run(trial.settings, data, own_key, folder, say, progress, partial / "shared")
+                    state.wait_for_everyone()
+                gc.collect()  # its model
+        if state.is_main_process:
+            metrics = [read_json(folder / "metrics.json") for folder in folders]
+            seconds = [read_json(folder / "run.json")["seconds"] for folder in folders]
+            runs = describe(trials, metrics, seconds)
+            chosen = next(index for index, entry in enumerate(runs) if entry["is_chosen"])
+            for line in as_lines(runs, data.dev_name):
+                say(line)
+            write_chosen(folders, runs, chosen, key, partial / FINAL)
+    if state.is_main_process:
+        publish(partial, output)
 
 
 def _run(
@@ -131,13 +197,14 @@ def _run(
     output: Path,
     say: Say,
     progress: Progress | None,
+    shared: Path | None = None,
 ) -> None:
     """Whatever of stages, report and publication an earlier, killed run has not done yet."""
     state, partial = PartialState(), partial_of(output)
     is_trained = (partial / FINAL).is_dir()
     state.wait_for_everyone()  # all have looked before one publishes
     if not is_trained:
-        bench = set_up(settings, data, partial, say, progress)
+        bench = set_up(settings, data, partial, say, progress, shared)
         for name in ("head", "adapter") if settings.stages == 2 else ("both",):
             _stage(bench, name)
         if state.is_main_process:
@@ -148,7 +215,7 @@ def _run(
 
 def _stage(bench: Bench, name: str) -> None:
     """Run one stage, or take its result from an earlier, killed run; the model then is at its best epoch."""
-    state, done = PartialState(), bench.partial / f"{name}.done"
+    state, done = PartialState(), _done(bench, name)
     _set_masks(bench.model, bench.settings, name)
     if not done.is_dir():
         started = time.perf_counter()
@@ -159,7 +226,8 @@ def _stage(bench: Bench, name: str) -> None:
             )
         if state.is_main_process:
             temporary = done.with_name(done.name + ".tmp")
-            temporary.mkdir()
+            remove(temporary)
+            temporary.mkdir(parents=True)
             for file in ("adapter_config.json", "adapter_model.safetensors"):
                 shutil.copyfile(outcome.checkpoint / file, temporary / file)
             seconds = {"seconds": outcome.seconds + cache_seconds, "cache_seconds": cache_seconds}
@@ -169,11 +237,23 @@ def _stage(bench: Bench, name: str) -> None:
         state.wait_for_everyone()
     if state.is_main_process:
         remove(bench.partial / name)
-        remove(bench.partial / "cache")
+        if bench.shared is None:
+            remove(_cache(bench))
     load_weights(bench.model, done / "adapter_model.safetensors")
     best = read_json(done / "stage.json")["best"]
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in best["scores"].items())
     bench.say(f"{STAGE_TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
+
+
+def _done(bench: Bench, name: str) -> Path:
+    """Where the result of a stage stands; the head of stage 1 is the same for all learning rates."""
+    if name == "head" and bench.shared is not None:
+        return bench.shared / f"head-{bench.settings.seed}.done"
+    return bench.partial / f"{name}.done"
+
+
+def _cache(bench: Bench) -> Path:
+    return (bench.shared or bench.partial) / "cache"
 
 
 def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
@@ -219,7 +299,7 @@ def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Sta
         part: data_fingerprint(rows) for part, rows in (("train", bench.data.train), ("dev", bench.data.dev))
     }
     return cached_prefix(
-        bench.model, stage, bench.partial / "cache", key, settings.cache_gb, bench.say, bench.progress,
+        bench.model, stage, _cache(bench) / stage.name, key, settings.cache_gb, bench.say, bench.progress,
         settings.bf16,
     )  # fmt: skip
 
@@ -238,11 +318,8 @@ def _write_final(bench: Bench, key: dict[str, Any]) -> None:
     remove(temporary)
     bench.model.save_pretrained(temporary)
     bench.tokenizer.save_pretrained(temporary)
-    stages = {
-        name: read_json(bench.partial / f"{name}.done" / "stage.json")
-        for name in ("head", "adapter", "both")
-        if (bench.partial / f"{name}.done").is_dir()
-    }
+    names = [name for name in ("head", "adapter", "both") if _done(bench, name).is_dir()]
+    stages = {name: read_json(_done(bench, name) / "stage.json") for name in names}
     metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base))
     run = run_of(bench.settings, bench.data, stages) | {
         "key": key,
@@ -260,7 +337,7 @@ def _write_final(bench: Bench, key: dict[str, Any]) -> None:
 
 def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
     """Stage 1 by itself: identity offsets and the tuned head, to be loaded like the whole result."""
-    shutil.copytree(bench.partial / "head.done", folder, ignore=shutil.ignore_patterns("stage.json"))
+    shutil.copytree(_done(bench, "head"), folder, ignore=shutil.ignore_patterns("stage.json"))
     bench.tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", run)
 

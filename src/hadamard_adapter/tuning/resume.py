@@ -10,6 +10,8 @@ A run works in `<output>.partial/` and the output path appears by one rename whe
         head.done/      the best epoch of stage 1; appears by a rename when the stage is over
         adapter/        stage 2, likewise
         adapter.done/
+        runs/           of several learning rates or seeds: each run's result, and its work folder before
+        shared/         what these runs share: cache/, and head-<seed>.done/ as head.done/ above
         final/          the result, complete; appears by a rename, then moves to the output path
 
 Any moment is a good moment to be killed: the manifest is written last; what has none, and every `*.tmp`, is
@@ -48,7 +50,7 @@ FINAL = "final"
 _REPLACED = "replaced"
 CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
 _KNOWN = re.compile(
-    r"lock|replaced|cache|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?"
+    r"lock|replaced|cache|runs|shared|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?"
 )
 
 

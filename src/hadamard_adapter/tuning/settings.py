@@ -118,8 +118,8 @@ class TuneSettings:
     """Epochs of stage 2; None: by the number of training rows."""
     head_lr: float | None = None
     """Learning rate of the head in stage 1; None: the preset's."""
-    lr: float | None = None
-    """Learning rate of the adapter; None: the preset's."""
+    lr: float | tuple[float, ...] | None = None
+    """Learning rate of the adapter; several: dev chooses among a run with each; None: the preset's."""
     scale_lr: float | None = None
     """Learning rate of the scales; None: as --lr."""
     shift_lr: float | None = None
@@ -160,6 +160,8 @@ class TuneSettings:
     """balanced: a rare class counts more, by n / (classes * rows of the class)."""
     seed: int = 0
     """Seed of the head's start, the order of rows, dropout and the dev split."""
+    seeds: int = 1
+    """Number of seeds, from --seed on: a run with each, of which dev chooses one."""
     device: str | None = None
     """cpu, cuda or mps; None: the fastest that is there."""
     bf16: bool = False
@@ -201,7 +203,7 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
     What has no effect (the head's settings of a stage that does not train it) stays None.
 
     Args:
-        settings: as the user gave them.
+        settings: as the user gave them, of one run: one learning rate, one seed.
         n_rows: number of training rows, after a dev part was set aside.
 
     Example:
@@ -238,7 +240,8 @@ def _first(given: Any, otherwise: Any) -> Any:
 
 _AT_LEAST: dict[str, float] = {
     "head_epochs": 1, "epochs": 1, "batch_size": 1, "head_batch_size": 1, "grad_accumulation": 1,
-    "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0, "cache_gb": 0,
+    "seeds": 1, "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
+    "cache_gb": 0,
 }  # fmt: skip
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
 
@@ -248,15 +251,20 @@ def _check(settings: TuneSettings) -> None:
     for name, least in _AT_LEAST.items():
         if values[name] is not None and not values[name] >= least:
             raise SettingsError(f"{name}: expected a number from {least} on, received {values[name]!r}")
+    rates = settings.lr if isinstance(settings.lr, tuple) else ()
     for name in _ABOVE_ZERO:
-        if values[name] is not None and not 0 < values[name] < math.inf:
-            raise SettingsError(f"{name}: expected a number above 0, received {values[name]!r}")
+        for value in values[name] if isinstance(values[name], tuple) else (values[name],):
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"{name}: expected a number above 0, received {value!r}")
+    if len(set(rates)) < len(rates):
+        raise SettingsError(f"lr: expected rates that differ, received {rates!r}")
     for name in ("threshold", "dev_fraction"):
         if not 0 < values[name] < 1:
             raise SettingsError(f"{name}: expected a number between 0 and 1, received {values[name]!r}")
-    if settings.seed >= 1 << 32:  # NumPy takes no more
-        raise SettingsError(f"seed: expected a number below 2**32, received {settings.seed!r}")
-    for name in ("layers", "sites"):
+    last_seed = settings.seed + settings.seeds - 1
+    if last_seed >= 1 << 32:  # NumPy takes no more
+        raise SettingsError(f"seed: expected a number below 2**32, received {last_seed!r}")
+    for name in ("layers", "sites", "lr"):
         if values[name] == ():
             raise SettingsError(
                 f"{name}: expected one or more, received none; leave it out for the usual ones"

@@ -1,0 +1,146 @@
+"""Several learning rates and seeds in one process: each run as if alone, a head a seed, dev chooses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import hadamard
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning import TuneResult, TuneSettings, load
+from hadamard_adapter.tuning.search import choose
+from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
+
+RATES = (0.003, 0.03)
+
+
+class Told:
+    """A progress that writes down which stages began, and can break off at one."""
+
+    def __init__(self, break_at: int | None = None) -> None:
+        self.stages: list[str] = []
+        self.break_at = break_at
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        self.stages.append(stage)
+        if len(self.stages) == self.break_at:
+            raise KeyboardInterrupt
+
+    def step(self, step: int, loss: float | None) -> None:
+        """Nothing to do."""
+
+    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        """Nothing to do."""
+
+    def end(self) -> None:
+        """Nothing to do."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("search")
+    tiny_folder(place / "model")
+    write_rows(place / "train.csv", 48)
+    write_rows(place / "dev.csv", 24, seed=1)
+    return place
+
+
+def search(place: Path, output: Path, progress: Told | None = None, **settings: Any) -> TuneResult:
+    given: dict[str, Any] = {"lr": RATES, "seeds": 2, "dev": str(place / "dev.csv"), **settings}
+    return tiny_tune(place / "model", output, place / "train.csv", progress=progress, **given)
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> tuple[TuneResult, Told]:
+    told = Told()
+    return search(place, place / "whole", told), told
+
+
+def test_every_run_of_a_search_is_as_if_alone(place: Path, whole: tuple[TuneResult, Told], tmp_path: Path):
+    result = whole[0]
+    runs = result.metrics["runs"]
+    assert [(run["lr"], run["seed"]) for run in runs] == [(lr, seed) for seed in (0, 1) for lr in RATES]
+    assert len({json.dumps(run["dev"]) for run in runs}) > 1
+    for run in runs:
+        output = tmp_path / f"{run['lr']}-{run['seed']}"
+        alone = search(place, output, lr=run["lr"], seed=run["seed"], seeds=1)
+        names = ("dev", "stage1_dev", "best_epoch")
+        assert {name: run[name] for name in names} == {name: alone.metrics[name] for name in names}
+        assert run["is_chosen"] == (adapter_sha256(output) == adapter_sha256(result.output))
+
+
+def test_a_search_trains_one_head_a_seed_and_computes_frozen_layers_once(whole: tuple[TuneResult, Told]):
+    stages = whole[1].stages
+    assert [stages.count(name) for name in ("head", "adapter", "cache")] == [2, 4, 2]  # cache: train and dev
+
+
+def test_a_search_says_that_dev_chose_among_runs(whole: tuple[TuneResult, Told]):
+    result = whole[0]
+    chosen = next(run for run in result.metrics["runs"] if run["is_chosen"])
+    assert result.metrics["selected_on"] == "dev, best of 4 runs"
+    assert "score on dev, best of 4 runs (24 rows" in (result.output / "README.md").read_text()
+    assert (result.run["settings"]["lr"], result.run["seed"]) == (chosen["lr"], chosen["seed"])
+    assert load(result.output).predict(["w10"])[0].label is not None
+
+
+@pytest.mark.parametrize("break_at", [1, 3, 4, 5, 7, 8])
+def test_a_search_that_was_cut_off_ends_at_the_same_bytes(
+    place: Path, whole: tuple[TuneResult, Told], tmp_path: Path, break_at: int
+):
+    assert len(whole[1].stages) == 8
+    with pytest.raises(KeyboardInterrupt):
+        search(place, tmp_path / "out", Told(break_at))
+    told = Told()
+    again = search(place, tmp_path / "out", told)
+    assert adapter_sha256(again.output) == adapter_sha256(whole[0].output)
+    assert len(told.stages) <= 8 - break_at + 3  # the cache of a stage is looked at again
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_finished_search_is_not_run_again_and_others_are_refused(
+    place: Path, whole: tuple[TuneResult, Told]
+):
+    told = Told()
+    assert search(place, whole[0].output, told).metrics == whole[0].metrics
+    assert not told.stages
+    with pytest.raises(SettingsError, match=r"lr \[0.003, 0.03\] there, \[0.003\] now|holds the result"):
+        search(place, whole[0].output, lr=RATES[0])
+
+
+def test_the_rate_with_the_best_mean_is_chosen_then_its_best_seed():
+    def run(score: float, loss: float = 1.0, metric: str = "accuracy") -> dict[str, Any]:
+        entry = {"stage": "adapter", "epoch": 1, "dev_loss": loss, "scores": {metric: score}}
+        return {"metric": metric, "dev": {metric: score}, "curve": [entry]}
+
+    rates = [0.1, 0.2, 0.1, 0.2]
+    assert choose([run(0.4), run(0.7), run(0.9), run(0.8)], rates) == 3
+    assert choose([run(0.7, 2.0), run(0.2), run(0.7, 1.0), run(0.2)], rates) == 2
+    assert choose([run(0.4, metric="rmse"), run(0.7, metric="rmse")], [0.1, 0.2]) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": (0.1, -1.0)}, "lr: expected a number above 0, received -1.0"),
+        ({"lr": (0.1, 0.1)}, r"lr: expected rates that differ, received \(0.1, 0.1\)"),
+        ({"lr": ()}, "lr: expected one or more, received none"),
+        ({"seeds": 0}, "seeds: expected a number from 1 on, received 0"),
+        ({"seed": 2**32 - 2, "seeds": 3}, "seed: expected a number below"),
+    ],
+)
+def test_rates_and_seeds_out_of_range_are_told(settings: dict[str, Any], message: str):
+    with pytest.raises(SettingsError, match=message):
+        TuneSettings("m", "o", train="t.csv", **settings)
+
+
+def test_the_command_searches_and_shows_the_runs(place: Path, tmp_path: Path):
+    words = ("--model", place / "model", "--train", place / "train.csv", "--dev", place / "dev.csv")
+    few = ("--epochs", 1, "--head-epochs", 1, "--batch-size", 8, "--lr", "3e-3,3e-2", "--seeds", 2)
+    found = hadamard("tune", *words, *few, "--output", tmp_path / "out")
+    assert found.code == 0, found.err
+    assert "run 4 of 4: lr 0.03, seed 1" in found.err
+    assert "dev accuracy by learning rate: mean ± sd (2)" in found.err.replace("(n)", "(2)")
+    assert "chosen on dev: lr 0.0" in found.err
+    refused = hadamard("tune", *words, "--lr", "0.1,fast", "--output", tmp_path / "other")
+    assert refused.code == 2 and "0.001,0.003, received '0.1,fast'" in refused.err
