@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from adapter_help import randomize
+from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError
 from hadamard_adapter.tasks import Columns, Table, Task
 from hadamard_adapter.tuning import Classifier, evaluate, load
+from test_prefix import FIRST_TOKEN
 from tuning_help import tiny_folder, tiny_tune, unprivileged, write_rows
 
 
@@ -56,6 +59,31 @@ def test_predictions_come_in_the_order_of_the_texts_whatever_the_batch(classifie
         assert names == ["bad", "good"] and prediction.label == names[logits.argmax()]
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert classifier.predict([]) == []
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "t5", "gpt2"])
+def test_a_merged_classifier_predicts_the_same_with_fewer_modules(name: str, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", name)
+    train, texts = write_rows(tmp_path / "train.csv", 48), ["w10 w50", "w20 " + "w60 " * 9, "w30"]
+    words: dict[str, Any] = {"lr": 0.05, "stages": 1, "epochs": 1, "preset": "wide"}
+    tuned = tiny_tune(tmp_path / "model", tmp_path / "tuned", train, **words).output
+    plain, merged = load(tuned, device="cpu"), load(tuned, device="cpu").merged()
+    assert not isinstance(merged.model, PeftModel)
+    assert np.abs(plain.logits(texts) - merged.logits(texts)).max() < 1e-5
+    is_cut = any(module._forward_pre_hooks for module in merged.model.modules())
+    assert is_cut == (name in FIRST_TOKEN)
+
+
+def test_what_cannot_be_folded_stays_beside_the_weights(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", "t5")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)
+    model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS", train_shift=True))
+    randomize(model, "default", 1)
+    model.save_pretrained(tmp_path / "tuned")
+    plain, merged = (load(tmp_path / "tuned", str(tmp_path / "model"), "cpu") for _ in range(2))
+    merged = merged.merged()
+    assert isinstance(merged.model, PeftModel)
+    assert np.array_equal(plain.logits(["w10"]), merged.logits(["w10"]))
 
 
 def test_a_loaded_classifier_is_the_tuned_model_of_plain_peft(place: Path, classifier: Classifier) -> None:

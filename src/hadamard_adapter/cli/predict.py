@@ -1,6 +1,7 @@
 """`hadamard predict`: labels and probabilities beside the columns of a file, a batch at a time."""
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -77,15 +78,17 @@ def predict_command(options: PredictOptions) -> None:
     from hadamard_adapter.tuning import load
 
     console = message_console(options.quiet)
-    classifier = load(options.adapter, options.model, options.device, options.allow_remote_code)
+    classifier = load(options.adapter, options.model, options.device, options.allow_remote_code).merged()
     cuts: list[int] = []
     separator = None if format_of(options.output, target) == "jsonl" else classifier.task.separator
     _refuse_separator(classifier.task, separator)
     labelled = _labelled(chain([first], batches), classifier, options, separator, cuts)
+    started = time.perf_counter()
     with waiting(console, "predicting"):
         n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
     where = "" if options.output == "-" else f", in {options.output}"
-    console.print(f"{n_rows} rows labelled{where}")
+    pace = n_rows / (time.perf_counter() - started)
+    console.print(f"{n_rows} rows labelled{where} ({pace:,.0f} a second)")
     if sum(cuts):
         console.print(cut_line(sum(cuts), n_rows, classifier.max_length))
 

@@ -15,6 +15,7 @@ from hadamard_adapter.errors import AdapterError, SettingsError, option
 from hadamard_adapter.tuning.classifier import Classifier, load
 from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
 from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.probe import PROBES
 from hadamard_adapter.tuning.resume import complete, disk_errors_explained, read_json, write_json
 
 __all__ = ["MergeReport", "merge"]
@@ -28,13 +29,6 @@ MERGE_FILE = "hadamard_merge.json"
 """Marks a folder as a merge of ours, which overwrite may replace."""
 TOLERANCE = 1e-4
 """Largest change of a logit that a merge in float32 may show; rounding alone stays below 1e-5."""
-PROBES = (
-    "a fine film",
-    "The plot is thin, the actors are not.",
-    "42",
-    "It rained for the whole of the second day, so we stayed inside and read the old newspapers aloud.",
-    "Würde, naïveté & 東京!",
-)
 
 
 @dataclass(frozen=True)

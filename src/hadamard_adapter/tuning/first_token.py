@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -19,7 +20,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.probe import Outcome, is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.stage import Stage
 
-__all__ = ["first_token_only"]
+__all__ = ["cut_last_layer", "first_token_only"]
 
 
 @contextlib.contextmanager
@@ -38,22 +39,36 @@ def first_token_only(model: Any, stage: Stage) -> Iterator[bool]:
     """
     handles: list[RemovableHandle] = []
     try:
-        if stage.train and (modules := _token_wise_modules(model)):
+        if stage.train:
             model.eval()
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             batch = to_device(stage.collate(probe_rows(stage)), model.device)
-            expected = outcome(model, batch, trained)
-            handles = [module.register_forward_pre_hook(_cut) for module in modules]
-            if not _computes(model, batch, trained, expected):
-                _remove(handles)
+            handles = cut_last_layer(model, batch)
         yield bool(handles)
     finally:
         _remove(handles)
 
 
+def cut_last_layer(model: Any, batch: dict[str, Tensor]) -> list[RemovableHandle]:
+    """Lets the last layer compute the first token alone, until the handles are removed; none if it cannot be.
+
+    Args:
+        model: in evaluation mode; a transformers model, or a PEFT model around one.
+        batch: model inputs for the trial; outputs, and gradients of what trains, must stay the same.
+    """
+    modules = _token_wise_modules(model)
+    if not modules:
+        return []
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    expected = outcome(model, batch, trained)
+    handles: list[RemovableHandle] = [module.register_forward_pre_hook(_cut) for module in modules]
+    if not _computes(model, batch, trained, expected):
+        _remove(handles)
+    return handles
+
+
 def _token_wise_modules(model: Any) -> list[nn.Module]:
     """The last layer's modules that take each token by itself: projections behind attention."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     try:
         sites = find_sites(base, ["attention", "ffn"])
         if family_of(base.config).is_shared or len({site.stack for site in sites}) != 1:

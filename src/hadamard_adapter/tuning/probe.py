@@ -7,10 +7,19 @@ from torch import Tensor
 
 from hadamard_adapter.tuning.stage import Row, Stage
 
-__all__ = ["Outcome", "is_same", "outcome", "probe_rows", "to_device"]
+__all__ = ["PROBES", "Outcome", "is_same", "outcome", "probe_rows", "to_device"]
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value, that counts as rounding."""
+
+PROBES = (
+    "a fine film",
+    "The plot is thin, the actors are not.",
+    "42",
+    "It rained for the whole of the second day, so we stayed inside and read the old newspapers aloud.",
+    "Würde, naïveté & 東京!",
+)
+"""Texts of several lengths, to try a model on."""
 
 Outcome = tuple[Tensor, list[Tensor | None]]
 """Logits of a batch, and a gradient for each tensor that was asked for."""
@@ -31,7 +40,7 @@ def outcome(model: Any, batch: dict[str, Tensor], inputs: list[Tensor]) -> Outco
         inputs: tensors whose gradients are wanted.
     """
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    gradients = torch.autograd.grad(logits.square().sum(), inputs, allow_unused=True)
+    gradients = torch.autograd.grad(logits.square().sum(), inputs, allow_unused=True) if inputs else ()
     return logits.detach(), list(gradients)
 
 

@@ -1,6 +1,6 @@
 """Several runs of one task, learning rates times seeds: which there are, which one dev chooses, what is kept.
 
-The runs stand one after the other in one process. They share the rows as tokens, what the frozen layers put
+The runs stand one after the other in one process. They share the rows, what the frozen layers put
 out, and, for each seed, the head of stage 1, which does not depend on the adapter's learning rate.
 """
 
