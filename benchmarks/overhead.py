@@ -3,10 +3,11 @@
 Command:   python benchmarks/overhead.py --model MODEL [--output results/overhead.json]
 Expected:  merged 1.00, unmerged at most 1.02, training step at most 0.65 of full fine-tuning's (batches of
            32x32 and 16x128 tokens); 1x16 is reported, where the time is Python's more than the adapter's.
-Time:      4 minutes on two cores. Nothing else should run meanwhile.
+Time:      8 minutes on one core. Nothing else should run meanwhile.
 
-The variants take turns within each round and the median of the rounds' ratios is given, so that a noisy
-machine slows both sides of a ratio alike.
+One thread, and its processor time: what other programs on the machine take does not count. The variants take
+turns within each round and the median of the rounds' ratios is given, so that a machine whose speed changes
+slows both sides of a ratio alike; bare_again, a second copy of the bare model, shows what noise is left.
 """
 
 import json
@@ -36,6 +37,7 @@ IMPORTS = "import torch, transformers, peft, peft.tuners.tuners_utils, peft.util
 @click.option("--output", default="results/overhead.json", show_default=True, help="File of the result.")
 def main(model: str, rounds: int, output: str) -> None:
     """Measure and write the ratios."""
+    torch.set_num_threads(1)
     found: dict[str, object] = {
         "model": Path(model).absolute().name,
         "rounds": rounds,
@@ -120,9 +122,9 @@ def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) 
     names = list(calls)
     for at in range(rounds):
         for name in names[at % len(names) :] + names[: at % len(names)]:
-            start = time.perf_counter()
+            start = time.process_time()
             calls[name]()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     found = {
         f"{name}/{reference}": round(
             statistics.median(a / b for a, b in zip(t, times[reference], strict=True)), 4
