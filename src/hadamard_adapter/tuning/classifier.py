@@ -32,7 +32,7 @@ from hadamard_adapter.tuning.models import (
 from hadamard_adapter.tuning.probe import PROBES, to_device
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
-__all__ = ["Classifier", "Prediction", "load"]
+__all__ = ["Classifier", "Prediction", "load", "read_logits"]
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,7 @@ class Classifier:
 
     def read(self, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
         """One prediction per row of logits (b, l)."""
-        if not len(logits):
-            return []
-        labels, probabilities = predictions(self.task, logits)
-        if self.task.problem_type == "regression":
-            return [Prediction(None, value=float(value)) for value in labels]
-        names = self.task.label_names
-        return [
-            Prediction(label if isinstance(label, str) else tuple(label), dict(zip(names, row, strict=True)))
-            for label, row in zip(labels, probabilities.tolist(), strict=True)
-        ]
+        return read_logits(self.task, logits)
 
     def logits(
         self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
@@ -196,6 +187,31 @@ class Classifier:
             batch = {name: t.to(self.model.device) for name, t in collate([rows[i] for i in chosen]).items()}
             found[chosen] = self.model(**batch).logits.float().cpu().numpy()
         return found
+
+
+def read_logits(task: Task, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
+    """One prediction per row of logits.
+
+    Args:
+        task: kind, labels, threshold.
+        logits: as many a row as the task has outputs.
+
+    Example:
+        >>> mood = Task("mood", "single_label_classification", ("bad", "good"), ("accuracy",))
+        >>> read_logits(mood, np.array([[0.0, 2.0]]))[0].label
+        'good'
+    """
+    if not len(logits):
+        return []
+    labels, probabilities = predictions(task, logits)
+    if task.problem_type == "regression":
+        return [Prediction(None, value=float(value)) for value in labels]
+    return [
+        Prediction(
+            label if isinstance(label, str) else tuple(label), dict(zip(task.label_names, row, strict=True))
+        )
+        for label, row in zip(labels, probabilities.tolist(), strict=True)
+    ]
 
 
 def load(

@@ -1,0 +1,428 @@
+"""The bank: a backbone whose every row of a batch runs with its own adapter, norm, head and labels."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from hadamard_adapter.adapter.families import find_sites
+from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
+from hadamard_adapter.adapter.heads import find_head, fresh_parameters
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving.layers import (
+    BankHeadNorm,
+    BankLinear,
+    BankNorm,
+    BankOutput,
+    BankProjection,
+    Batch,
+)
+from hadamard_adapter.serving.source import KINDS, BankAdapter, read_adapter
+from hadamard_adapter.serving.tables import RowTable
+from hadamard_adapter.tuning.classifier import Prediction, read_logits
+from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, tokenize
+from hadamard_adapter.tuning.probe import to_device
+
+__all__ = ["ENCODERS", "AdapterBank"]
+
+ENCODERS = frozenset(
+    {
+        *("bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "electra", "mpnet", "distilbert"),
+        *("deberta", "deberta-v2", "modernbert"),
+    }
+)
+"""Model types that a bank takes; the laws of tests/test_bank.py run over them."""
+BATCH_TOKENS = 4096
+
+
+@dataclass
+class _Entry:
+    """One version of an adapter in the bank."""
+
+    slot: int
+    adapter: BankAdapter
+    n_users: int = 0
+    """Predictions under way that read the slot."""
+    is_retired: bool = False
+    """Whether it was removed or replaced: the slot is freed when its last user is done."""
+
+
+class AdapterBank:
+    """One backbone and any number of adapters, for batches in which every text names its own.
+
+        y_r = (1 + δw[s_r]) ⊙ (W x_r + c) + b[s_r]          s_r: the slot of row r; slot 0 holds zeros
+
+    The offsets stand in tables (slot, site, d), one a kind; a batch takes its rows by one index into each.
+    Heads stand in tables too, in groups of one shape. Adding, replacing and removing adapters changes
+    nothing for predictions that are under way: each is made wholly with the version that it began with.
+
+    The model is changed in place. Calls from several threads are safe; forward passes take turns.
+
+    Args:
+        model: a transformers classifier of an encoder family (`ENCODERS`), in evaluation mode from here on.
+        tokenizer: for `predict`.
+
+    Raises:
+        SettingsError: another kind of model, or a head with other layers than linear ones and norms.
+
+    Example:
+        >>> bank = AdapterBank(model, tokenizer)  # doctest: +SKIP
+        >>> bank.add("mood", "mood-adapter")  # doctest: +SKIP
+        >>> bank.predict(["a fine film"], ["mood"])[0].label  # doctest: +SKIP
+        'positive'
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None) -> None:
+        """Put the bank's layers into the model."""
+        _check(model)
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.base_fingerprint = fingerprint(model)
+        self._fresh = set(fresh_parameters(model) or ())
+        self._limit = None if tokenizer is None else longest_input(model, tokenizer)
+        self._batch = Batch()
+        self._places: dict[tuple[str, str], int] = {}
+        self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
+        self._wrap_head()
+        self._wrap_sites()
+        self._entries: dict[str, _Entry] = {}
+        self._n_slots, self._free = 1, list[int]()
+        self._lock = threading.RLock()
+        """Of tables and entries."""
+        self._turn = threading.Lock()
+        """Of forward passes."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._entries
+
+    @property
+    def ids(self) -> list[str]:
+        """The adapters that are there, in the order in which they came."""
+        return list(self._entries)
+
+    def add(self, id: str, source: str | Path | BankAdapter) -> None:
+        """Take an adapter in; one of the same id is replaced, for predictions that begin after that.
+
+        Args:
+            id: its name in `predict`.
+            source: a folder that `hadamard tune` made, or what `read_adapter` read.
+
+        Raises:
+            AdapterError: it cannot be read, or does not fit the backbone; the bank is then as it was.
+        """
+        adapter = source if isinstance(source, BankAdapter) else read_adapter(source)
+        self._check_fit(id, adapter)
+        with self._lock:
+            slot = self._free.pop() if self._free else self._n_slots
+            self._n_slots = max(self._n_slots, slot + 1)
+            self._fill(slot, adapter)
+            before, self._entries[id] = self._entries.get(id), _Entry(slot, adapter)
+            if before is not None:
+                self._retire(before)
+
+    def remove(self, id: str) -> None:
+        """Take an adapter out, for predictions that begin after that.
+
+        Raises:
+            AdapterError: there is none of this id.
+        """
+        with self._lock:
+            self._retire(self._find([id])[0])
+            del self._entries[id]
+
+    def adapter(self, id: str) -> BankAdapter:
+        """What was added under this id.
+
+        Raises:
+            AdapterError: there is none.
+        """
+        with self._lock:
+            return self._find([id])[0].adapter
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[str],
+        pairs: Sequence[str | None] | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> list[Prediction]:
+        """One prediction a text, each by the adapter that it names.
+
+        Args:
+            texts: any number of them.
+            ids: the adapter of each text.
+            pairs: the second text of each, None where its adapter takes one text.
+            batch_tokens: largest number of tokens, padding included, in one forward pass.
+
+        Raises:
+            AdapterError: an id that is not there; nothing is predicted then.
+            SettingsError: not one id (and second text) a text, a second text missing or too many, or the bank
+                has no tokenizer.
+        """
+        with self._using(ids) as entries:
+            tasks = [entry.adapter.task for entry in entries]
+            found = self._logits(texts, entries, pairs, batch_tokens)
+            rows_of_task: dict[int, list[int]] = {}
+            for row, entry in enumerate(entries):
+                rows_of_task.setdefault(entry.slot, []).append(row)
+            predictions: list[Any] = [None] * len(entries)
+            for rows in rows_of_task.values():
+                task = tasks[rows[0]]
+                logits = np.stack([found[row][: task.n_outputs] for row in rows])
+                for row, prediction in zip(rows, read_logits(task, logits), strict=True):
+                    predictions[row] = prediction
+            return predictions
+
+    @torch.inference_mode()
+    def forward(self, slots: Sequence[int], **inputs: Tensor) -> Float[Tensor, "b l"]:
+        """Logits of a batch, as wide as the widest head in it, padded with -inf.
+
+        Args:
+            slots: of each row, as `slot_of` gives them; 0 is the base model.
+            inputs: the model's, as the tokenizer makes them.
+        """
+        with self._turn:
+            with self._lock:
+                self._take(slots)
+            return self.model(**inputs).logits
+
+    def slot_of(self, id: str) -> int:
+        """Slot of an adapter, as long as it is neither replaced nor removed.
+
+        Raises:
+            AdapterError: there is none of this id.
+        """
+        with self._lock:
+            return self._find([id])[0].slot
+
+    def _take(self, slots: Sequence[int]) -> None:
+        """Take what the rows need out of the tables."""
+        index = torch.tensor(slots, device=self._offsets["scale"].values.device)
+        self._batch.slots = index
+        self._batch.offsets = {kind: table.values[index] for kind, table in self._offsets.items()}
+        sizes: dict[int, list[int]] = {}
+        for row, slot in enumerate(slots):
+            sizes.setdefault(self._sizes[slot], []).append(row)
+        self._batch.groups = sizes
+
+    def _logits(
+        self,
+        texts: Sequence[str],
+        entries: list[_Entry],
+        pairs: Sequence[str | None] | None,
+        batch_tokens: int,
+    ) -> list[Float32[np.ndarray, " l"]]:
+        rows = self._tokens(texts, entries, pairs)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+        collate = collator(self.tokenizer, "single_label_classification")
+        found: list[Any] = [None] * len(rows)
+        for chosen in _batches(order, [len(row["input_ids"]) for row in rows], batch_tokens):
+            batch = to_device(collate([rows[row] for row in chosen]), self.model.device)
+            logits = self.forward([entries[row].slot for row in chosen], **batch).float().cpu().numpy()
+            for row, values in zip(chosen, logits, strict=True):
+                found[row] = values
+        return found
+
+    def _tokens(
+        self, texts: Sequence[str], entries: list[_Entry], pairs: Sequence[str | None] | None
+    ) -> list[dict[str, Any]]:
+        """Model inputs of each row, cut as in the training of its adapter."""
+        if self.tokenizer is None:
+            raise SettingsError(
+                "expected a bank with a tokenizer, received none; pass AdapterBank(model, tokenizer)"
+            )
+        seconds = [None] * len(texts) if pairs is None else list(pairs)
+        if not len(texts) == len(entries) == len(seconds):
+            raise SettingsError(
+                f"expected one id (and second text) a text, received {len(texts)} texts, {len(entries)} ids "
+                f"and {len(seconds)} second texts"
+            )
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for row, (entry, second) in enumerate(zip(entries, seconds, strict=True)):
+            wants = entry.adapter.has_pair
+            if wants is not None and wants != (second is not None):
+                raise SettingsError(
+                    f"text {row}: expected {'a second text' if wants else 'one text'}, as in the training of "
+                    f"its adapter, received {'none' if second is None else 'a second one'}"
+                )
+            longest = min(entry.adapter.max_length, self._limit or entry.adapter.max_length)
+            groups.setdefault((longest, second is not None), []).append(row)
+        found: list[Any] = [None] * len(texts)
+        with quiet_libraries():
+            for (longest, has_pair), rows in groups.items():
+                second = [str(seconds[row]) for row in rows] if has_pair else None
+                tokens = tokenize(self.tokenizer, [texts[row] for row in rows], second, longest)
+                for row, one in zip(rows, tokens.rows, strict=True):
+                    found[row] = one
+        return found
+
+    @contextmanager
+    def _using(self, ids: Sequence[str]) -> Iterator[list[_Entry]]:
+        """The entries of these ids; their slots stay as they are until the block is left."""
+        with self._lock:
+            entries = self._find(ids)
+            for entry in entries:
+                entry.n_users += 1
+        try:
+            yield entries
+        finally:
+            with self._lock:
+                for entry in entries:
+                    entry.n_users -= 1
+                    self._free_unused(entry)
+
+    def _find(self, ids: Sequence[str]) -> list[_Entry]:
+        unknown = [id for id in ids if id not in self._entries]
+        if unknown:
+            close = get_close_matches(unknown[0], self._entries, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise AdapterError(f"no adapter {unknown[0]!r} in this bank of {len(self._entries)}{hint}")
+        return [self._entries[id] for id in ids]
+
+    def _retire(self, entry: _Entry) -> None:
+        entry.is_retired = True
+        self._free_unused(entry)
+
+    def _free_unused(self, entry: _Entry) -> None:
+        if entry.is_retired and not entry.n_users and entry.slot:
+            for layer in self._heads.values():
+                layer.drop(entry.slot)
+            self._free.append(entry.slot)
+            entry.slot = 0
+
+    def _fill(self, slot: int, adapter: BankAdapter) -> None:
+        """Write an adapter's numbers into the tables, at a slot that nobody reads."""
+        for kind, table in self._offsets.items():
+            row = torch.zeros_like(table.values[0])
+            for (path, own), value in adapter.offsets.items():
+                if own == kind:
+                    row[self._places[path, kind]] = value.to(row)
+            if slot == table.n_rows:
+                table.put(row)
+            else:
+                table.values[slot] = row
+        for path, layer in self._heads.items():
+            layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
+        self._sizes[slot] = adapter.task.n_outputs
+
+    def _check_fit(self, id: str, adapter: BankAdapter) -> None:
+        """Refuse an adapter of another backbone, before anything is changed."""
+        if adapter.base_fingerprint not in (None, self.base_fingerprint):
+            raise AdapterError(
+                f"adapter {id!r} belongs to another base model: expected fingerprint "
+                f"{self.base_fingerprint}, received {adapter.base_fingerprint} (a sha256 of {HASHED})"
+            )
+        d = self._offsets["scale"].values.shape[-1]
+        for place, tensor in adapter.offsets.items():
+            if place not in self._places:
+                raise AdapterError(
+                    f"adapter {id!r} changes {place[0]!r} ({place[1]}), which is no site of this model's "
+                    "family; serve it merged"
+                )
+            if tensor.shape != (d,):
+                raise AdapterError(
+                    f"adapter {id!r} is of another width: expected {d} numbers for {place[0]!r}, received "
+                    f"{tuple(tensor.shape)}"
+                )
+        for key, tensor in adapter.head.items():
+            path, _, name = key.rpartition(".")
+            layer = self._heads.get(path)
+            own = None if layer is None else getattr(layer.base_layer, name, None)
+            is_output = isinstance(layer, BankOutput)
+            if own is None or own.shape[is_output:] != tensor.shape[is_output:]:
+                expected = "no such tensor" if own is None else f"shape {tuple(own.shape)}"
+                raise AdapterError(
+                    f"adapter {id!r}, head tensor {key!r} of shape {tuple(tensor.shape)}: expected "
+                    f"{expected} in this model's head"
+                )
+            if is_output and len(tensor) != adapter.task.n_outputs:
+                raise AdapterError(
+                    f"adapter {id!r}: expected {adapter.task.n_outputs} outputs, one a label, received "
+                    f"{len(tensor)}"
+                )
+        missing = sorted(self._fresh - set(adapter.head))
+        if missing:
+            raise AdapterError(
+                f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
+            )
+
+    def _wrap_head(self) -> None:
+        names = find_head(self.model, modules_to_save=["pooler"], has_task=True)
+        leaves = [
+            (f"{name}.{path}" if path else name, module)
+            for name in names
+            for path, module in self.model.get_submodule(name).named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        ]
+        for path, module in leaves:
+            if not isinstance(module, (nn.Linear, nn.LayerNorm)):
+                raise SettingsError(
+                    f"the head's {path!r} is a {type(module).__name__}; expected a linear layer or layer norm"
+                )
+        linears = [path for path, module in leaves if isinstance(module, nn.Linear)]
+        order = [name for name, _ in self.model.named_modules() if name in linears]
+        for path, module in leaves:
+            if isinstance(module, nn.LayerNorm):
+                layer: Any = BankHeadNorm(module, self._batch)
+            else:
+                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch)
+            self._heads[path] = layer
+            self.model.set_submodule(path, layer)
+        self._sizes = {0: self.model.config.num_labels}
+        for layer in self._heads.values():
+            layer.put(0)
+
+    def _wrap_sites(self) -> None:
+        sites = find_sites(self.model, ["attention", "ffn"])
+        norms = Counter(site.norm for site in sites)
+        width = 0
+        for index, site in enumerate(sites):
+            module = self.model.get_submodule(site.projection)
+            width = len(module.weight)
+            self._places |= {(site.projection, kind): index for kind in KINDS[:2]}
+            self.model.set_submodule(site.projection, BankProjection(module, self._batch, index))
+            if site.norm is None:
+                continue
+            assert norms[site.norm] == 1, "each site has a norm of its own"
+            module = self.model.get_submodule(site.norm)
+            self._places |= {(site.norm, kind): index for kind in KINDS[2:]}
+            self.model.set_submodule(site.norm, BankNorm(module, self._batch, index))
+        zeros = torch.zeros(len(sites), width, device=self.model.device)
+        self._offsets = {kind: RowTable(zeros) for kind in KINDS}
+
+
+def _check(model: Any) -> None:
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    if kind not in ENCODERS:
+        raise SettingsError(
+            f"a bank takes encoders ({', '.join(sorted(ENCODERS))}), received model type {kind!r}"
+        )
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        raise SettingsError(
+            f"a bank takes a sequence classifier, received {type(model).__name__}; load the model with "
+            "AutoModelForSequenceClassification"
+        )
+
+
+def _batches(order: list[int], lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Rows in batches of at most `batch_tokens` tokens with padding, or of one row."""
+    batch: list[int] = []
+    for row in order:
+        if batch and (len(batch) + 1) * lengths[row] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -1,0 +1,182 @@
+"""Modules of a backbone in a bank: the base's own, and for each row of the batch its adapter's numbers.
+
+The bank takes what the rows of a batch need out of its tables before the forward pass (`Batch`); the modules
+read it from there. A row of zeros is the base model.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from hadamard_adapter.functional import hadamard
+from hadamard_adapter.serving.source import KINDS
+from hadamard_adapter.serving.tables import RowTable, Slots
+
+__all__ = ["BankHeadNorm", "BankLinear", "BankNorm", "BankOutput", "BankProjection", "Batch"]
+
+
+@dataclass
+class Batch:
+    """What the rows of the batch at hand carry."""
+
+    slots: Int64[Tensor, " b"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """Slot of each row."""
+    offsets: dict[str, Float[Tensor, "b n d"]] = field(default_factory=dict[str, Tensor])
+    """Kind -> offsets of each row at each site (n of them); kinds are those of `KINDS`."""
+    groups: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    """Number of outputs -> positions of the rows whose heads have so many."""
+
+
+def _rows(values: Float[Tensor, "b d"], like: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+    """Rows (b, d) made to broadcast against activations (b, ..., d)."""
+    return values.view(len(values), *(1,) * (like.ndim - 2), values.shape[-1])
+
+
+def _bias_of(layer: nn.Module) -> Float[Tensor, " o"]:
+    """A layer's bias, or zeros where it has none."""
+    weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
+    return weight.new_zeros(len(weight)) if bias is None else bias
+
+
+class BankProjection(nn.Module):
+    """y = (1 + δw_r) ⊙ (W x + c) + b_r with the offsets of row r's adapter."""
+
+    def __init__(self, base_layer: nn.Module, batch: Batch, site: int) -> None:
+        super().__init__()
+        self.base_layer, self.batch, self.site = base_layer, batch, site
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Project, scale, shift."""
+        y = self.base_layer(x)
+        scale, shift = (self.batch.offsets[kind][:, self.site] for kind in KINDS[:2])
+        return hadamard(y, _rows(scale, y), _rows(shift, y))
+
+
+class BankNorm(nn.Module):
+    """γ_r ⊙ n(x) + β_r, where n is the norm without weight and bias, γ_r = γ + δγ_r and β_r = β + δβ_r."""
+
+    def __init__(self, base_layer: nn.Module, batch: Batch, site: int) -> None:
+        super().__init__()
+        self.base_layer, self.batch, self.site = base_layer, batch, site
+        weight = base_layer.get_parameter("weight")
+        self.gamma, self.beta = weight.detach().float(), _bias_of(base_layer).detach().float()
+        ones = torch.ones_like(self.gamma)
+        has_bias = getattr(base_layer, "bias", None) is not None
+        self.without = {"weight": ones} | ({"bias": torch.zeros_like(ones)} if has_bias else {})
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Normalise, then scale and shift by row, in float32, rounded once."""
+        weight, bias = (self.batch.offsets[kind][:, self.site] for kind in KINDS[2:])
+        wide, base = x.float(), self.base_layer
+        if type(base) is nn.LayerNorm:
+            normal = nn.functional.layer_norm(wide, base.normalized_shape, None, None, base.eps)
+        else:
+            normal = torch.func.functional_call(base, self.without, (wide,))
+        gamma, beta = _rows(self.gamma + weight, x), _rows(self.beta + bias, x)
+        return torch.addcmul(beta, gamma, normal).to(x.dtype)
+
+
+class BankLinear(nn.Module):
+    """A linear layer of the head, y = W_r x + c_r; row 0 is the base's, for adapters without their own."""
+
+    def __init__(self, base_layer: nn.Linear, batch: Batch) -> None:
+        super().__init__()
+        self.base_layer, self.batch = base_layer, batch
+        self.slots = Slots(base_layer.weight.device)
+        self.weight = RowTable(base_layer.weight)
+        self.bias = RowTable(_bias_of(base_layer))
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Apply each row's own layer."""
+        rows = self.slots.index[self.batch.slots]
+        return affine(x, self.weight.values[rows], self.bias.values[rows])
+
+    def put(
+        self, slot: int, weight: Float[Tensor, "..."] | None = None, bias: Float[Tensor, "..."] | None = None
+    ) -> None:
+        """Give a slot a layer of its own, or none: then it has the base's."""
+        if weight is None:
+            self.slots.set(slot, 0)
+            return
+        row = self.weight.put(weight)
+        same = self.bias.put(torch.zeros_like(self.bias.values[0]) if bias is None else bias)
+        assert row == same, "both tables are filled and emptied together"
+        self.slots.set(slot, row)
+
+    def drop(self, slot: int) -> None:
+        """Free a slot's layer."""
+        row = int(self.slots.index[slot])
+        if row:
+            self.slots.set(slot, 0)
+            self.weight.drop(row)
+            self.bias.drop(row)
+
+
+class BankOutput(nn.Module):
+    """The head's last layer, whose number of outputs differs by adapter; logits are padded with -inf."""
+
+    def __init__(self, base_layer: nn.Linear, batch: Batch) -> None:
+        super().__init__()
+        self.base_layer, self.batch = base_layer, batch
+        self.of_size = {base_layer.out_features: BankLinear(base_layer, batch)}
+
+    def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b l"]:
+        """Apply each row's own layer, in groups of one size."""
+        groups = self.batch.groups
+        if len(groups) == 1:
+            return self.of_size[next(iter(groups))](x)
+        found = x.new_full((len(x), max(groups)), float("-inf"))
+        slots = self.batch.slots
+        try:
+            for size, positions in groups.items():
+                self.batch.slots = slots[positions]
+                found[positions, :size] = self.of_size[size](x[positions])
+        finally:
+            self.batch.slots = slots
+        return found
+
+    def put(
+        self, slot: int, weight: Float[Tensor, "o i"] | None = None, bias: Float[Tensor, " o"] | None = None
+    ) -> None:
+        """Give a slot an output layer of its own, or none: then it has the base's."""
+        size = self.base_layer.out_features if weight is None else len(weight)
+        if size not in self.of_size:
+            base = self.base_layer
+            empty = nn.Linear(base.in_features, size).to(base.weight)
+            self.of_size[size] = BankLinear(empty.requires_grad_(False), self.batch)
+        self.of_size[size].put(slot, weight, bias)
+
+    def drop(self, slot: int) -> None:
+        """Free a slot's layer."""
+        for table in self.of_size.values():
+            if slot < len(table.slots.index):
+                table.drop(slot)
+
+
+class BankHeadNorm(nn.Module):
+    """A norm of the head, γ_r ⊙ n(x) + β_r, with each adapter's own γ and β."""
+
+    def __init__(self, base_layer: nn.LayerNorm, batch: Batch) -> None:
+        super().__init__()
+        self.base_layer, self.batch = base_layer, batch
+        self.slots = Slots(base_layer.weight.device)
+        self.weight, self.bias = RowTable(base_layer.weight), RowTable(_bias_of(base_layer))
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Normalise, then scale and shift by row."""
+        rows, base = self.slots.index[self.batch.slots], self.base_layer
+        normal = nn.functional.layer_norm(x, base.normalized_shape, None, None, base.eps)
+        weight, bias = (_rows(table.values[rows], x) for table in (self.weight, self.bias))
+        return torch.addcmul(bias, weight, normal)
+
+    put, drop = BankLinear.put, BankLinear.drop
+
+
+def affine(
+    x: Float[Tensor, "b ..."], weight: Float[Tensor, "b o i"], bias: Float[Tensor, "b o"]
+) -> Float[Tensor, "b ..."]:
+    """W_r x + c_r for each row r of a batch; x is (b, i) or (b, s, i)."""
+    y = torch.baddbmm(bias[:, None], x.reshape(len(x), -1, x.shape[-1]), weight.transpose(1, 2))
+    return y.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,65 @@
+"""Tables of rows that grow: a row for each adapter, taken from the table by one index for a whole batch."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+__all__ = ["RowTable", "Slots"]
+
+
+class RowTable:
+    """Tensors of one shape, one a row; row 0 is there from the start and is the base model's.
+
+    A table that is full is copied into one of twice the size. Readers that took rows before keep theirs.
+
+    Example:
+        >>> table = RowTable(torch.zeros(2))
+        >>> table.put(torch.ones(2))
+        1
+        >>> table.values[torch.tensor([1, 0, 1])].tolist()
+        [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+    """
+
+    def __init__(self, first: Float[Tensor, "..."]) -> None:
+        """Make a table of one row."""
+        self.values: Float[Tensor, "n ..."] = first.detach().unsqueeze(0).clone()
+        self.free: list[int] = []
+        self.n_rows = 1
+
+    def put(self, row: Float[Tensor, "..."]) -> int:
+        """Index of a row that now holds `row`; a freed one is taken first."""
+        index = self.free.pop() if self.free else self.n_rows
+        if index == len(self.values):
+            grown = self.values.new_zeros(2 * len(self.values), *self.values.shape[1:])
+            grown[: len(self.values)] = self.values
+            self.values = grown
+        self.values[index] = row.to(self.values)
+        self.n_rows = max(self.n_rows, index + 1)
+        return index
+
+    def drop(self, index: int) -> None:
+        """Free a row for the next `put`."""
+        self.free.append(index)
+
+
+class Slots:
+    """An index for each slot, as a tensor that a batch's slots are looked up in; 0 where none was set.
+
+    Example:
+        >>> slots = Slots(torch.device("cpu"))
+        >>> slots.set(3, 7)
+        >>> slots.index.tolist()[:5]
+        [0, 0, 0, 7, 0]
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Make an index of zeros."""
+        self.index: Int64[Tensor, " n"] = torch.zeros(8, dtype=torch.int64, device=device)
+
+    def set(self, slot: int, value: int) -> None:
+        """Set one slot's index; every slot below the largest that was ever set can be looked up."""
+        if slot >= len(self.index):
+            grown = self.index.new_zeros(2 * slot)
+            grown[: len(self.index)] = self.index
+            self.index = grown
+        self.index[slot] = value

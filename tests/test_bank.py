@@ -1,0 +1,222 @@
+"""Laws of the bank: every row as alone with its adapter, slot 0 the base, nothing crossed or half changed."""
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+
+from adapter_help import BOTH, STD, randomize
+from hadamard_adapter import HadamardConfig
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving import AdapterBank, BankAdapter, read_adapter
+from hadamard_adapter.serving.bank import ENCODERS
+from hadamard_adapter.tuning import load
+from hadamard_adapter.tuning.models import load_tokenizer
+from models import TINY, tiny_inputs, tiny_model
+from tuning_help import tiny_folder, tiny_tune, write_rows
+
+FAMILIES = [name for name in TINY if TINY[name].model_type in ENCODERS]
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"sites": BOTH},
+    {"sites": ["attention"]},
+    {"sites": BOTH, "layers_to_transform": [1], "id2label": {index: f"x{index}" for index in range(5)}},
+    {"sites": BOTH, "norm_modules": [], "id2label": {0: "a", 1: "b"}},
+)
+
+
+def tuned(name: str, seed: int, folder: Path, **settings: Any) -> PeftModel:
+    """A model with one random adapter and head, and its files in a folder."""
+    model = get_peft_model(tiny_model(name), HadamardConfig(task_type="SEQ_CLS", **settings)).eval()
+    randomize(model, "default", seed)
+    model.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+def logits(model: PeftModel, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_row_is_as_alone_with_its_adapter(name: str, tmp_path: Path) -> None:
+    bank, inputs = AdapterBank(tiny_model(name)), tiny_inputs(name)
+    plain, alone = tiny_model(name), {}
+    for seed, settings in enumerate(SETTINGS):
+        alone[f"a{seed}"] = tuned(name, seed, tmp_path / f"a{seed}", **settings)
+        bank.add(f"a{seed}", tmp_path / f"a{seed}")
+    n_rows = len(inputs["input_ids"])
+    for start in range(len(alone) + 1):
+        ids = ["base", *alone, *alone, "base"][start : start + n_rows]
+        mixed = bank.forward([0 if id == "base" else bank.slot_of(id) for id in ids], **inputs)
+        for row, id in enumerate(ids):
+            expected = (plain if id == "base" else alone[id])(**inputs).logits[row].detach()
+            torch.testing.assert_close(mixed[row, : len(expected)], expected, atol=1e-5, rtol=1e-4)
+            assert bool((mixed[row, len(expected) :] == float("-inf")).all())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's folder and three tuned adapters: two kinds of labels and a regression."""
+    place = tmp_path_factory.mktemp("bank")
+    tiny_folder(place / "model")
+    words: dict[str, Any] = {"epochs": 1, "lr": 0.05, "stages": 1}
+    write_rows(place / "mood.csv", 48)
+    write_rows(place / "topic.csv", 48, label_of=lambda text: f"t{len(text) % 3}")
+    write_rows(place / "size.csv", 48, label_of=lambda text: len(text) / 10)
+    for name in ("mood", "topic", "size"):
+        tiny_tune(place / "model", place / name, place / f"{name}.csv", **words)
+    return place
+
+
+def bank_in(place: Path, *ids: str) -> AdapterBank:
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(place / "model", num_labels=2)
+    bank = AdapterBank(model, load_tokenizer(str(place / "model")))
+    for id in ids:
+        bank.add(id, place / id)
+    return bank
+
+
+TEXTS = ["w10 " + "w50 " * (index * 7 % 11) for index in range(12)]
+
+
+def test_predictions_are_those_of_each_adapter_alone_in_the_order_of_the_texts(place: Path) -> None:
+    names = ("mood", "topic", "size")
+    bank, ids = bank_in(place, *names), [names[index % 3] for index in range(12)]
+    found = bank.predict(TEXTS, ids, batch_tokens=40)
+    for id in names:
+        rows = [row for row, other in enumerate(ids) if other == id]
+        expected = load(place / id, device="cpu").predict([TEXTS[row] for row in rows])
+        for row, prediction in zip(rows, expected, strict=True):
+            assert found[row].label == prediction.label
+            assert found[row].value == pytest.approx(prediction.value, abs=1e-5)
+            assert found[row].probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
+    assert bank.predict([], []) == []
+
+
+def test_an_unknown_id_is_an_error_and_never_the_base(place: Path) -> None:
+    bank = bank_in(place, "mood")
+    with pytest.raises(AdapterError, match=r"no adapter 'moot' in this bank of 1; did you mean 'mood'\?"):
+        bank.predict(["w10", "w10"], ["mood", "moot"])
+    with pytest.raises(AdapterError, match="no adapter 'topic'"):
+        bank.remove("topic")
+    bank.remove("mood")
+    assert len(bank) == 0 and "mood" not in bank
+    with pytest.raises(AdapterError, match="no adapter 'mood' in this bank of 0"):
+        bank.predict(["w10"], ["mood"])
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(place: Path, tmp_path: Path) -> None:
+    bank, adapter = bank_in(place, "mood"), read_adapter(place / "mood")
+    before = bank.predict(TEXTS, ["mood"] * 12)
+    place_of_one = next(iter(adapter.offsets))
+    key = next(key for key in adapter.head if key.endswith("weight"))
+    others: dict[str, tuple[Any, str]] = {
+        "fingerprint": ({"base_fingerprint": "0" * 64}, "expected fingerprint .* received 0000"),
+        "width": ({"offsets": {place_of_one: torch.zeros(7)}}, r"another width: expected 32 .*\(7,\)"),
+        "site": ({"offsets": {("bert.pooler.dense", "scale"): torch.zeros(32)}}, "no site of this model"),
+        "head": ({"head": {**adapter.head, key: torch.zeros(3, 7)}}, "head tensor .*expected shape"),
+        "half a head": ({"head": {}}, "lacks 'classifier.bias', and so does the base"),
+        "strange head": ({"head": {**adapter.head, "score.weight": torch.zeros(2, 2)}}, "no such tensor"),
+    }
+    for changes, message in others.values():
+        with pytest.raises(AdapterError, match=message):
+            bank.add("mood", dataclasses.replace(adapter, **changes))
+    assert bank.ids == ["mood"] and bank.predict(TEXTS, ["mood"] * 12) == before
+    tuned("bert", 0, tmp_path / "input", position="input")
+    with pytest.raises(AdapterError, match="expected position \"output\", received 'input'"):
+        bank.add("input", tmp_path / "input")
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"a bank takes encoders \(bert.*received model type 'gpt2'"):
+        AdapterBank(tiny_model("gpt2"))
+    with pytest.raises(SettingsError, match="takes a sequence classifier, received BertModel"):
+        AdapterBank(tiny_model("bert", "headless"))
+
+
+def test_texts_ids_and_pairs_must_match(place: Path) -> None:
+    bank = bank_in(place, "mood")
+    with pytest.raises(SettingsError, match=r"expected one id .*received 2 texts, 1 ids"):
+        bank.predict(["a", "b"], ["mood"])
+    with pytest.raises(SettingsError, match=r"text 0: expected one text, .*received a second one"):
+        bank.predict(["a"], ["mood"], ["b"])
+    with pytest.raises(SettingsError, match="expected a bank with a tokenizer"):
+        AdapterBank(tiny_model("bert")).predict(["a"], [])
+
+
+def random_adapter(like: BankAdapter, seed: int) -> BankAdapter:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
+        return {key: torch.randn(t.shape, generator=generator) * STD for key, t in tensors.items()}
+
+    return dataclasses.replace(like, offsets=draw(like.offsets), head=draw(like.head))
+
+
+def test_slots_of_what_is_gone_are_used_again_and_leave_no_trace(place: Path) -> None:
+    bank, like = bank_in(place), read_adapter(place / "mood")
+    for seed in range(20):
+        bank.add(f"a{seed}", random_adapter(like, seed))
+    kept = {id: bank.predict(TEXTS[:2], [id] * 2) for id in bank.ids}
+    for seed in range(0, 20, 2):
+        bank.remove(f"a{seed}")
+    for seed in range(0, 20, 2):
+        bank.add(f"b{seed}", dataclasses.replace(random_adapter(like, seed), offsets={}))
+    assert {bank.slot_of(id) for id in bank.ids} == set(range(1, 21))
+    for seed in range(1, 20, 2):
+        assert bank.predict(TEXTS[:2], [f"a{seed}"] * 2) == kept[f"a{seed}"]
+    fresh = bank_in(place)
+    fresh.add("b4", dataclasses.replace(random_adapter(like, 4), offsets={}))
+    found, expected = bank.predict(TEXTS[:2], ["b4"] * 2), fresh.predict(TEXTS[:2], ["b4"] * 2)
+    for one, other in zip(found, expected, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_prediction_is_wholly_of_one_version_while_adapters_change(place: Path) -> None:
+    bank, like = bank_in(place, "mood"), read_adapter(place / "mood")
+    versions = [random_adapter(like, seed) for seed in range(4)]
+    expected = []
+    for version in versions:
+        bank.add("x", version)
+        expected.append([p.probabilities["good"] for p in bank.predict(TEXTS, ["x"] * 12)])
+    assert min(np.abs(np.subtract(a, b)).max() for a in expected for b in expected if a is not b) > 0.01
+    stop, failures = threading.Event(), list[str]()
+
+    def change() -> None:
+        count = 0
+        while not stop.is_set():
+            bank.add("x", versions[count % 4])
+            bank.add(f"y{count % 3}", versions[count % 4])
+            count += 1
+
+    def ask() -> None:
+        for _ in range(15):
+            found = [p.probabilities["good"] for p in bank.predict(TEXTS, ["x"] * 12, batch_tokens=30)]
+            if not any(np.allclose(found, one, atol=1e-5) for one in expected):
+                failures.append(str(found))
+
+    changer = threading.Thread(target=change)
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in (changer, *askers):
+        thread.start()
+    for thread in askers:
+        thread.join()
+    stop.set()
+    changer.join()
+    assert not failures
+    assert bank._n_slots < 12, "slots of replaced versions are freed"
+
+
+def test_sizes_of_offsets_and_head_are_told_apart(place: Path) -> None:
+    bank = bank_in(place, "mood")
+    adapter = bank.adapter("mood")
+    assert adapter.offset_bytes == 4 * 2 * 2 * 4 * 32  # layers, sites, kinds, width
+    assert adapter.head_bytes == 4 * (32 * 32 + 32 + 2 * 32 + 2)
