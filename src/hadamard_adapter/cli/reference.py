@@ -55,8 +55,20 @@ def page() -> str:
         '# The command `hadamard`'
     """
     with hadamard.make_context("hadamard", [], resilient_parsing=True) as context:
-        sections = [_section(hadamard.commands[name], context) for name in hadamard.list_commands(context)]
-        return "\n".join([_HEAD, _table(hadamard, context), *sections])
+        return "\n".join([_HEAD, _table(hadamard, context), *_sections(hadamard, context)])
+
+
+def _sections(group: click.Group, context: click.Context) -> list[str]:
+    """A section a command; of a group within the group its commands'."""
+    sections: list[str] = []
+    for name in group.list_commands(context):
+        command = group.commands[name]
+        if isinstance(command, click.Group):
+            with click.Context(command, info_name=command.name, parent=context) as inner:
+                sections += _sections(command, inner)
+        else:
+            sections.append(_section(command, context))
+    return sections
 
 
 def _section(command: click.Command, parent: click.Context) -> str:

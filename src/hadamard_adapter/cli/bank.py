@@ -1,0 +1,181 @@
+"""`hadamard bank`: the adapters of a store, from which a bank is filled."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import click
+from rich.table import Table
+
+from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.errors import AdapterError
+
+__all__ = ["bank_group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Options of every command on a store."""
+
+    store: str
+    """Folder of the store, or a URL that fsspec knows, such as s3://bucket/adapters."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions(StoreOptions):
+    """Options of every command on one adapter of a store."""
+
+    id: str = field(metadata={"argument": "ID"})
+    """Name of the adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddOptions(AdapterOptions):
+    """The options of `hadamard bank add`."""
+
+    folder: str = field(metadata={"argument": "FOLDER"})
+    """Folder that `hadamard tune` made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(StoreOptions):
+    """The options of `hadamard bank list`."""
+
+    json: bool = False
+    """Whether to print a JSON list instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollBackOptions(AdapterOptions):
+    """The options of `hadamard bank roll-back`."""
+
+    version: str = field(metadata={"argument": "VERSION"})
+    """Version to serve again."""
+
+
+@click.group("bank", short_help="Publish adapters to a store and look after it.")
+def bank_group() -> None:
+    """Publish adapters to a store and look after it.
+
+    \b
+    hadamard bank add --store S mood mood-adapter
+    hadamard bank list --store S
+    """
+
+
+@command_from("add", AddOptions)
+def _add(options: AddOptions) -> None:
+    """Publish an adapter under an id; one of the same id is replaced.
+
+    The files are checked and copied; readers see the old version or the new one, never a part.
+
+    \b
+    Example:
+      hadamard bank add --store S mood mood-adapter
+    """
+    from hadamard_adapter.serving.store import AdapterStore
+
+    published = AdapterStore(options.store).add(options.id, options.folder)
+    message_console(options.quiet).print(
+        f"{published.id} version {published.version}, {published.size_bytes:,} bytes, in {options.store}"
+    )
+
+
+@command_from("list", ListOptions)
+def _list(options: ListOptions) -> None:
+    """Show what a store serves.
+
+    \b
+    Example:
+      hadamard bank list --store S --json
+    """
+    from hadamard_adapter.serving.store import AdapterStore
+
+    found = AdapterStore(options.store).served()
+    if options.json:
+        print(json.dumps([asdict(published) for published in found], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("id", "left"), ("version", "left"), ("earlier", "right"), ("bytes", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]
+    for published in found:
+        size = f"{published.size_bytes:,}"
+        table.add_row(published.id, published.version, str(len(published.history)), size)
+    data_console().print(table)
+
+
+@command_from("show", AdapterOptions)
+def _show(options: AdapterOptions) -> None:
+    """Show one adapter as JSON: versions, labels, bytes of adapter and head.
+
+    \b
+    Example:
+      hadamard bank show --store S mood
+    """
+    from hadamard_adapter.serving.store import AdapterStore
+
+    store = AdapterStore(options.store)
+    published = store.show(options.id)
+    _, adapter = store.read(options.id, published.version)
+    shown = {
+        **asdict(published),
+        "problem_type": adapter.task.problem_type,
+        "labels": adapter.task.label_names,
+        "adapter_bytes": adapter.offset_bytes,
+        "head_bytes": adapter.head_bytes,
+        "base_fingerprint": adapter.base_fingerprint,
+    }
+    print(json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+@command_from("roll-back", RollBackOptions)
+def _roll_back(options: RollBackOptions) -> None:
+    """Serve an earlier version of an adapter again.
+
+    \b
+    Example:
+      hadamard bank roll-back --store S mood 0123456789abcdef
+    """
+    from hadamard_adapter.serving.store import AdapterStore
+
+    published = AdapterStore(options.store).roll_back(options.id, options.version)
+    message_console(options.quiet).print(f"{published.id} version {published.version} is served again")
+
+
+@command_from("remove", AdapterOptions)
+def _remove(options: AdapterOptions) -> None:
+    """Serve an adapter no more, and delete all its versions.
+
+    \b
+    Example:
+      hadamard bank remove --store S mood
+    """
+    from hadamard_adapter.serving.store import AdapterStore
+
+    AdapterStore(options.store).remove(options.id)
+    message_console(options.quiet).print(f"{options.id} is removed")
+
+
+@command_from("verify", StoreOptions)
+def _verify(options: StoreOptions) -> None:
+    """Check every adapter that is served against its hashes; exit code 2 if one is damaged.
+
+    \b
+    Example:
+      hadamard bank verify --store S
+    """
+    from hadamard_adapter.serving.store import AdapterStore
+
+    store = AdapterStore(options.store)
+    problems = store.verify()
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise AdapterError(f"{len(problems)} of {len(store.served())} adapters are damaged, see above")
+    message_console(options.quiet).print(f"{len(store.served())} adapters, all whole")
+
+
+for _command in (_add, _list, _show, _roll_back, _remove, _verify):
+    bank_group.add_command(_command)

@@ -1,0 +1,316 @@
+"""The store: adapters by id and version in a folder, or wherever fsspec reaches.
+
+    STORE/
+        generation                       changes with every publication; readers look here first
+        adapters/ID/current.json         the pointer: which version is served, and those before it
+        adapters/ID/VERSION/FILE         objects; once written they never change
+        adapters/ID/VERSION/manifest.json    size and sha256 of each; written after them
+
+A version is the hash of its manifest, so the same content is the same version. Publishing writes the objects,
+then the manifest, then the pointer, each by one rename (on object stores by one request): a reader sees the
+old version whole or the new one whole, whenever the publisher is killed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving.source import BankAdapter, read_adapter
+
+__all__ = ["AdapterStore", "Published"]
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Ids of adapters: no separator and no leading dot, so that no id names a path outside the store."""
+_VERSION = re.compile(r"[0-9a-f]{16}")
+_FILES = ("adapter_config.json", "adapter_model.safetensors", "run.json", "metrics.json")
+_NEEDED = _FILES[:2]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The version of an adapter that is served."""
+
+    id: str
+    """Name of the adapter."""
+    version: str
+    """16 hex digits, from a sha256 of the content."""
+    history: tuple[str, ...]
+    """Versions that were served before, the newest first."""
+    size_bytes: int
+    """Size of its files."""
+
+
+class AdapterStore:
+    """Adapters by id and version.
+
+    Args:
+        url: a folder, or a URL that fsspec knows (s3://bucket/adapters, memory://adapters, …).
+
+    Example:
+        >>> store = AdapterStore("memory://docs")
+        >>> store.served()
+        []
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        """Look at a store; one that is not there yet is empty, and made by the first `add`."""
+        self.url = str(url)
+        try:
+            found: Any = fsspec.core.url_to_fs(str(Path(url).expanduser()) if "://" not in self.url else url)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(f"store {self.url!r}: expected a folder or a URL, {error}") from error
+        self._fs, self._root = found
+
+    def add(self, id: str, folder: str | Path) -> Published:
+        """Publish a folder that `hadamard tune` made as the version that is served from now on.
+
+        Args:
+            id: letters, digits, dot, dash, underscore; at most 128.
+            folder: what it holds is checked first; tokenizer and pictures stay behind.
+
+        Raises:
+            AdapterError: no adapter there, or a damaged one; or the store cannot be written.
+            SettingsError: an id of another pattern.
+        """
+        _check_id(id)
+        read_adapter(folder)
+        place = Path(folder).expanduser()
+        contents = {name: (place / name).read_bytes() for name in _FILES if (place / name).is_file()}
+        manifest = _manifest(contents)
+        version = _version_of(manifest)
+        with self._explained():
+            before = None
+            with contextlib.suppress(AdapterError):  # a damaged pointer is mended so
+                before = self._pointer(id)
+            for name, content in contents.items():
+                self._put(f"adapters/{id}/{version}/{name}", content)
+            self._put(f"adapters/{id}/{version}/manifest.json", _as_bytes(manifest))
+            return self._point(id, version, before)
+
+    def roll_back(self, id: str, version: str) -> Published:
+        """Serve an earlier version again.
+
+        Raises:
+            AdapterError: no such adapter or version, or it is damaged.
+        """
+        published = self.show(id)
+        if version not in (published.version, *published.history):
+            raise AdapterError(
+                f"adapter {id!r} has no version {version!r}; expected one of "
+                f"{', '.join((published.version, *published.history))}"
+            )
+        with self.files(id, version), self._explained():
+            return self._point(id, version, self._pointer(id))
+
+    def remove(self, id: str) -> None:
+        """Serve an adapter no more, and delete its versions.
+
+        Raises:
+            AdapterError: no such adapter.
+        """
+        self.show(id)
+        with self._explained():
+            self._fs.rm_file(self._path(f"adapters/{id}/current.json"))
+            self._changed()
+            self._fs.rm(self._path(f"adapters/{id}"), recursive=True)
+
+    def show(self, id: str) -> Published:
+        """What is served under an id.
+
+        Raises:
+            AdapterError: no such adapter, or its pointer or manifest is damaged.
+        """
+        _check_id(id)
+        with self._explained():
+            pointer = self._pointer(id)
+            if pointer is None:
+                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
+            return self._published(id, pointer)
+
+    def served(self) -> list[Published]:
+        """What is served, in the order of ids."""
+        with self._explained():
+            pointers = {id: self._pointer(id) for id in self._ids()}
+            return [self._published(id, found) for id, found in pointers.items() if found is not None]
+
+    def read(self, id: str, version: str | None = None) -> tuple[str, BankAdapter]:
+        """A version of an adapter (by default the one that is served), checked against its hashes.
+
+        Raises:
+            AdapterError: no such adapter or version, or its files are not what was published.
+        """
+        version = self.show(id).version if version is None else version
+        with self.files(id, version) as folder:
+            return version, read_adapter(folder)
+
+    @contextlib.contextmanager
+    def files(self, id: str, version: str) -> Iterator[Path]:
+        """A folder with the files of a version, checked, until the block is left.
+
+        Raises:
+            AdapterError: no such version, or a file is missing or not what was published.
+        """
+        _check_id(id)
+        if not _VERSION.fullmatch(version):
+            raise AdapterError(f"version: expected 16 hex digits, received {version!r}")
+        with tempfile.TemporaryDirectory(prefix="hadamard-store-") as scratch:
+            with self._explained():
+                for name, content in self._contents(id, version).items():
+                    (Path(scratch) / name).write_bytes(content)
+            yield Path(scratch)
+
+    def verify(self) -> list[str]:
+        """A line for each adapter whose served version is not whole; none: all are."""
+        problems: list[str] = []
+        with self._explained():
+            ids = self._ids()
+        for id in ids:
+            try:
+                self.read(id)
+            except AdapterError as error:
+                problems.append(f"{id}: {error}")
+        return problems
+
+    def generation(self) -> str:
+        """A word that is another one after every publication; empty before the first."""
+        with self._explained():
+            return (self._get("generation") or b"").decode()
+
+    def _contents(self, id: str, version: str) -> dict[str, bytes]:
+        where = f"adapters/{id}/{version}"
+        manifest = _read_object(self._get(f"{where}/manifest.json"))
+        if manifest is None or _version_of(manifest) != version or not set(_NEEDED) <= manifest.keys():
+            raise AdapterError(
+                f"version {version!r} of adapter {id!r} is not there, or has a damaged manifest"
+            )
+        contents: dict[str, bytes] = {}
+        for name, entry in manifest.items():
+            content = self._get(f"{where}/{name}") if name in _FILES else None
+            if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+                raise AdapterError(
+                    f"{name} of adapter {id!r}, version {version!r}, is missing or not what was published; "
+                    "add it again, or roll back to another version"
+                )
+            contents[name] = content
+        return contents
+
+    def _ids(self) -> list[str]:
+        try:
+            found: list[Any] = self._fs.ls(self._path("adapters"), detail=False)
+        except FileNotFoundError:
+            return []
+        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(name for name in names if ID.fullmatch(name))
+
+    def _pointer(self, id: str) -> dict[str, Any] | None:
+        content = self._get(f"adapters/{id}/current.json")
+        if content is None:
+            return None
+        found = _read_object(content) or {}
+        history = found.get("history")
+        versions = [found.get("version"), *(history if isinstance(history, list) else [None])]
+        if not all(isinstance(version, str) and _VERSION.fullmatch(version) for version in versions):
+            raise AdapterError(
+                f"the pointer of {id!r} in store {self.url!r} is damaged; add the adapter again"
+            )
+        return found
+
+    def _point(self, id: str, version: str, before: dict[str, Any] | None) -> Published:
+        earlier = [] if before is None else [before["version"], *before["history"]]
+        history = [other for other in dict.fromkeys(earlier) if other != version]
+        pointer = {"version": version, "history": history}
+        self._put(f"adapters/{id}/current.json", _as_bytes(pointer))
+        self._changed()
+        return self._published(id, pointer)
+
+    def _published(self, id: str, pointer: dict[str, Any]) -> Published:
+        manifest = _read_object(self._get(f"adapters/{id}/{pointer['version']}/manifest.json")) or {}
+        size = sum(entry["size"] for entry in manifest.values())
+        return Published(id, pointer["version"], tuple(pointer["history"]), size)
+
+    def _changed(self) -> None:
+        self._put("generation", secrets.token_hex(8).encode())
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _get(self, name: str) -> bytes | None:
+        try:
+            return self._fs.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def _put(self, name: str, content: bytes) -> None:
+        """Write an object so that a reader sees all of it or none."""
+        path = self._path(name)
+        if not isinstance(self._fs, LocalFileSystem):
+            self._fs.pipe_file(path, content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of the file system into one line."""
+        try:
+            yield
+        except OSError as error:
+            raise AdapterError(
+                f"store {self.url!r} cannot be used: {error.strerror or error}; look whether it is there, "
+                "has space and may be read and written"
+            ) from error
+
+
+def _check_id(id: str) -> None:
+    if not ID.fullmatch(id):
+        raise SettingsError(
+            "id: expected up to 128 letters, digits, dots, dashes or underscores, the first a letter or a "
+            f"digit, received {id!r}"
+        )
+
+
+def _manifest(contents: dict[str, bytes]) -> dict[str, Any]:
+    return {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+
+
+def _version_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _read_object(content: bytes | None) -> dict[str, Any] | None:
+    """A JSON object; None where there is none, or something else."""
+    try:
+        found = json.loads(content or b"")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

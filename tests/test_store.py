@@ -1,0 +1,204 @@
+"""Laws of the store: whole versions or none, checked bytes, ids that are no paths, and its commands."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command import hadamard, tree_of
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving import AdapterBank, AdapterStore
+from hadamard_adapter.serving import store as store_module
+from models import tiny_model
+from test_bank import tuned
+
+BAD_IDS = ("", ".", "..", "../mood", "a/b", "a\\b", "/etc", ".hidden", "a" * 129, "a b", "ä", "a\n")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two versions of an adapter: first/ and second/."""
+    place = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate(("first", "second")):
+        tuned("bert", seed, place / name)
+    return place
+
+
+@pytest.fixture(params=["folder", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path.name}"
+
+
+def test_what_is_published_is_read_back_and_the_old_version_can_be_served_again(adapters: Path, url: str):
+    store = AdapterStore(url)
+    assert store.served() == [] and store.generation() == ""
+    first = store.add("mood", adapters / "first")
+    generation = store.generation()
+    second = store.add("mood", adapters / "second")
+    assert (second.history, second.version != first.version) == ((first.version,), True)
+    assert generation != store.generation() != ""
+    for version, name in ((first.version, "first"), (second.version, "second")):
+        found, adapter = store.read("mood", version)
+        expected = store_module.read_adapter(adapters / name)
+        assert found == version and adapter.offsets.keys() == expected.offsets.keys()
+        assert all(torch.equal(adapter.head[key], expected.head[key]) for key in expected.head)
+    assert store.read("mood")[0] == second.version
+    assert store.roll_back("mood", first.version).history == (second.version,)
+    assert [(p.id, p.version) for p in store.served()] == [("mood", first.version)]
+    assert store.add("mood", adapters / "first") == store.show("mood"), "the same content is the same version"
+    store.remove("mood")
+    assert store.served() == [] and store.verify() == []
+    with pytest.raises(AdapterError, match="no adapter 'mood' in store"):
+        store.read("mood")
+
+
+@pytest.mark.parametrize("id", BAD_IDS)
+def test_an_id_that_could_be_a_path_is_refused_everywhere(id: str, adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    for call in (
+        lambda: store.add(id, adapters / "first"),
+        lambda: store.show(id),
+        lambda: store.read(id),
+        lambda: store.remove(id),
+        lambda: store.roll_back(id, "0" * 16),
+    ):
+        with pytest.raises(SettingsError, match="id: expected up to 128 letters"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_could_be_a_path_is_refused(adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    store.add("mood", adapters / "first")
+    for version in ("../../../etc", "", "0" * 15, "0" * 16):
+        with pytest.raises(AdapterError, match=r"version"):
+            store.read("mood", version)
+        with pytest.raises(AdapterError, match="has no version"):
+            store.roll_back("mood", version)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "swap the manifest"])
+def test_damaged_files_are_told_and_not_served(damage: str, adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    version = store.add("mood", adapters / "first").version
+    store.add("other", adapters / "second")
+    path = tmp_path / "store" / "adapters" / "mood" / version / "adapter_model.safetensors"
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[:-1])
+    elif damage == "flip":
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        manifest = path.with_name("manifest.json")
+        manifest.write_text(manifest.read_text().replace('"size": ', '"size": 1'))
+    with pytest.raises(AdapterError, match=r"not what was published|damaged manifest"):
+        store.read("mood")
+    (problem,) = store.verify()
+    assert problem.startswith("mood: ")
+    path.parent.joinpath("manifest.json").unlink()
+    assert store.add("mood", adapters / "first").version == version
+    assert store.verify() == []
+
+
+def test_a_damaged_pointer_is_told_and_mended_by_adding(adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    store.add("mood", adapters / "first")
+    pointer = tmp_path / "store" / "adapters" / "mood" / "current.json"
+    for content in ("", "{}", "[]", '{"version": "../x", "history": []}', '{"version": "0", "history": 3}'):
+        pointer.write_text(content)
+        with pytest.raises(AdapterError, match=r"pointer of 'mood' .* is damaged; add the adapter again"):
+            store.show("mood")
+    store.add("mood", adapters / "second")
+    assert store.verify() == []
+
+
+def publish_and_die(folder: Path, adapter: Path, n_writes: int) -> None:
+    store, count = AdapterStore(folder), 0
+    original = os.replace
+
+    def replace(*args: Any) -> None:
+        nonlocal count
+        if count == n_writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        original(*args)
+
+    store_module.os.replace = replace
+    store.add("mood", adapter)
+
+
+@pytest.mark.parametrize("n_writes", range(5))
+def test_a_publisher_killed_at_any_write_leaves_the_old_version_whole(
+    n_writes: int, adapters: Path, tmp_path: Path
+):
+    store = AdapterStore(tmp_path / "store")
+    first = store.add("mood", adapters / "first").version
+    context = multiprocessing.get_context("fork")
+    process = context.Process(
+        target=publish_and_die, args=(tmp_path / "store", adapters / "second", n_writes)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    is_pointed = n_writes == 4  # two files, the manifest, the pointer; only the generation was not written
+    assert (store.read("mood")[0] == first) != is_pointed
+    assert store.verify() == []
+    second = store.add("mood", adapters / "second")
+    assert store.read("mood")[0] == second.version != first
+
+
+def test_what_is_no_adapter_is_refused_and_nothing_is_written(adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    broken = shutil.copytree(adapters / "first", tmp_path / "broken")
+    (broken / "adapter_model.safetensors").write_bytes(b"no tensors")
+    for folder in (broken, tmp_path / "nowhere"):
+        with pytest.raises(AdapterError):
+            store.add("mood", folder)
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(SettingsError, match="store 'gopher://x': expected a folder or a URL"):
+        AdapterStore("gopher://x")
+
+
+def test_a_bank_filled_from_a_store_is_one_filled_from_folders(adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    store.add("mood", adapters / "first")
+    bank = AdapterBank(tiny_model("bert"))
+    bank.add("mood", store.read("mood")[1])
+    bank.add("folder", adapters / "first")
+    ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
+    one, other = bank.forward([bank.slot_of("mood"), bank.slot_of("folder")], input_ids=ids)
+    torch.testing.assert_close(one, other)
+
+
+def test_the_commands_publish_show_roll_back_verify_and_remove(adapters: Path, tmp_path: Path):
+    store = ("--store", tmp_path / "store")
+    versions = []
+    for name in ("first", "second"):
+        added = hadamard("bank", "add", *store, "mood", adapters / name)
+        assert added.code == 0 and (added.out, "mood version " in added.err) == ("", True)
+        versions.append(added.err.split()[2].rstrip(","))
+    (listed,) = json.loads(hadamard("bank", "list", *store, "--json").out)
+    assert (listed["id"], listed["version"], listed["history"]) == ("mood", versions[1], [versions[0]])
+    assert versions[1] in hadamard("bank", "list", *store).out
+    shown = json.loads(hadamard("bank", "show", *store, "mood").out)
+    assert shown["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"] and shown["adapter_bytes"] > 0
+    assert hadamard("bank", "roll-back", *store, "mood", versions[0]).code == 0
+    assert json.loads(hadamard("bank", "show", *store, "mood").out)["version"] == versions[0]
+    assert "1 adapters, all whole" in hadamard("bank", "verify", *store).err
+    (tmp_path / "store" / "adapters" / "mood" / versions[0] / "adapter_config.json").write_text("{}")
+    found = hadamard("bank", "verify", *store)
+    assert found.code == 2 and "mood: adapter_config.json" in found.out and "1 of 1" in found.err
+    assert hadamard("bank", "remove", *store, "mood").code == 0
+    before = tree_of(tmp_path)
+    for words in (("show", "mood"), ("remove", "mood"), ("add", "../x", adapters / "first")):
+        refused = hadamard("bank", words[0], *store, *words[1:])
+        assert refused.code == 2 and refused.err.startswith("error: ") and refused.err.count("\n") == 1
+    assert tree_of(tmp_path) == before
