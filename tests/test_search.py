@@ -47,7 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def search(place: Path, output: Path, progress: Told | None = None, **settings: Any) -> TuneResult:
-    given: dict[str, Any] = {"lr": RATES, "seeds": 2, "dev": str(place / "dev.csv"), **settings}
+    few: dict[str, Any] = {"epochs": 1, "head_epochs": 1, "dev": str(place / "dev.csv")}
+    given: dict[str, Any] = {"lr": RATES, "seeds": 2, **few, **settings}
     return tiny_tune(place / "model", output, place / "train.csv", progress=progress, **given)
 
 
@@ -84,7 +85,7 @@ def test_a_search_says_that_dev_chose_among_runs(whole: tuple[TuneResult, Told])
     assert load(result.output).predict(["w10"])[0].label is not None
 
 
-@pytest.mark.parametrize("break_at", [1, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("break_at", [1, 4, 7])
 def test_a_search_that_was_cut_off_ends_at_the_same_bytes(
     place: Path, whole: tuple[TuneResult, Told], tmp_path: Path, break_at: int
 ):

@@ -42,9 +42,9 @@ PRESETS: dict[str, Preset] = {
 EPOCHS_BY_ROWS: tuple[tuple[float, int, int], ...] = (
     # up to this many training rows: epochs of stage 1, epochs of stage 2
     (2_000, 10, 20),
-    (10_000, 10, 10),
-    (50_000, 5, 5),
-    (math.inf, 2, 3),
+    (10_000, 3, 10),
+    (50_000, 2, 5),
+    (math.inf, 1, 3),
 )
 """Epochs of both stages by the number of training rows, for settings that give none."""
 
