@@ -63,10 +63,11 @@ def choose(metrics: list[dict[str, Any]], rates: list[float]) -> int:
         rates: learning rate of every run.
 
     Example:
-        >>> def run(score): return {"metric": "accuracy", "dev": {"accuracy": score}, "curve": [
-        ...     {"stage": "adapter", "epoch": 1, "dev_loss": 1.0, "scores": {"accuracy": score}}]}
+        >>> def run(score):
+        ...     entry = {"stage": "adapter", "epoch": 1, "dev_loss": 1.0, "scores": {"accuracy": score}}
+        ...     return {"metric": "accuracy", "dev": {"accuracy": score}, "curve": [entry]}
         >>> choose([run(0.5), run(0.7), run(0.9), run(0.8)], [0.1, 0.2, 0.1, 0.2])
-        1
+        3
     """
     name = metrics[0]["metric"]
     sign = 1 if METRICS[name].greater_is_better else -1
@@ -150,7 +151,8 @@ def as_lines(runs: list[dict[str, Any]], dev_name: str) -> list[str]:
 
     Example:
         >>> runs = [{"lr": 0.1, "seed": s, "dev": {"f1": 0.5 + s / 10}, "is_chosen": s == 1} for s in (0, 1)]
-        >>> print(*as_lines(runs, "dev"), sep="\n")
+        >>> for line in as_lines(runs, "dev"):
+        ...     print(line)
         dev f1 by learning rate: mean ± sd (n) of the seeds' values
           lr 0.1: 0.5500 ± 0.0707 (2) of 0.5000, 0.6000
         chosen on dev: lr 0.1, seed 1
