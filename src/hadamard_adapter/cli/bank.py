@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -9,6 +10,9 @@ from rich.table import Table
 from hadamard_adapter.cli.console import data_console, message_console
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import AdapterError
+
+if TYPE_CHECKING:
+    from hadamard_adapter.serving.store import AdapterStore
 
 __all__ = ["bank_group"]
 
@@ -24,7 +28,7 @@ class StoreOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterOptions(StoreOptions):
+class StoredOptions(StoreOptions):
     """Options of every command on one adapter of a store."""
 
     id: str = field(metadata={"argument": "ID"})
@@ -32,7 +36,7 @@ class AdapterOptions(StoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddOptions(AdapterOptions):
+class AddOptions(StoredOptions):
     """The options of `hadamard bank add`."""
 
     folder: str = field(metadata={"argument": "FOLDER"})
@@ -48,11 +52,18 @@ class ListOptions(StoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollBackOptions(AdapterOptions):
+class RollBackOptions(StoredOptions):
     """The options of `hadamard bank roll-back`."""
 
     version: str = field(metadata={"argument": "VERSION"})
     """Version to serve again."""
+
+
+def _open(options: StoreOptions) -> "AdapterStore":
+    """The store; PyTorch is imported no sooner than it is needed."""
+    from hadamard_adapter.serving.store import AdapterStore
+
+    return AdapterStore(options.store)
 
 
 @click.group("bank", short_help="Publish adapters to a store and look after it.")
@@ -75,9 +86,7 @@ def _add(options: AddOptions) -> None:
     Example:
       hadamard bank add --store S mood mood-adapter
     """
-    from hadamard_adapter.serving.store import AdapterStore
-
-    published = AdapterStore(options.store).add(options.id, options.folder)
+    published = _open(options).add(options.id, options.folder)
     message_console(options.quiet).print(
         f"{published.id} version {published.version}, {published.size_bytes:,} bytes, in {options.store}"
     )
@@ -91,9 +100,7 @@ def _list(options: ListOptions) -> None:
     Example:
       hadamard bank list --store S --json
     """
-    from hadamard_adapter.serving.store import AdapterStore
-
-    found = AdapterStore(options.store).served()
+    found = _open(options).served()
     if options.json:
         print(json.dumps([asdict(published) for published in found], indent=2))
         return
@@ -106,17 +113,15 @@ def _list(options: ListOptions) -> None:
     data_console().print(table)
 
 
-@command_from("show", AdapterOptions)
-def _show(options: AdapterOptions) -> None:
+@command_from("show", StoredOptions)
+def _show(options: StoredOptions) -> None:
     """Show one adapter as JSON: versions, labels, bytes of adapter and head.
 
     \b
     Example:
       hadamard bank show --store S mood
     """
-    from hadamard_adapter.serving.store import AdapterStore
-
-    store = AdapterStore(options.store)
+    store = _open(options)
     published = store.show(options.id)
     _, adapter = store.read(options.id, published.version)
     shown = {
@@ -138,23 +143,19 @@ def _roll_back(options: RollBackOptions) -> None:
     Example:
       hadamard bank roll-back --store S mood 0123456789abcdef
     """
-    from hadamard_adapter.serving.store import AdapterStore
-
-    published = AdapterStore(options.store).roll_back(options.id, options.version)
+    published = _open(options).roll_back(options.id, options.version)
     message_console(options.quiet).print(f"{published.id} version {published.version} is served again")
 
 
-@command_from("remove", AdapterOptions)
-def _remove(options: AdapterOptions) -> None:
+@command_from("remove", StoredOptions)
+def _remove(options: StoredOptions) -> None:
     """Serve an adapter no more, and delete all its versions.
 
     \b
     Example:
       hadamard bank remove --store S mood
     """
-    from hadamard_adapter.serving.store import AdapterStore
-
-    AdapterStore(options.store).remove(options.id)
+    _open(options).remove(options.id)
     message_console(options.quiet).print(f"{options.id} is removed")
 
 
@@ -166,9 +167,7 @@ def _verify(options: StoreOptions) -> None:
     Example:
       hadamard bank verify --store S
     """
-    from hadamard_adapter.serving.store import AdapterStore
-
-    store = AdapterStore(options.store)
+    store = _open(options)
     problems = store.verify()
     for problem in problems:
         print(problem)

@@ -29,7 +29,7 @@ from hadamard_adapter.serving.layers import (
 from hadamard_adapter.serving.source import KINDS, BankAdapter, read_adapter
 from hadamard_adapter.serving.tables import RowTable
 from hadamard_adapter.tuning.classifier import Prediction, read_logits
-from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, tokenize
+from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, token_batches, tokenize
 from hadamard_adapter.tuning.probe import to_device
 
 __all__ = ["ENCODERS", "AdapterBank"]
@@ -171,14 +171,13 @@ class AdapterBank:
                 has no tokenizer.
         """
         with self._using(ids) as entries:
-            tasks = [entry.adapter.task for entry in entries]
             found = self._logits(texts, entries, pairs, batch_tokens)
             rows_of_task: dict[int, list[int]] = {}
             for row, entry in enumerate(entries):
                 rows_of_task.setdefault(entry.slot, []).append(row)
             predictions: list[Any] = [None] * len(entries)
             for rows in rows_of_task.values():
-                task = tasks[rows[0]]
+                task = entries[rows[0]].adapter.task
                 logits = np.stack([found[row][: task.n_outputs] for row in rows])
                 for row, prediction in zip(rows, read_logits(task, logits), strict=True):
                     predictions[row] = prediction
@@ -224,10 +223,9 @@ class AdapterBank:
         batch_tokens: int,
     ) -> list[Float32[np.ndarray, " l"]]:
         rows = self._tokens(texts, entries, pairs)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
         collate = collator(self.tokenizer, "single_label_classification")
         found: list[Any] = [None] * len(rows)
-        for chosen in _batches(order, [len(row["input_ids"]) for row in rows], batch_tokens):
+        for chosen in token_batches([len(row["input_ids"]) for row in rows], batch_tokens):
             batch = to_device(collate([rows[row] for row in chosen]), self.model.device)
             logits = self.forward([entries[row].slot for row in chosen], **batch).float().cpu().numpy()
             for row, values in zip(chosen, logits, strict=True):
@@ -414,15 +412,3 @@ def _check(model: Any) -> None:
             f"a bank takes a sequence classifier, received {type(model).__name__}; load the model with "
             "AutoModelForSequenceClassification"
         )
-
-
-def _batches(order: list[int], lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows in batches of at most `batch_tokens` tokens with padding, or of one row."""
-    batch: list[int] = []
-    for row in order:
-        if batch and (len(batch) + 1) * lengths[row] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -78,20 +78,14 @@ class BankNorm(nn.Module):
         return torch.addcmul(beta, gamma, normal).to(x.dtype)
 
 
-class BankLinear(nn.Module):
-    """A linear layer of the head, y = W_r x + c_r; row 0 is the base's, for adapters without their own."""
+class _HeadLayer(nn.Module):
+    """A layer of the head, each adapter's own; row 0 is the base's, for adapters without one."""
 
-    def __init__(self, base_layer: nn.Linear, batch: Batch) -> None:
+    def __init__(self, base_layer: nn.Linear | nn.LayerNorm, batch: Batch) -> None:
         super().__init__()
         self.base_layer, self.batch = base_layer, batch
         self.slots = Slots(base_layer.weight.device)
-        self.weight = RowTable(base_layer.weight)
-        self.bias = RowTable(_bias_of(base_layer))
-
-    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Apply each row's own layer."""
-        rows = self.slots.index[self.batch.slots]
-        return affine(x, self.weight.values[rows], self.bias.values[rows])
+        self.weight, self.bias = RowTable(base_layer.weight), RowTable(_bias_of(base_layer))
 
     def put(
         self, slot: int, weight: Float[Tensor, "..."] | None = None, bias: Float[Tensor, "..."] | None = None
@@ -112,6 +106,15 @@ class BankLinear(nn.Module):
             self.slots.set(slot, 0)
             self.weight.drop(row)
             self.bias.drop(row)
+
+
+class BankLinear(_HeadLayer):
+    """A linear layer of the head, y = W_r x + c_r."""
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Apply each row's own layer."""
+        rows = self.slots.index[self.batch.slots]
+        return affine(x, self.weight.values[rows], self.bias.values[rows])
 
 
 class BankOutput(nn.Module):
@@ -155,14 +158,10 @@ class BankOutput(nn.Module):
                 table.drop(slot)
 
 
-class BankHeadNorm(nn.Module):
-    """A norm of the head, γ_r ⊙ n(x) + β_r, with each adapter's own γ and β."""
+class BankHeadNorm(_HeadLayer):
+    """A norm of the head, γ_r ⊙ n(x) + β_r."""
 
-    def __init__(self, base_layer: nn.LayerNorm, batch: Batch) -> None:
-        super().__init__()
-        self.base_layer, self.batch = base_layer, batch
-        self.slots = Slots(base_layer.weight.device)
-        self.weight, self.bias = RowTable(base_layer.weight), RowTable(_bias_of(base_layer))
+    base_layer: nn.LayerNorm
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Normalise, then scale and shift by row."""
@@ -170,8 +169,6 @@ class BankHeadNorm(nn.Module):
         normal = nn.functional.layer_norm(x, base.normalized_shape, None, None, base.eps)
         weight, bias = (_rows(table.values[rows], x) for table in (self.weight, self.bias))
         return torch.addcmul(bias, weight, normal)
-
-    put, drop = BankLinear.put, BankLinear.drop
 
 
 def affine(

@@ -26,6 +26,7 @@ __all__ = [
     "longest_input",
     "pick_device",
     "quiet_libraries",
+    "token_batches",
     "tokenize",
 ]
 
@@ -164,6 +165,25 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_leng
         for row, index in zip(cut, too_long, strict=True):
             rows[index] = row
     return Tokens(rows, len(too_long))
+
+
+def token_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of rows in batches of at most `batch_tokens` tokens, padding included, or of one longer row.
+
+    Short rows stand with short ones; rows of equal length keep their order.
+
+    Example:
+        >>> list(token_batches([5, 2, 9, 2], batch_tokens=6))
+        [[1, 3], [0], [2]]
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def collator(tokenizer: Any, problem_type: str) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.models import token_batches
 from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
@@ -256,7 +257,7 @@ def _write(
     if progress is not None:
         progress.start("cache", len(rows), 0)
     n_done = 0
-    for chosen in _batches([len(row["input_ids"]) for row in rows]):
+    for chosen in token_batches([len(row["input_ids"]) for row in rows], BATCH_TOKENS):
         batch = to_device(collate([rows[index] for index in chosen]), model.device)
         autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=prefix.is_bf16)
         with torch.inference_mode(), autocast:
@@ -272,19 +273,6 @@ def _write(
     os.replace(temporary, path.with_suffix(".npy"))
     if progress is not None:
         progress.end()
-
-
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Indices of rows in batches of about `BATCH_TOKENS` tokens, short rows with short ones."""
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * lengths[index] > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _collate(inner: Collate) -> Collate:

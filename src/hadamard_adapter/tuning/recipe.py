@@ -182,10 +182,9 @@ def _search(
             metrics = [read_json(folder / "metrics.json") for folder in folders]
             seconds = [read_json(folder / "run.json")["seconds"] for folder in folders]
             runs = describe(trials, metrics, seconds)
-            chosen = next(index for index, entry in enumerate(runs) if entry["is_chosen"])
             for line in as_lines(runs, data.dev_name):
                 say(line)
-            write_chosen(folders, runs, chosen, key, partial / FINAL)
+            write_chosen(folders, runs, key, partial / FINAL)
     if state.is_main_process:
         publish(partial, output)
 

@@ -92,21 +92,19 @@ def _best_of(metrics: dict[str, Any]) -> dict[str, Any]:
     return best_epoch(last, metrics["metric"])
 
 
-def write_chosen(
-    folders: list[Path], runs: list[dict[str, Any]], chosen: int, key: dict[str, Any], final: Path
-) -> None:
+def write_chosen(folders: list[Path], runs: list[dict[str, Any]], key: dict[str, Any], final: Path) -> None:
     """The chosen run's folder as the result, with the figures of all; it appears by a rename.
 
     Args:
         folders: results of the runs.
         runs: one entry a run, as `describe` gives them.
-        chosen: index of the one to keep.
         key: of the whole search.
         final: folder to make.
     """
     temporary = final.with_name(final.name + ".tmp")
     remove(temporary)
-    shutil.copytree(folders[chosen], temporary)
+    chosen = next(folder for folder, entry in zip(folders, runs, strict=True) if entry["is_chosen"])
+    shutil.copytree(chosen, temporary)
     metrics, run = (read_json(temporary / f"{name}.json") for name in ("metrics", "run"))
     metrics["selected_on"] = f"{metrics['selected_on']}, best of {len(runs)} runs"
     metrics["runs"] = runs
