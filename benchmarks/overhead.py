@@ -5,12 +5,18 @@ Expected:  merged 1.00, unmerged at most 1.02, training step at most 0.65 of ful
            32x32 and 16x128 tokens); 1x16 is reported, where the time is Python's more than the adapter's.
 Time:      8 minutes on one core. Nothing else should run meanwhile.
 
-One thread, and its processor time: what other programs on the machine take does not count. The variants take
-turns within each round and the median of the rounds' ratios is given, so that a machine whose speed changes
-slows both sides of a ratio alike; bare_again, a second copy of the bare model, shows what noise is left.
+One thread, and its processor time: what other programs on the machine take does not count. The variants
+take turns within each round, in a shuffled order, since who ran before leaves its traces; the median of the
+rounds' ratios is given with its 95 % bootstrap interval. All variants read the same weights in the same memory:
+two copies of one model differ by up to 4 % for where their weights happen to lie. bare_again, a second bare
+model, shows what noise is left.
+
+tune_paper and tune_wide are steps as `hadamard tune` makes them: the last layer computes one token.
 """
 
+import copy
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -19,11 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from peft import get_peft_model
+from scipy.stats import bootstrap
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter import HadamardConfig
+from hadamard_adapter.tuning.first_token import cut_last_layer
 from hadamard_adapter.tuning.models import quiet_libraries
 from hadamard_adapter.tuning.report import versions
 
@@ -56,26 +65,33 @@ def main(model: str, rounds: int, output: str) -> None:
 
 
 def load(model: str) -> torch.nn.Module:
-    """The bare model, the same weights each time."""
+    """The bare model."""
     torch.manual_seed(0)
     with quiet_libraries():
         return AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
 
 
-def adapted(model: str, sites: list[str], freeze_head: bool = False) -> torch.nn.Module:
-    """The same model with a random adapter (a zero one would do the same work)."""
+def twin(model: torch.nn.Module) -> torch.nn.Module:
+    """A second model with parameters of its own that read the same memory."""
+    own = {id(p): torch.nn.Parameter(p.data) for p in model.parameters()}
+    return copy.deepcopy(model, own)
+
+
+def adapted(bare: torch.nn.Module, sites: list[str], freeze_head: bool = False) -> torch.nn.Module:
+    """A twin with a random adapter (a zero one would do the same work)."""
     config = HadamardConfig(task_type="SEQ_CLS", sites=sites, init_weights=False, freeze_head=freeze_head)
-    return get_peft_model(load(model), config)
+    return get_peft_model(twin(bare), config)
 
 
-def inference(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
+def inference(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, object]:
     """Ratios of one forward pass to the bare model's."""
+    bare = load(model)
     variants = {
-        "bare": load(model),
-        "bare_again": load(model),
-        "merged": adapted(model, ["attention"]).merge_and_unload(),
-        "unmerged_paper": adapted(model, ["attention"]).base_model.model,
-        "unmerged_wide": adapted(model, ["attention", "ffn"]).base_model.model,
+        "bare": bare,
+        "bare_again": twin(bare),
+        "merged": adapted(bare, ["attention"]).merge_and_unload(),
+        "unmerged_paper": adapted(bare, ["attention"]).base_model.model,
+        "unmerged_wide": adapted(bare, ["attention", "ffn"]).base_model.model,
     }
 
     def step(variant: torch.nn.Module) -> Callable[[], object]:
@@ -90,13 +106,18 @@ def inference(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[
     return ratios({name: step(variant) for name, variant in variants.items()}, "bare", rounds)
 
 
-def training(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
+def training(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, object]:
     """Ratios of one training step (forward, backward, AdamW) to full fine-tuning's."""
+    full = load(model)
     variants = {
-        "full": load(model),
-        "step_paper": adapted(model, ["attention"], freeze_head=True),
-        "step_wide": adapted(model, ["attention", "ffn"]),
+        "full": full,
+        "step_paper": adapted(full, ["attention"], freeze_head=True),
+        "step_wide": adapted(full, ["attention", "ffn"]),
+        "tune_paper": adapted(full, ["attention"], freeze_head=True),
+        "tune_wide": adapted(full, ["attention", "ffn"]),
     }
+    for name in ("tune_paper", "tune_wide"):
+        assert cut_last_layer(variants[name].eval(), inputs), "the last layer can be cut for this family"
     labels = torch.zeros(inputs["input_ids"].shape[0], dtype=torch.long)
 
     def step(variant: torch.nn.Module) -> Callable[[], object]:
@@ -113,26 +134,26 @@ def training(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[s
     return ratios({name: step(variant) for name, variant in variants.items()}, "full", rounds)
 
 
-def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, float]:
-    """Median over rounds of each call's time over the reference's in that round; the order turns."""
+def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, object]:
+    """Median over rounds of each call's time over the reference's in that round, and its interval."""
     for call in calls.values():
         call()
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for at in range(rounds):
-        for name in names[at % len(names) :] + names[: at % len(names)]:
+    names, shuffled = list(calls), random.Random(0)
+    for _ in range(rounds):
+        shuffled.shuffle(names)
+        for name in names:
             start = time.process_time()
             calls[name]()
             times[name].append(time.process_time() - start)
-    found = {
-        f"{name}/{reference}": round(
-            statistics.median(a / b for a, b in zip(t, times[reference], strict=True)), 4
-        )
-        for name, t in times.items()
-        if name != reference
-    }
-    return found | {f"{reference}_ms": round(1000 * statistics.median(times[reference]), 2)}
+    found: dict[str, object] = {f"{reference}_ms": round(1000 * statistics.median(times[reference]), 2)}
+    for name in times.keys() - {reference}:
+        per_round = np.array(times[name]) / np.array(times[reference])
+        interval = bootstrap((per_round,), np.median, method="percentile", rng=0).confidence_interval
+        found[f"{name}/{reference}"] = round(float(np.median(per_round)), 4)
+        found[f"{name}/{reference} interval"] = [round(float(bound), 4) for bound in interval]
+    return dict(sorted(found.items()))
 
 
 def import_time(rounds: int = 5) -> float:
