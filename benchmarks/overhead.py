@@ -7,9 +7,9 @@ Time:      8 minutes on one core. Nothing else should run meanwhile.
 
 One thread, and its processor time: what other programs on the machine take does not count. The variants
 take turns within each round, in a shuffled order, since who ran before leaves its traces; the median of the
-rounds' ratios is given with its 95 % bootstrap interval. All variants read the same weights in the same memory:
-two copies of one model differ by up to 4 % for where their weights happen to lie. bare_again, a second bare
-model, shows what noise is left.
+rounds' ratios is given with its 95 % bootstrap interval. All variants read the same weights in the same
+memory: two copies of one model differ by up to 4 % for where their weights happen to lie. bare_again, a
+second bare model, shows what noise is left.
 
 tune_paper and tune_wide are steps as `hadamard tune` makes them: the last layer computes one token.
 """

@@ -53,7 +53,7 @@ def test_what_is_published_is_read_back_and_the_old_version_can_be_served_again(
     assert [(p.id, p.version) for p in store.served()] == [("mood", first.version)]
     assert store.add("mood", adapters / "first") == store.show("mood"), "the same content is the same version"
     store.remove("mood")
-    assert store.served() == [] and store.verify() == []
+    assert store.served() == [] and store.verify() == (0, [])
     with pytest.raises(AdapterError, match="no adapter 'mood' in store"):
         store.read("mood")
 
@@ -101,11 +101,11 @@ def test_damaged_files_are_told_and_not_served(damage: str, adapters: Path, tmp_
         manifest.write_text(manifest.read_text().replace('"size": ', '"size": 1'))
     with pytest.raises(AdapterError, match=r"not what was published|damaged manifest"):
         store.read("mood")
-    (problem,) = store.verify()
-    assert problem.startswith("mood: ")
+    n_served, (problem,) = store.verify()
+    assert n_served == 2 and problem.startswith("mood: ")
     path.parent.joinpath("manifest.json").unlink()
     assert store.add("mood", adapters / "first").version == version
-    assert store.verify() == []
+    assert store.verify() == (2, [])
 
 
 def test_a_damaged_pointer_is_told_and_mended_by_adding(adapters: Path, tmp_path: Path):
@@ -116,8 +116,9 @@ def test_a_damaged_pointer_is_told_and_mended_by_adding(adapters: Path, tmp_path
         pointer.write_text(content)
         with pytest.raises(AdapterError, match=r"pointer of 'mood' .* is damaged; add the adapter again"):
             store.show("mood")
+        assert store.verify()[0] == len(store.verify()[1]) == 1
     store.add("mood", adapters / "second")
-    assert store.verify() == []
+    assert store.verify() == (1, [])
 
 
 def publish_and_die(folder: Path, adapter: Path, n_writes: int) -> None:
@@ -150,9 +151,20 @@ def test_a_publisher_killed_at_any_write_leaves_the_old_version_whole(
     assert process.exitcode == -signal.SIGKILL
     is_pointed = n_writes == 4  # two files, the manifest, the pointer; only the generation was not written
     assert (store.read("mood")[0] == first) != is_pointed
-    assert store.verify() == []
+    assert store.verify() == (1, [])
     second = store.add("mood", adapters / "second")
     assert store.read("mood")[0] == second.version != first
+
+
+def test_a_first_publication_that_was_killed_is_not_served_and_not_reported(adapters: Path, tmp_path: Path):
+    process = multiprocessing.get_context("fork").Process(
+        target=publish_and_die, args=(tmp_path / "store", adapters / "first", 3)
+    )
+    process.start()
+    process.join()
+    store = AdapterStore(tmp_path / "store")
+    assert (tmp_path / "store" / "adapters" / "mood").is_dir()
+    assert store.served() == [] and store.verify() == (0, [])
 
 
 def test_what_is_no_adapter_is_refused_and_nothing_is_written(adapters: Path, tmp_path: Path):

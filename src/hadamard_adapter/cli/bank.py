@@ -167,13 +167,12 @@ def _verify(options: StoreOptions) -> None:
     Example:
       hadamard bank verify --store S
     """
-    store = _open(options)
-    problems = store.verify()
+    n_served, problems = _open(options).verify()
     for problem in problems:
         print(problem)
     if problems:
-        raise AdapterError(f"{len(problems)} of {len(store.served())} adapters are damaged, see above")
-    message_console(options.quiet).print(f"{len(store.served())} adapters, all whole")
+        raise AdapterError(f"{len(problems)} of {n_served} adapters are damaged, see above")
+    message_console(options.quiet).print(f"{n_served} adapters, all whole")
 
 
 for _command in (_add, _list, _show, _roll_back, _remove, _verify):

@@ -171,17 +171,18 @@ class AdapterStore:
                     (Path(scratch) / name).write_bytes(content)
             yield Path(scratch)
 
-    def verify(self) -> list[str]:
-        """A line for each adapter whose served version is not whole; none: all are."""
-        problems: list[str] = []
+    def verify(self) -> tuple[int, list[str]]:
+        """How many adapters are served, and a line for each whose version is not whole."""
         with self._explained():
-            ids = self._ids()
-        for id in ids:
+            # What has no pointer is not served: its first publication never came to its end.
+            served = [id for id in self._ids() if self._get(f"adapters/{id}/current.json") is not None]
+        problems: list[str] = []
+        for id in served:
             try:
                 self.read(id)
             except AdapterError as error:
                 problems.append(f"{id}: {error}")
-        return problems
+        return len(served), problems
 
     def generation(self) -> str:
         """A word that is another one after every publication; empty before the first."""
