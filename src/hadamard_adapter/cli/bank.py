@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.table import Table
@@ -57,6 +57,16 @@ class RollBackOptions(StoredOptions):
 
     version: str = field(metadata={"argument": "VERSION"})
     """Version to serve again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(StoreOptions):
+    """The options of `hadamard bank pack`."""
+
+    output: str
+    """New folder for the pack."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the numbers; bfloat16 halves the size and rounds offsets and heads."""
 
 
 def _open(options: StoreOptions) -> "AdapterStore":
@@ -175,5 +185,23 @@ def _verify(options: StoreOptions) -> None:
     message_console(options.quiet).print(f"{n_served} adapters, all whole")
 
 
-for _command in (_add, _list, _show, _roll_back, _remove, _verify):
+@command_from("pack", PackOptions)
+def _pack(options: PackOptions) -> None:
+    """Copy what a store serves into a few memory-mapped files, for a bank of many adapters.
+
+    \b
+    Example:
+      hadamard bank pack --store S --output pack
+    """
+    import torch
+
+    from hadamard_adapter.serving.packed import write_pack
+
+    store = _open(options)
+    served = ((found.id, found.version, store.read(found.id, found.version)[1]) for found in store.served())
+    n_adapters = write_pack(options.output, served, getattr(torch, options.dtype))
+    message_console(options.quiet).print(f"{n_adapters} adapters, in {options.output}")
+
+
+for _command in (_add, _list, _show, _roll_back, _remove, _verify, _pack):
     bank_group.add_command(_command)

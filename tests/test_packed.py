@@ -1,0 +1,108 @@
+"""Laws of packs: what was packed is read back, damage is told, and a pack is there whole or not at all."""
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+
+from command import hadamard
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving import AdapterStore, BankAdapter, PackedAdapters, read_adapter, write_pack
+from hadamard_adapter.serving.packed import INDEX
+from test_bank import random_adapter, tuned
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BankAdapter]:
+    """Adapters of two layouts (other numbers of labels), two of each."""
+    place, found = tmp_path_factory.mktemp("packed"), dict[str, BankAdapter]()
+    for name, n_labels in (("mood", 2), ("topic", 5)):
+        labels = {index: f"{name} {index}" for index in range(n_labels)}
+        tuned("bert", n_labels, place / name, sites=["attention", "ffn"], id2label=labels)
+        found[name] = dataclasses.replace(read_adapter(place / name), has_pair=n_labels == 2)
+        found[f"{name}2"] = random_adapter(found[name], n_labels)
+    return found
+
+
+def write(folder: Path, adapters: dict[str, BankAdapter], **settings: object) -> PackedAdapters:
+    items = ((id, f"version of {id}", adapter) for id, adapter in adapters.items())
+    assert write_pack(folder, items, **settings) == len(adapters)  # type: ignore[arg-type]
+    return PackedAdapters(folder)
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 1 << 28])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_packed_is_read_back(
+    packed: dict[str, BankAdapter], tmp_path: Path, dtype: torch.dtype, shard_bytes: int
+):
+    pack = write(tmp_path / "pack", packed, dtype=dtype, shard_bytes=shard_bytes)
+    assert (len(pack), pack.ids) == (4, sorted(packed))
+    assert "mood" in pack and "mod" not in pack
+    assert len(list((tmp_path / "pack").glob("shard-*"))) == (4 if shard_bytes == 1 else 2)
+    for id, adapter in packed.items():
+        found = pack.read(id)
+        assert pack.version(id) == f"version of {id}"
+        for name in ("task", "max_length", "base_fingerprint", "has_pair"):
+            assert getattr(found, name) == getattr(adapter, name)
+        for name in ("offsets", "head"):
+            own, expected = getattr(found, name), getattr(adapter, name)
+            assert own.keys() == expected.keys()
+            assert all(torch.equal(own[key], expected[key].to(dtype)) for key in expected)
+    with pytest.raises(AdapterError, match="no adapter 'mod' in pack"):
+        pack.read("mod")
+
+
+def test_a_flipped_bit_or_a_cut_is_told_and_the_others_are_still_read(
+    packed: dict[str, BankAdapter], tmp_path: Path
+):
+    pack = write(tmp_path / "pack", packed, shard_bytes=1)
+    first, second = sorted((tmp_path / "pack").glob("shard-*"))[:2]
+    content = first.read_bytes()
+    first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(
+        AdapterError, match=r"adapter 'mood' in .* is not what was packed; pack the store again"
+    ):
+        pack.read("mood")
+    second.write_bytes(second.read_bytes()[:-100])
+    with pytest.raises(AdapterError, match="is damaged"):
+        pack.read("mood2")
+    assert pack.read("topic").task == packed["topic"].task
+
+
+def test_a_pack_is_there_whole_or_not_at_all(packed: dict[str, BankAdapter], tmp_path: Path):
+    other = dataclasses.replace(packed["topic"], base_fingerprint="another")
+    with pytest.raises(AdapterError, match="expected a store of one base model"):
+        write(tmp_path / "pack", {**packed, "other": other})
+    with pytest.raises(SettingsError, match="expected each id once"):
+        write_pack(tmp_path / "pack", [("mood", "v", packed["mood"]), ("mood", "v", packed["mood"])])
+    assert not list(tmp_path.iterdir())
+    write(tmp_path / "pack", {})
+    with pytest.raises(SettingsError, match="exists already"):
+        write(tmp_path / "pack", packed)
+    assert len(PackedAdapters(tmp_path / "pack")) == 0
+
+
+def test_what_is_no_pack_is_refused(packed: dict[str, BankAdapter], tmp_path: Path):
+    with pytest.raises(AdapterError, match="expected a folder that `hadamard bank pack` made"):
+        PackedAdapters(tmp_path)
+    write(tmp_path / "pack", packed)
+    with sqlite3.connect(tmp_path / "pack" / INDEX) as index:
+        index.execute("UPDATE pack SET format = 'later'")
+    with pytest.raises(AdapterError, match="expected a pack of format 1, received 'later'"):
+        PackedAdapters(tmp_path / "pack")
+
+
+def test_the_command_packs_what_a_store_serves(tmp_path: Path):
+    tuned("bert", 0, tmp_path / "adapter")
+    store = ("--store", tmp_path / "store")
+    assert hadamard("bank", "add", *store, "mood", tmp_path / "adapter").code == 0
+    done = hadamard("bank", "pack", *store, "--output", tmp_path / "pack", "--dtype", "bfloat16")
+    assert (done.code, "1 adapters" in done.err) == (0, True)
+    version, adapter = AdapterStore(tmp_path / "store").read("mood")
+    pack = PackedAdapters(tmp_path / "pack")
+    assert pack.version("mood") == version
+    assert pack.read("mood").head_bytes == adapter.head_bytes
+    again = hadamard("bank", "pack", *store, "--output", tmp_path / "pack")
+    assert again.code == 2 and "exists already" in again.err
