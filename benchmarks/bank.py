@@ -1,0 +1,159 @@
+"""What a bank costs in time: mixed batches against the bare backbone, and against PEFT's ways to mix.
+
+Command:   python benchmarks/bank.py --model MODEL [--output results/bank.json]
+Expected:  bank at most 1.03 of the bare model (batches of 16 and 64 rows of 16 and 128 tokens, every row an
+           adapter of its own, its norms and head included); adding and looking up the same at 10 adapters
+           and at 1,000.
+Time:      10 minutes on one core. Nothing else should run meanwhile.
+
+One thread and its processor time; variants take turns within each round, in a shuffled order, over the same
+weights in the same memory (see overhead.py). PEFT's mixed batches carry LoRA (r 8, query and value) on the
+backbone alone, without heads of their own, which the bank's rows have; `peft_one_by_one` switches the adapter
+for each row.
+"""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from overhead import load, ratios, twin
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from hadamard_adapter import HadamardConfig
+from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
+from hadamard_adapter.tuning.report import versions
+from hadamard_adapter.tuning.resume import write_json
+
+SHAPES = [(n_rows, n_tokens) for n_tokens in (16, 128) for n_rows in (16, 64)]
+RESIDENT = (10, 1000)
+ENDS = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder of the base model.")
+@click.option("--rounds", default=20, show_default=True, help="Rounds of each comparison.")
+@click.option("--output", default="results/bank.json", show_default=True, help="File of the result.")
+def main(model: str, rounds: int, output: str) -> None:
+    """Measure and write the ratios."""
+    torch.set_num_threads(1)
+    bare = load(model)
+    name = Path(model).absolute().name
+    found: dict[str, Any] = {"model": name, "rounds": rounds, "threads": 1, "versions": versions()}
+    like = an_adapter(bare)
+    found |= {"adapter_bytes": like.offset_bytes, "head_bytes": like.head_bytes}
+    for n_rows, n_tokens in SHAPES:
+        found[f"{n_rows}x{n_tokens}"] = mixed(bare, like, n_rows, n_tokens, rounds)
+        click.echo(f"{n_rows}x{n_tokens}: {json.dumps(found[f'{n_rows}x{n_tokens}'])}")
+    found["growth"] = growth(bare, like, rounds)
+    found["cold_ms"] = cold(bare, like)
+    click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+
+
+def an_adapter(bare: torch.nn.Module) -> BankAdapter:
+    """A wide adapter with a head of its own, as `hadamard tune` leaves it."""
+    config = HadamardConfig(task_type="SEQ_CLS", sites=["attention", "ffn"], modules_to_save=["pooler"])
+    config.id2label = {0: "no", 1: "yes"}
+    with tempfile.TemporaryDirectory() as folder:
+        get_peft_model(twin(bare), config).save_pretrained(folder)
+        return read_adapter(folder)
+
+
+def another(like: BankAdapter, seed: int) -> BankAdapter:
+    """The same kind of adapter with other numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = {key: torch.randn(t.shape, generator=generator) / 10 for key, t in like.offsets.items()}
+    head = {key: torch.randn(t.shape, generator=generator) / 10 for key, t in like.head.items()}
+    return dataclasses.replace(like, offsets=draw, head=head)
+
+
+def bank_of(bare: torch.nn.Module, like: BankAdapter, n_adapters: int) -> AdapterBank:
+    """A bank of so many adapters over the bare model's weights."""
+    bank = AdapterBank(twin(bare))
+    for seed in range(n_adapters):
+        bank.add(f"a{seed}", another(like, seed))
+    return bank
+
+
+def mixed(
+    bare: torch.nn.Module, like: BankAdapter, n_rows: int, n_tokens: int, rounds: int
+) -> dict[str, object]:
+    """Ratios of one forward pass, every row with an adapter of its own, to the bare model's."""
+    inputs = {"input_ids": torch.randint(1000, 20_000, (n_rows, n_tokens))}
+    names = [f"a{row}" for row in range(n_rows)]
+    bank, lora = bank_of(bare, like, n_rows), lora_of(bare, names)
+    slots = [bank.slot_of(name) for name in names]
+
+    def one_by_one() -> None:
+        for row, name in enumerate(names):
+            lora.set_adapter(name)
+            lora(input_ids=inputs["input_ids"][row : row + 1])
+
+    calls: dict[str, Callable[[], object]] = {
+        "bare": lambda: bare(**inputs),
+        "bare_again": lambda: bare(**inputs),
+        "bank": lambda: bank.forward(slots, **inputs),
+        "peft_mixed": lambda: lora(**inputs, adapter_names=names),
+        "peft_one_by_one": one_by_one,
+    }
+    with torch.inference_mode():
+        return ratios(calls, "bare", rounds)
+
+
+def lora_of(bare: torch.nn.Module, names: list[str]) -> PeftModel:
+    """The bare model with so many LoRA adapters."""
+    config = LoraConfig(r=8, target_modules=ENDS[bare.config.model_type], init_lora_weights=False)
+    model = get_peft_model(twin(bare), config, adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    return model.eval()
+
+
+def growth(bare: torch.nn.Module, like: BankAdapter, rounds: int) -> dict[str, object]:
+    """Milliseconds to add, microseconds to look up, and a forward pass, by the number of adapters there."""
+    inputs = {"input_ids": torch.randint(1000, 20_000, (16, 16))}
+    found: dict[str, object] = {}
+    banks: dict[str, AdapterBank] = {}
+    for n_adapters in RESIDENT:
+        bank = banks[str(n_adapters)] = bank_of(bare, like, n_adapters)
+        more = [another(like, -1 - seed) for seed in range(20)]
+        add = median_seconds([partial(bank.add, "more", adapter) for adapter in more])
+        look_up = median_seconds([partial(bank.slot_of, "a5")] * 200)
+        found[f"{n_adapters} adapters"] = {"add_ms": 1e3 * add, "look_up_us": 1e6 * look_up}
+    slots = [index % 10 + 1 for index in range(16)]
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(bank.forward, slots, **inputs) for name, bank in banks.items()
+    }
+    return {**found, "forward": ratios(calls, str(RESIDENT[0]), rounds)}
+
+
+def cold(bare: torch.nn.Module, like: BankAdapter) -> float:
+    """Milliseconds to read an adapter from a pack and add it, median of 100 among 300."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_pack(f"{folder}/pack", ((f"a{n}", "0", another(like, n)) for n in range(300)))
+        pack, bank = PackedAdapters(f"{folder}/pack"), bank_of(bare, like, 10)
+        return 1e3 * median_seconds([lambda n=n: bank.add("cold", pack.read(f"a{n}")) for n in range(100)])
+
+
+def median_seconds(calls: list[Callable[[], object]]) -> float:
+    """Median time of some calls."""
+    times: list[float] = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
