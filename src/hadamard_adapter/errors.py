@@ -3,6 +3,7 @@
 HadamardError
 ├── DataError      a file, column, row or label is not as it must be
 ├── SettingsError  options that do not fit together or do not fit the model
+│   └── BusyError  another process works in the same place
 ├── AdapterError   an adapter folder that does not fit its base model, or is damaged
 └── TrainingError  training cannot go on (loss not finite, no space left)
 
@@ -31,6 +32,10 @@ class DataError(HadamardError, ValueError):
 
 class SettingsError(HadamardError, ValueError):
     """Options do not fit together, or do not fit the model."""
+
+
+class BusyError(SettingsError):
+    """Another process works in the same place."""
 
 
 class AdapterError(HadamardError, ValueError):

@@ -118,12 +118,15 @@ def plan_adapter(
     from peft import get_peft_model
 
     from hadamard_adapter import HadamardConfig
-    from hadamard_adapter.tuning.bench import _poolers  # pyright: ignore[reportPrivateUsage]
+    from hadamard_adapter.tuning.bench import poolers_of
 
     model_type, n_total = str(model.config.model_type), model.num_parameters()
     chosen = None if layers is None else list(layers)
     config = HadamardConfig(
-        sites=list(sites), position=position, layers_to_transform=chosen, modules_to_save=_poolers(model)
+        sites=list(sites),
+        position=position,
+        layers_to_transform=chosen,
+        modules_to_save=poolers_of(model) or None,
     )
     tensors = [
         (key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad

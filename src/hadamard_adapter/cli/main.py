@@ -20,6 +20,7 @@ from click.shell_completion import shell_complete
 
 from hadamard_adapter import __version__
 from hadamard_adapter.cli.bank import bank_group
+from hadamard_adapter.cli.bench import bench_command
 from hadamard_adapter.cli.eval import eval_command
 from hadamard_adapter.cli.inspect import inspect_command
 from hadamard_adapter.cli.merge import merge_command
@@ -52,13 +53,17 @@ def hadamard(context: click.Context) -> None:
     hadamard merge --adapter adapter --output plain-model
     hadamard inspect adapter
     hadamard bank add --store STORE mood adapter
+    hadamard bench experiments/quick.toml
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 hadamard.params.extend([quiet_option(), debug_option()])
-for _command in (tune_command, eval_command, predict_command, merge_command, inspect_command, bank_group):
+for _command in (
+    *(tune_command, eval_command, predict_command, merge_command, inspect_command, bank_group),
+    *(bench_command,),
+):
     hadamard.add_command(_command)
 
 

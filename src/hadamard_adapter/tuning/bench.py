@@ -27,7 +27,7 @@ from hadamard_adapter.tuning.report import count_parameters
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Progress
 
-__all__ = ["Bench", "Say", "class_weights", "set_up"]
+__all__ = ["Bench", "Say", "adapter_config", "class_weights", "poolers_of", "set_up", "token_rows"]
 
 Say = Callable[[str], None]
 """Receives one line for the user."""
@@ -100,15 +100,15 @@ def set_up(
             "are adapted in Python alone, where HadamardConfig(target_modules=[...], norm_modules=[...]) "
             "and any Trainer take modules by name: hadamard inspect MODEL proposes them"
         )
-    model = get_peft_model(base, _config(settings, base, base_fingerprint))
+    model = get_peft_model(base, adapter_config(settings, base, base_fingerprint))
     counts = count_parameters(model, n_base)
     say(
         f"preset {settings.preset}: sites {', '.join(settings.sites or ())}; "
         f"{counts['adapter_parameters']:,} parameters of the adapter ({counts['share_percent']:.4f} % of "
         f"{n_base / 1e6:.1f} M), {counts['head_parameters']:,} of the head"
     )
-    train, n_train_cut = _rows(tokenizer, data.train, max_length)
-    dev, n_dev_cut = _rows(tokenizer, data.dev, max_length)
+    train, n_train_cut = token_rows(tokenizer, data.train, max_length)
+    dev, n_dev_cut = token_rows(tokenizer, data.dev, max_length)
     n_truncated = {"train": n_train_cut, "dev": n_dev_cut}
     for part, n_cut in n_truncated.items():
         if n_cut:
@@ -134,6 +134,38 @@ def class_weights(data: TuneData) -> Float[torch.Tensor, " l"]:
     return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
 
 
+def adapter_config(
+    settings: TuneSettings, base: torch.nn.Module, base_fingerprint: str | None = None
+) -> HadamardConfig:
+    """The adapter that resolved settings describe, on a base model."""
+    return HadamardConfig(
+        task_type="SEQ_CLS",
+        sites=list(settings.sites or ()),
+        norm_modules=None if settings.norm_modules is None else list(settings.norm_modules),
+        train_scale=settings.train_scale,
+        train_shift=None if settings.train_shift else False,
+        position=settings.position,
+        layers_to_transform=None if settings.layers is None else list(settings.layers),
+        modules_to_save=poolers_of(base) or None if settings.train_pooler else None,
+        base_fingerprint=base_fingerprint,
+    )
+
+
+def poolers_of(base: torch.nn.Module) -> list[str]:
+    """Poolers, which stand between the backbone and the classifier, as modules of the head."""
+    names = [name for name, _ in base.named_modules() if name.rpartition(".")[2] == "pooler"]
+    return [name for name in names if next(base.get_submodule(name).parameters(), None) is not None]
+
+
+def token_rows(tokenizer: Any, examples: Examples, max_length: int) -> tuple[list[dict[str, Any]], int]:
+    """Labelled examples as model inputs with "labels", and the number of rows that were cut."""
+    tokens = tokenize(tokenizer, examples.texts, examples.pairs, max_length)
+    labels = examples.labels or []
+    return [
+        {**row, "labels": label} for row, label in zip(tokens.rows, labels, strict=True)
+    ], tokens.n_truncated
+
+
 def _max_length(settings: TuneSettings, base: Any, tokenizer: Any) -> int:
     limit = longest_input(base, tokenizer)
     wanted = settings.max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
@@ -142,29 +174,3 @@ def _max_length(settings: TuneSettings, base: Any, tokenizer: Any) -> int:
             f"max_length: expected at most {limit}, what {settings.model!r} can take, received {wanted!r}"
         )
     return wanted
-
-
-def _config(settings: TuneSettings, base: torch.nn.Module, base_fingerprint: str) -> HadamardConfig:
-    return HadamardConfig(
-        task_type="SEQ_CLS",
-        sites=list(settings.sites or ()),
-        norm_modules=None if settings.norm_modules is None else list(settings.norm_modules),
-        position=settings.position,
-        layers_to_transform=None if settings.layers is None else list(settings.layers),
-        modules_to_save=_poolers(base) if settings.train_pooler else None,
-        base_fingerprint=base_fingerprint,
-    )
-
-
-def _poolers(base: torch.nn.Module) -> list[str] | None:
-    """Poolers, which stand between the backbone and the classifier, as modules of the head."""
-    names = [name for name, _ in base.named_modules() if name.rpartition(".")[2] == "pooler"]
-    return [name for name in names if next(base.get_submodule(name).parameters(), None) is not None] or None
-
-
-def _rows(tokenizer: Any, examples: Examples, max_length: int) -> tuple[list[dict[str, Any]], int]:
-    tokens = tokenize(tokenizer, examples.texts, examples.pairs, max_length)
-    labels = examples.labels or []
-    return [
-        {**row, "labels": label} for row, label in zip(tokens.rows, labels, strict=True)
-    ], tokens.n_truncated

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from jaxtyping import Float, Float32, Int
+from peft import PeftModel
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.families import family_of, layer_stacks
@@ -101,7 +102,7 @@ def frozen_prefix(model: Any) -> tuple[list[nn.Module], str]:
     """The layers from the bottom on in which nothing trains, and why there are none where there are none.
 
     Args:
-        model: PEFT model around a transformers model.
+        model: a transformers model, or a PEFT model around one.
 
     Example:
         >>> from peft import get_peft_model
@@ -112,7 +113,7 @@ def frozen_prefix(model: Any) -> tuple[list[nn.Module], str]:
         >>> len(frozen_prefix(model)[0])
         10
     """
-    base = model.get_base_model()
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     try:
         family, stacks = family_of(base.config), layer_stacks(base)
     except SettingsError:

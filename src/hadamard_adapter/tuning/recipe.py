@@ -70,7 +70,12 @@ def say_on_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | None = None) -> TuneResult:
+def tune(
+    settings: TuneSettings,
+    say: Say = say_on_stderr,
+    progress: Progress | None = None,
+    data: TuneData | None = None,
+) -> TuneResult:
     """Tune a classification head and a Hadamard adapter; leave a complete folder or none.
 
     Stage 1 trains the head on the frozen model. Stage 2 starts from its best epoch, freezes the head (or
@@ -83,6 +88,7 @@ def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | 
         settings: see `TuneSettings`.
         say: receives one line at a time for the user; silenced by `settings.quiet`.
         progress: told of every step and epoch, for a display.
+        data: rows that are read already; None: those that the settings name.
 
     Returns:
         The output folder and what stands in its metrics.json and run.json.
@@ -106,7 +112,7 @@ def tune(settings: TuneSettings, say: Say = say_on_stderr, progress: Progress | 
     if not os.path.exists(output):
         refuse_no_place("output", output)
     with quiet_libraries():
-        data = read_data(settings)
+        data = read_data(settings) if data is None else data
         say(describe_task(data.task))
         say(data.how_split)
         settings = dataclasses.replace(settings, device=device.type)

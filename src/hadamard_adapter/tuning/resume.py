@@ -29,14 +29,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.errors import SettingsError, TrainingError, option
+from hadamard_adapter.errors import BusyError, SettingsError, TrainingError, option
 
 __all__ = [
     "check_output",
     "complete",
     "disk_errors_explained",
     "file_sha256",
+    "is_out_of_space",
     "last_sealed",
+    "locked",
     "open_workspace",
     "prune",
     "publish",
@@ -123,7 +125,7 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
     """
     partial = partial_of(output)
     partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial):
+    with locked(partial):
         strange = [entry.name for entry in partial.iterdir() if not _KNOWN.fullmatch(entry.name)]
         if strange:
             raise SettingsError(
@@ -242,12 +244,13 @@ def disk_errors_explained(partial: Path, advice: str = CONTINUES) -> Iterator[No
     try:
         yield
     except Exception as error:
-        if not _is_out_of_space(error, partial):
+        if not is_out_of_space(error, partial):
             raise
         raise TrainingError(f"no space left on the disk of {str(partial)!r}; {advice}") from error
 
 
-def _is_out_of_space(error: BaseException | None, partial: Path) -> bool:
+def is_out_of_space(error: BaseException | None, partial: Path) -> bool:
+    """Whether an error, or what caused it, says that the disk of a folder is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -261,18 +264,23 @@ def _is_out_of_space(error: BaseException | None, partial: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """A folder for this process alone, until the block is left or the process is gone.
+
+    Raises:
+        BusyError: another process has it.
+    """
     if os.name != "posix":  # Windows has no flock; two runs into one folder are then the user's care
         yield
         return
     import fcntl
 
-    with (partial / "lock").open("w") as lock:
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise SettingsError(
-                f"another run is writing to {str(partial)!r}; wait for it or pass another output"
+            raise BusyError(
+                f"another run is writing to {str(folder)!r}; wait for it or pass another output"
             ) from error
         yield
 

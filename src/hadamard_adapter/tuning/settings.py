@@ -106,6 +106,10 @@ class TuneSettings:
     """Ends of the norms' module names; None: the norm after each site, empty: no norm."""
     layers: tuple[int, ...] | None = None
     """Layers to adapt, counted from 0; None: all."""
+    train_scale: bool = True
+    """Whether the sites get a scale."""
+    train_shift: bool = True
+    """Whether the sites get a shift, where a merge can carry one."""
     position: Literal["output", "input"] = "output"
     """Whether to adapt what the site's projection puts out or what it takes in."""
     freeze_head: bool | None = None

@@ -1,0 +1,137 @@
+"""One run from its lock to its record: whoever executes it, where, and whatever becomes of it."""
+
+import dataclasses
+import datetime
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import Run, data_of, identity, name_of, settings_of, work_of
+from hadamard_adapter.bench.train import Trained, train
+from hadamard_adapter.errors import BusyError, HadamardError, TrainingError
+from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
+from hadamard_adapter.tasks.metrics import checked_logits, decided
+from hadamard_adapter.tuning import Progress
+from hadamard_adapter.tuning.models import pick_device
+from hadamard_adapter.tuning.report import peak_memory_mb, versions
+from hadamard_adapter.tuning.resume import is_out_of_space, locked, remove
+
+__all__ = ["execute"]
+
+RARE = 0.01
+"""Predictions that name one class for all but this share of the rows have collapsed."""
+
+
+def execute(run: Run, results: Results, progress: Progress | None = None) -> bool:
+    """Do one run and write its record; whether it was done here or before, not by another process just now.
+
+    Args:
+        run: what to do; one that is finished is left as it is.
+        results: receives the record.
+        progress: told of every step and epoch.
+
+    Raises:
+        TrainingError: the disk is full. The run is cancelled, and what is finished stays.
+        DataError, SettingsError: the rows or the model cannot be read.
+    """
+    name = name_of(run)
+    if results.is_finished(name):
+        return True
+    work = results.made("work") / name
+    work.mkdir(exist_ok=True)
+    try:
+        with locked(work):
+            if not results.is_finished(name):
+                results.write(name, _record(run, results, work, progress))
+            remove(work)
+    except (BusyError, FileNotFoundError) as error:  # or the other process has just removed the folder
+        if isinstance(error, FileNotFoundError) and work.exists():
+            raise
+        return False
+    return True
+
+
+def _record(run: Run, results: Results, work: Path, progress: Progress | None) -> dict[str, Any]:
+    """The record of a run that was done or failed; a run that was interrupted leaves a cancelled one."""
+    started, started_at = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
+    rows, data = data_of(run)
+    common = {
+        "run": dataclasses.asdict(run),
+        "identity": identity(run),
+        "title": METHODS[run.method].title,
+        "work": work_of(run),
+        "started_at": started_at.isoformat(timespec="seconds"),
+    }
+    settings = settings_of(run)
+    try:
+        trained = train(run.method, settings, data, work, progress)
+        found = _found(run, trained, rows.task, rows.dev, results)
+    except KeyboardInterrupt:
+        results.write(name_of(run), {**common, "status": "cancelled", "error": "interrupted"})
+        raise
+    except (HadamardError, torch.OutOfMemoryError) as error:
+        if is_out_of_space(error, work):
+            raise TrainingError(
+                f"no space left on the disk of {str(work)!r}; free some and run the same command again: what "
+                "is finished is kept, and this run continues"
+            ) from error
+        found = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {
+        **common,
+        **found,
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": pick_device(settings.device).type,
+        "rows": {"train": len(data.train), "held_out": len(rows.held_out), "dev": len(rows.dev)},
+        "versions": versions(),
+    }
+
+
+def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Results) -> dict[str, Any]:
+    """What a training says; only a run whose score counts looks at dev, once, with its chosen epoch."""
+    metric = task.metrics[0]
+    found: dict[str, Any] = {
+        "status": "done",
+        "metric": metric,
+        "score": trained.best["scores"][metric],
+        "best": trained.best,
+        "curve": trained.curve,
+        "trained_parameters": trained.n_trained,
+        "head_parameters": trained.n_head,
+        "base_parameters": trained.n_base,
+        "share_percent": 100 * trained.n_trained / trained.n_base,
+    }
+    if run.purpose == "search":
+        return found
+    logits = trained.classifier.logits(dev.texts, dev.pairs)
+    scores = score(task, logits, dev.labels or [])
+    predicted = decided(task, checked_logits(task, logits))
+    fingerprint = data_fingerprint(dev)
+    results.write_labels(fingerprint, _words(np.asarray(dev.labels)))
+    return {
+        **found,
+        "score": scores[metric],
+        "scores": scores,
+        "predictions": _words(predicted),
+        "dev_fingerprint": fingerprint,
+        "is_collapsed": _is_collapsed(task, predicted),
+        "layers": trained.layers,
+    }
+
+
+def _words(values: Any) -> str:
+    """Numbers in one string, so that a record stays short to read."""
+    return " ".join(f"{value:.6g}" for value in np.asarray(values, dtype=np.float64).ravel())
+
+
+def _is_collapsed(task: Task, predicted: Any) -> bool:
+    """Whether nearly all rows get the same prediction."""
+    if task.problem_type == "regression":
+        return float(np.ptp(predicted)) < RARE
+    _, counts = np.unique(predicted, axis=0, return_counts=True)
+    return float(counts.max()) > (1 - RARE) * len(predicted)

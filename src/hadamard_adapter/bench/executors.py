@@ -1,0 +1,190 @@
+"""Where runs are done: in this process, in a pool of processes on this machine, or on a Slurm cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from hadamard_adapter.bench.execute import execute
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import Run
+from hadamard_adapter.bench.worker import BUSY, DONE, do_job, write_job
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning import Progress
+
+__all__ = ["Executor", "Started", "in_this_process", "on_slurm", "pool"]
+
+LOST = 1
+"""Stands for every way in which a cluster can lose a job."""
+
+
+@runtime_checkable
+class Started(Protocol):
+    """A run that was started somewhere."""
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for the signal that ended it; None while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """End it; what it has done so far is continued by the next start."""
+        ...
+
+    def last_words(self) -> str:
+        """The last line that it wrote, for a message; empty if there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Executor:
+    """A place for runs."""
+
+    n_slots: int
+    """Runs at the same time, at most."""
+    start: Callable[[Run, Results, int], Started]
+    """Starts a run in a slot (0 to n_slots - 1)."""
+
+
+@dataclass(frozen=True)
+class _Over:
+    """A run that was over when `start` returned."""
+
+    code: int
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def last_words(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class _Process:
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait()
+
+    def last_words(self) -> str:
+        return _last_line(self.log)
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    job: Any
+
+    def poll(self) -> int | None:
+        if not self.job.done():
+            return None
+        return LOST if self.job.exception() is not None else int(self.job.result())
+
+    def stop(self) -> None:
+        self.job.cancel(check=False)
+
+    def last_words(self) -> str:
+        error = self.job.exception()
+        lines = str(error).strip().splitlines() if error is not None else []
+        return lines[-1] if lines else ""
+
+
+def in_this_process(progress: Progress | None = None) -> Executor:
+    """One run after the other, here.
+
+    Args:
+        progress: told of every step and epoch.
+    """
+
+    def start(run: Run, results: Results, slot: int) -> Started:
+        return _Over(DONE if execute(run, results, progress) else BUSY)
+
+    return Executor(1, start)
+
+
+def pool(n_workers: int) -> Executor:
+    """A process a run, so that one that dies takes no other with it; each has its GPU or its share of cores.
+
+    Args:
+        n_workers: runs at the same time.
+
+    Raises:
+        SettingsError: no worker.
+    """
+    if n_workers < 1:
+        raise SettingsError(f"workers: expected a number from 1 on, received {n_workers!r}")
+
+    def start(run: Run, results: Results, slot: int) -> Started:
+        job = write_job(run, results)
+        log = job.with_suffix(".log")
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hadamard_adapter.bench.worker", str(job)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **_share(slot, n_workers)},
+            )
+        return _Process(process, log)
+
+    return Executor(n_workers, start)
+
+
+def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
+    """A job of Slurm a run, by submitit (the extra `bench`); the results must be on a disk that nodes share.
+
+    Slurm's own settings come from its environment: SBATCH_PARTITION, SBATCH_GPUS, SBATCH_TIMELIMIT, ...
+
+    Args:
+        n_jobs: jobs in the queue at the same time.
+        folder: for submitit's files and the jobs' logs.
+        cluster: "local" runs jobs on this machine, as tests do; None: Slurm.
+
+    Raises:
+        SettingsError: submitit is not installed, or there is no Slurm here.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise SettingsError(
+            "executor slurm: needs submitit; pip install 'hadamard-adapter[bench]'"
+        ) from error
+    try:
+        executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster or "slurm")
+    except RuntimeError as error:
+        raise SettingsError(f"executor slurm: {error}; choose local or pool") from error
+
+    def start(run: Run, results: Results, slot: int) -> Started:
+        executor.update_parameters(name=f"hadamard-{run.method}")
+        return _Submitted(executor.submit(do_job, str(write_job(run, results))))
+
+    return Executor(n_jobs, start)
+
+
+def _share(slot: int, n_workers: int) -> dict[str, str]:
+    """Environment of a worker: one GPU each while there are several, and its share of the cores."""
+    import torch
+
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = {"OMP_NUM_THREADS": str(max(1, n_cores // n_workers))}
+    n_gpus = torch.cuda.device_count()
+    return {**share, "CUDA_VISIBLE_DEVICES": str(slot % n_gpus)} if n_gpus > 1 else share
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

@@ -1,0 +1,32 @@
+"""How far each layer's adapter went from the identity: the root mean square of its offsets."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+__all__ = ["offsets_by_layer"]
+
+_NAME = re.compile(r"\.(\d+)\.(.+)\.hadamard_(scale|shift|norm_weight|norm_bias)")
+
+
+def offsets_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Kind of offset and module -> sqrt(mean(offset²)) by layer, from the lowest adapted one on.
+
+    Args:
+        tensors: of an adapter's file, by name.
+
+    Example:
+        >>> import torch
+        >>> name = "base_model.model.bert.encoder.layer.{}.output.dense.hadamard_scale"
+        >>> offsets_by_layer({name.format(0): torch.tensor([3.0, 4.0]), name.format(1): torch.zeros(2)})
+        {'scale output.dense': [3.5355, 0.0]}
+    """
+    found: dict[str, dict[int, float]] = {}
+    for name, tensor in tensors.items():
+        match = _NAME.search(name)
+        if match is not None:
+            layer, module, kind = match.groups()
+            value = float(tensor.float().square().mean().sqrt())
+            found.setdefault(f"{kind} {module}", {})[int(layer)] = round(value, 4)
+    return {kind: [values[layer] for layer in sorted(values)] for kind, values in sorted(found.items())}

@@ -1,0 +1,162 @@
+"""What a spec comes to, given what ran: the runs that are due now, how many are left, and for how long."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.bench.rows import read_rows
+from hadamard_adapter.bench.run import Run, name_of, work_of
+from hadamard_adapter.bench.search import best_rate, next_rates
+from hadamard_adapter.bench.spec import Spec, TaskSpec
+from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import METRICS
+
+__all__ = ["Cell", "Records", "State", "cells_of", "due", "seconds_of", "state_of", "total_seconds"]
+
+Records = Mapping[str, Mapping[str, Any]]
+"""Name of a run -> its record."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model, a task and a method of a spec: a search, then a run for each seed."""
+
+    spec: Spec
+    """What it belongs to."""
+    model: str
+    """Folder or name on the hub."""
+    task: TaskSpec
+    """What is learned."""
+    method: str
+    """Name in the table of methods."""
+
+    def run(self, purpose: str, lr: float, seed: int) -> Run:
+        """A run of this cell."""
+        spec, is_search = self.spec, purpose == "search"
+        return Run(
+            purpose="search" if is_search else "score",
+            model=self.model,
+            task=dataclasses.replace(self.task, expected={}),
+            data=spec.data,
+            method=self.method,
+            lr=lr,
+            seed=seed,
+            select=spec.select,
+            bf16=spec.bf16,
+            dropout=spec.dropout,
+            search_rows=spec.search.rows if is_search and spec.search is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a cell is."""
+
+    finished: tuple[str, ...]
+    """Names of the runs that are over."""
+    due: tuple[Run, ...]
+    """Runs that can start now."""
+    later: tuple[Run, ...]
+    """Runs that wait for the search, at the published rate, for an estimate of time."""
+    lr: float | None
+    """The learning rate that was found or published; None: the search is not over, or all of it failed."""
+
+
+def cells_of(spec: Spec) -> list[Cell]:
+    """All cells, model by model, task by task, in the order of the methods."""
+    return [
+        Cell(spec, model, task, method)
+        for model in spec.models
+        for task in spec.tasks
+        for method in spec.methods
+    ]
+
+
+def state_of(cell: Cell, records: Records) -> State:
+    """How far a cell is; a cancelled run counts as not done.
+
+    Args:
+        cell: which one.
+        records: what ran, of any spec.
+    """
+    search, method, finished = cell.spec.search, METHODS[cell.method], list[str]()
+    lr: float | None = method.lr
+    if search is not None:
+        sign = _sign(cell)
+        found: dict[float, float | None] = {}
+        while rates := next_rates(method.grid, found, search.extensions):
+            runs = [cell.run("search", rate, seed=0) for rate in rates]
+            left = [run for run in runs if not _is_over(records.get(name_of(run)))]
+            finished += [name_of(run) for run in runs if run not in left]
+            if left:
+                later = [cell.run("score", method.lr, seed) for seed in range(cell.spec.seeds)]
+                return State(tuple(finished), tuple(left), tuple(later), None)
+            for run in runs:
+                record = records[name_of(run)]
+                found[run.lr] = sign * record["score"] if record["status"] == "done" else None
+        lr = best_rate(found)
+        if lr is None:
+            return State(tuple(finished), (), (), None)
+    runs = [cell.run("score", lr, seed) for seed in range(cell.spec.seeds)]
+    left = [run for run in runs if not _is_over(records.get(name_of(run)))]
+    finished += [name_of(run) for run in runs if run not in left]
+    return State(tuple(finished), tuple(left), (), lr)
+
+
+def due(spec: Spec, records: Records) -> list[Run]:
+    """All runs that can start now, those of a search first in each cell."""
+    return [run for cell in cells_of(spec) for run in state_of(cell, records).due]
+
+
+def seconds_of(run: Run, records: Records) -> float | None:
+    """An estimate of a run's time: the median pace of what ran before, times its work.
+
+    The pace is that of the same model, method and task; where there is none, of the same model and method;
+    else of the same model. None: nothing ran on this model.
+
+    Args:
+        run: which one.
+        records: what ran, of any spec.
+    """
+    done = [
+        (record["run"], record["seconds"] / max(1, record["work"]))
+        for record in records.values()
+        if record["status"] == "done"
+        and "work" in record
+        and _model(record["run"]["model"]) == _model(run.model)
+    ]
+    for names in (("method", "task"), ("method",), ()):
+        paces = [pace for other, pace in done if all(_value(other, n) == _own(run, n) for n in names)]
+        if paces:
+            return statistics.median(paces) * work_of(run)
+    return None
+
+
+def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
+    """Estimated seconds of those runs that have an estimate, and the number of those that have none."""
+    found = [seconds_of(run, records) for run in runs]
+    return sum(value for value in found if value is not None), sum(value is None for value in found)
+
+
+def _is_over(record: Mapping[str, Any] | None) -> bool:
+    return record is not None and record["status"] in ("done", "failed")
+
+
+def _sign(cell: Cell) -> int:
+    metric = read_rows(dataclasses.replace(cell.task, expected={}), cell.spec.data).task.metrics[0]
+    return 1 if METRICS[metric].greater_is_better else -1
+
+
+def _model(path: str) -> str:
+    return Path(path).absolute().name
+
+
+def _value(run: Mapping[str, Any], name: str) -> Any:
+    return run["task"]["name"] if name == "task" else run[name]
+
+
+def _own(run: Run, name: str) -> Any:
+    return run.task.name if name == "task" else getattr(run, name)

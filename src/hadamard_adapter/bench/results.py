@@ -1,0 +1,115 @@
+"""The folder of results: one JSON file a run, read with care, written by one rename.
+
+    RESULTS/
+        runs/NAME.json     the record of a run
+        labels/HASH.json   true labels of dev rows, once for all runs on them
+        work/NAME/         a run at work: its lock, and what lets a killed run continue
+        jobs/              of the pool and of Slurm: what each worker was told, and its log
+
+A record has the status done, failed (an error that comes again: the loss is not finite, the model does not
+fit) or cancelled (the process went away: the same command runs it again).
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.resume import read_json, write_json
+
+__all__ = ["FORMAT", "STATUSES", "Results"]
+
+FORMAT = 1
+"""Of the records; counted up when a reader of the old form would misread the new one."""
+STATUSES = ("done", "failed", "cancelled")
+
+
+@dataclass
+class Results:
+    """A folder of results; what was read once is not read again."""
+
+    folder: Path
+    """Where they are; made when the first record is written."""
+    problems: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    """Name of a file -> why it does not count."""
+    _records: dict[str, dict[str, Any]] = field(default_factory=lambda: dict[str, dict[str, Any]]())
+    _stamps: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Name of the run -> record, of all files that can be read; `problems` tells of the others."""
+        there: set[str] = set()
+        for entry in _json_files(self.folder / "runs"):
+            name, stamp = entry.name.removesuffix(".json"), entry.stat().st_mtime_ns
+            there.add(name)
+            if self._stamps.get(name) == stamp:
+                continue
+            self._stamps[name] = stamp
+            self._records.pop(name, None)
+            self.problems.pop(name, None)
+            content = read_json(Path(entry.path))
+            problem = _problem_of(content)
+            if problem is None:
+                self._records[name] = content
+            else:
+                self.problems[name] = problem
+        self._records = {name: record for name, record in self._records.items() if name in there}
+        return self._records
+
+    def is_finished(self, name: str) -> bool:
+        """Whether a run is over and need not be run again."""
+        return self.records().get(name, {}).get("status") in ("done", "failed")
+
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        """Put the record of a run into its place, whole or not at all.
+
+        Raises:
+            SettingsError: the folder cannot be made.
+        """
+        assert record["status"] in STATUSES
+        write_json(self.made("runs") / f"{name}.json", {"format": FORMAT, **record})
+
+    def made(self, kind: str) -> Path:
+        """One of the folders inside, made if it is not there.
+
+        Raises:
+            SettingsError: it cannot be made.
+        """
+        folder = self.folder.absolute() / kind
+        if not folder.is_dir():
+            refuse_no_place("results", folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_labels(self, fingerprint: str, labels: str) -> None:
+        """Keep the true labels of dev rows under their fingerprint."""
+        path = self.made("labels") / f"{fingerprint}.json"
+        if not path.exists():
+            write_json(path, {"labels": labels})
+
+    def labels(self, fingerprint: str) -> list[float] | None:
+        """The true labels of dev rows; None where they were not kept."""
+        content = read_json(self.folder / "labels" / f"{fingerprint}.json")
+        return None if content is None else [float(word) for word in content["labels"].split()]
+
+
+def _json_files(folder: Path) -> list["os.DirEntry[str]"]:
+    try:
+        return sorted((e for e in os.scandir(folder) if e.name.endswith(".json")), key=lambda e: e.name)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise SettingsError(f"results {str(folder)!r}: expected a folder; choose another place") from error
+
+
+def _problem_of(content: Any) -> str | None:
+    """Why a record does not count; None where it does."""
+    if not isinstance(content, dict) or "format" not in content:
+        return "not a record of a run, or written half; the run counts as missing"
+    if content["format"] != FORMAT:
+        return f"of another version (format {content['format']!r}, expected {FORMAT}); left alone"
+    lacking = [name for name in ("status", "run", "identity") if name not in content]
+    if lacking or content["status"] not in STATUSES:
+        return f"damaged ({lacking[0] if lacking else 'status'!r}); the run counts as missing"
+    return None

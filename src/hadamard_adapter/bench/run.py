@@ -1,0 +1,159 @@
+"""A run: what one training is made of, and the identity that tells it from all others."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoConfig
+
+from hadamard_adapter.bench.rows import TaskRows, files_of, read_rows
+from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import data_fingerprint
+from hadamard_adapter.tuning import TuneSettings, resolve
+from hadamard_adapter.tuning.data import TuneData, run_key
+
+__all__ = ["RECIPE", "Run", "data_of", "identity", "name_of", "settings_of", "work_of"]
+
+RECIPE = 1
+"""Counted up by every change of the code that moves a score: earlier runs then count as others."""
+
+_NOT_IN_IDENTITY = ("device", "cache_gb")
+"""Where and how fast it is computed; said in the record instead."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a model, a task, a method, a learning rate and a seed."""
+
+    purpose: Literal["search", "score"]
+    """search: a learning rate is tried on rows held out of train; score: its dev score counts."""
+    model: str
+    """Folder or name on the hub."""
+    task: TaskSpec
+    """Its expected scores are left out, since they change nothing."""
+    data: str
+    """Folder of GLUE."""
+    method: str
+    """Name in the table of methods."""
+    lr: float
+    """Learning rate."""
+    seed: int
+    """Seed of the head's start, of the order of rows and of dropout."""
+    select: Literal["held-out", "dev"]
+    """What chooses the epoch of a run whose score counts."""
+    bf16: bool
+    """Whether to compute in bfloat16."""
+    dropout: bool
+    """Whether the backbone drops activations at random."""
+    search_rows: int | None
+    """Training rows of a search, at most; None in runs whose score counts."""
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Run":
+        """The run that `dataclasses.asdict` turned into JSON."""
+        values: dict[str, Any] = {**content, "task": TaskSpec(**content["task"])}
+        return cls(**values)
+
+
+def settings_of(run: Run, output: str = "none") -> TuneSettings:
+    """The settings of a run, the same for all methods but for what a row of the table says.
+
+    Raises:
+        SettingsError: the model cannot be found.
+    """
+    method = METHODS[run.method]
+    given: dict[str, Any] = {
+        **files_of(run.task, run.data),
+        **({"stages": 1} if method.settings is None else method.settings(_config(run.model))),
+        "lr": run.lr,
+        "epochs": run.task.epochs,
+        "batch_size": run.task.batch_size,
+        "max_length": run.task.max_length,
+        "seed": run.seed,
+        "bf16": run.bf16,
+        "dropout": run.dropout,
+        "quiet": True,
+    }
+    if given.get("stages", 2) == 2:
+        given["head_epochs"] = run.task.head_epochs
+    if method.settings is None:
+        given["stage2_head_lr"] = run.lr
+    return TuneSettings(model=run.model, output=output, **given)
+
+
+def data_of(run: Run) -> tuple[TaskRows, TuneData]:
+    """All rows of the run's task, and those that it trains on and is chosen on.
+
+    Raises:
+        DataError: a file or a row is not as it must be.
+    """
+    rows = read_rows(run.task, run.data)
+    if run.purpose == "search":
+        assert run.search_rows is not None, "a search has a size"
+        return rows, rows.to_search(run.search_rows)
+    return rows, rows.to_score(run.select)
+
+
+@functools.cache
+def identity(run: Run) -> str:
+    """A hash of everything that changes the run's result: method, settings, seed, rows, content of the model.
+
+    Raises:
+        DataError: a file or a row is not as it must be.
+        SettingsError: the model cannot be found.
+    """
+    rows, data = data_of(run)
+    key = _key(settings_of(run), data, run.model)
+    key = {name: value for name, value in key.items() if name not in _NOT_IN_IDENTITY}
+    key |= {"recipe": RECIPE, "method": run.method, "purpose": run.purpose}
+    if run.purpose == "score":
+        key["test_data"] = data_fingerprint(rows.dev)
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def name_of(run: Run) -> str:
+    """The name of the run's file: readable first, the beginning of its identity last."""
+    rows = run.task.name + (f"_{run.task.rows}" if run.task.rows else "")
+    start = f"{Path(run.model).absolute().name}-{rows}-{run.method}"
+    kind = "search-" if run.purpose == "search" else ""
+    return f"{start}-{kind}lr{run.lr:g}-s{run.seed}-{identity(run)[:10]}"
+
+
+@functools.cache
+def work_of(run: Run) -> int:
+    """The work of a run: training rows times epochs, over its stages; what its time is estimated from."""
+    _, data = data_of(run)
+    settings = resolve(settings_of(run), len(data.train))
+    return len(data.train) * ((settings.head_epochs or 0) + (settings.epochs or 0))
+
+
+def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
+    _config(model)  # refuses what is no model, before a run of it fails
+    content = _content(model)
+    key = run_key(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
+    return {**key, "model_content": content or model}
+
+
+@functools.cache
+def _content(model: str) -> str | None:
+    from hadamard_adapter.tuning.content import base_content
+
+    return base_content(model)
+
+
+@functools.cache
+def _config(model: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingsError(
+            f"model {model!r}: expected a folder made by save_pretrained, or a name on the hub that can be "
+            f"reached from here ({first_line})"
+        ) from error

@@ -1,0 +1,135 @@
+"""All runs of a spec, in an order that the results decide."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from hadamard_adapter.bench.executors import Executor, Started
+from hadamard_adapter.bench.plan import due
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import Run, identity, name_of
+from hadamard_adapter.bench.spec import Spec
+from hadamard_adapter.bench.worker import BUSY, MENDABLE
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.methods import METHODS
+
+__all__ = ["Board", "Outcome", "run_all"]
+
+_POLL_S = 0.2
+_BUSY_S = 5.0
+"""Until a run that another process had is looked at again."""
+
+
+@runtime_checkable
+class Board(Protocol):
+    """What a display of a bench must offer."""
+
+    def show(self, running: list[Run], records: dict[str, dict[str, Any]]) -> None:
+        """What runs now, and what is over; called several times a second."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """How a bench ended."""
+
+    n_done: int = 0
+    """Runs done here, now."""
+    failed: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    """Name of a run that failed now -> its error."""
+    lost: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    """Name of a run whose worker went away -> how; the same command runs it again."""
+
+
+def run_all(
+    spec: Spec,
+    results: Results,
+    executor: Executor,
+    board: Board,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Do all runs of a spec that are not finished.
+
+    A search decides which runs follow, so what is due is asked again after every run. A run that another
+    process has is waited for. A run whose worker died is written down as cancelled and not tried again now.
+
+    Args:
+        spec: what to run.
+        results: what ran, of any spec; receives the records.
+        executor: where to run.
+        board: shown what runs.
+        say: receives a line when a run ends.
+
+    Raises:
+        SettingsError, DataError: rows or a model cannot be read.
+        TrainingError: the disk is full.
+    """
+    outcome, running, busy_until = Outcome(), dict[str, tuple[Run, Started, int]](), dict[str, float]()
+    try:
+        while True:
+            records = results.records()
+            left = {name_of(run): run for run in due(spec, records)}
+            left = {name: run for name, run in left.items() if name not in outcome.lost}
+            if not left and not running:
+                return outcome
+            now = time.monotonic()
+            for name, run in left.items():
+                free = set(range(executor.n_slots)) - {slot for _, _, slot in running.values()}
+                if not free:
+                    break
+                if name not in running and busy_until.get(name, 0) <= now:
+                    board.show([*(other for other, _, _ in running.values()), run], records)
+                    running[name] = run, executor.start(run, results, min(free)), min(free)
+            board.show([run for run, _, _ in running.values()], records)
+            ended = {name: code for name, (_, it, _) in running.items() if (code := it.poll()) is not None}
+            for name, code in ended.items():
+                run, started, _ = running.pop(name)
+                if code == BUSY:
+                    busy_until[name] = time.monotonic() + _BUSY_S
+                else:
+                    _write_down(run, started, code, results, outcome, say)
+            if not ended:
+                time.sleep(_POLL_S)
+    finally:
+        for run, started, _ in running.values():
+            started.stop()
+            _cancel(run, results, "interrupted")
+
+
+def _write_down(
+    run: Run,
+    started: Started,
+    code: int,
+    results: Results,
+    outcome: Outcome,
+    say: Callable[[str], None],
+) -> None:
+    """What became of a run that is over."""
+    name = name_of(run)
+    record = results.records().get(name)
+    if record is not None and record["status"] == "done":
+        outcome.n_done += 1
+        say(f"{name}: {record['metric']} {record['score']:.4f} in {record['seconds']:.0f} s")
+    elif record is not None and record["status"] == "failed":
+        outcome.failed[name] = record["error"]
+        say(f"{name}: failed: {record['error']}")
+    elif code == MENDABLE:
+        raise SettingsError(started.last_words().removeprefix("error: "))
+    else:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        outcome.lost[name] = f"its worker died ({how}) {started.last_words()}".strip()
+        _cancel(run, results, outcome.lost[name])
+        say(f"{name}: {outcome.lost[name]}")
+
+
+def _cancel(run: Run, results: Results, error: str) -> None:
+    """A record that says why a run is not there; one that is finished stays as it is."""
+    if not results.is_finished(name_of(run)):
+        content = {
+            "run": dataclasses.asdict(run),
+            "identity": identity(run),
+            "title": METHODS[run.method].title,
+        }
+        results.write(name_of(run), {**content, "status": "cancelled", "error": error})

@@ -1,0 +1,56 @@
+"""Which learning rates a search tries next, and which one it chooses; pure functions of what was found."""
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["best_rate", "next_rates"]
+
+Found = Mapping[float, float | None]
+"""Learning rate -> score, greater is better; None: the run failed."""
+
+
+def next_rates(grid: Sequence[float], found: Found, extensions: int) -> list[float]:
+    """The rates to try now: what is left of the grid, then one more at an edge while the best one is there.
+
+    Args:
+        grid: rates to begin with, rising.
+        found: what was tried.
+        extensions: rates beyond the grid, at most.
+
+    Returns:
+        Rates, rising; none when the search is over.
+
+    Example:
+        >>> next_rates([1e-3, 3e-3], {1e-3: 0.5}, extensions=3)
+        [0.003]
+        >>> next_rates([1e-3, 3e-3], {1e-3: 0.5, 3e-3: 0.7}, extensions=3)
+        [0.009]
+        >>> next_rates([1e-3, 3e-3], {1e-3: 0.5, 3e-3: 0.7, 9e-3: 0.6}, extensions=3)
+        []
+    """
+    left = [rate for rate in grid if rate not in found]
+    if left:
+        return left
+    best, tried = best_rate(found), sorted(found)
+    if best is None or len(tried) - len(grid) >= extensions or len(tried) < 2:
+        return []
+    if best == tried[0]:
+        return [_rounded(tried[0] * tried[0] / tried[1])]
+    if best == tried[-1]:
+        return [_rounded(tried[-1] * tried[-1] / tried[-2])]
+    return []
+
+
+def best_rate(found: Found) -> float | None:
+    """The rate with the best score; among equals the smallest; None where all failed.
+
+    Example:
+        >>> best_rate({1e-3: 0.5, 3e-3: 0.7, 9e-3: None})
+        0.003
+    """
+    scores = {rate: value for rate, value in found.items() if value is not None}
+    return max(sorted(scores), key=lambda rate: scores[rate], default=None)
+
+
+def _rounded(rate: float) -> float:
+    """Two digits, so that rates can be read."""
+    return float(f"{rate:.2g}")

@@ -1,0 +1,231 @@
+"""A spec: which models, tasks, methods and seeds, read from TOML and checked word by word."""
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import GLUE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+__all__ = ["Search", "Spec", "TaskSpec", "nearest", "read_spec"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a spec: a GLUE task by name, or any name with files for train and dev."""
+
+    name: str
+    """GLUE's name of the task (cola, sst2, ...), or one of your own with `train` and `dev`."""
+    rows: int | None = None
+    """Training rows, drawn once with seed 0, the same for all runs; None: all."""
+    epochs: int | None = None
+    """Epochs of the last or only stage; None: by the number of rows, as `hadamard tune` decides."""
+    head_epochs: int | None = None
+    """Epochs of the Hadamard recipe's stage 1; None: by the number of rows."""
+    batch_size: int = 32
+    """Rows in a step."""
+    max_length: int | None = None
+    """Tokens after which a row is cut; None: 256, or what the model can take if that is less."""
+    train: str | None = None
+    """A file of training rows, for tasks that are not GLUE's."""
+    dev: str | None = None
+    """A file of dev rows, read for scores only."""
+    expected: dict[str, float] = dataclasses.field(default_factory=lambda: dict[str, float](), hash=False)
+    """Method -> score in percent that a publication reports; shown beside ours, never in place of it."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the learning rate of each model, task and method is searched: seed 0, never on dev."""
+
+    rows: int = 1500
+    """Training rows of a run of the search, at most."""
+    extensions: int = 3
+    """Rates beyond the method's grid, at most, tried while the best one is at an edge."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that an experiment is made of.
+
+    Raises:
+        SettingsError: an unknown method or task, or a number out of range.
+    """
+
+    title: str
+    """One line for tables."""
+    models: tuple[str, ...]
+    """Folders made by save_pretrained, or names on the hub."""
+    methods: tuple[str, ...]
+    """Names in the table of methods."""
+    tasks: tuple[TaskSpec, ...]
+    """What is learned."""
+    data: str = "glue"
+    """Folder that holds the folders of GLUE's tasks."""
+    seeds: int = 3
+    """Number of seeds, from 0 on."""
+    select: Literal["held-out", "dev"] = "held-out"
+    """What chooses the epoch: rows held out of train, so that dev is read once; or dev, the looser way."""
+    bf16: bool = False
+    """Whether to compute in bfloat16 (autocast)."""
+    dropout: bool = False
+    """Whether the backbone drops activations at random in training, for all methods alike."""
+    search: Search | None = None
+    """None: no search, each method at its published learning rate."""
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name in ("models", "methods", "tasks"):
+            if not getattr(self, name):
+                raise SettingsError(f"{name}: expected one or more, received none")
+        for method in self.methods:
+            if method not in METHODS:
+                raise SettingsError(f"methods: no method {method!r}{nearest(method, METHODS)}")
+        _refuse_twice("models", [Path(model).name for model in self.models])
+        _refuse_twice("methods", self.methods)
+        _refuse_twice("tasks", [task.name for task in self.tasks])
+        for task in self.tasks:
+            _check_task(task)
+            for method in task.expected:
+                if method not in METHODS:
+                    raise SettingsError(
+                        f"expected of {task.name}: no method {method!r}{nearest(method, METHODS)}"
+                    )
+        if self.seeds < 1:
+            raise SettingsError(f"seeds: expected a number from 1 on, received {self.seeds!r}")
+        if self.search is not None and (self.search.rows < 20 or self.search.extensions < 0):
+            raise SettingsError(
+                f"search: expected rows from 20 on and extensions from 0 on, received {self.search!r}"
+            )
+
+
+def read_spec(path: str | Path) -> Spec:
+    """The spec in a TOML file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SettingsError: no such file, no TOML, an unknown key, method or task (with the nearest known name), a
+            value of the wrong type or out of range; the message begins with the path.
+
+    Example:
+        >>> read_spec("no/such.toml")
+        Traceback (most recent call last):
+        hadamard_adapter.errors.SettingsError: no/such.toml: No such file or directory
+    """
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return _made(Spec, given, "the spec")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a TOML file: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown word: the nearest known one, or all of them.
+
+    Example:
+        >>> nearest("lorra", ["lora", "full"])
+        "; did you mean 'lora'?"
+        >>> nearest("x", ["lora", "full"])
+        '; known: lora, full'
+    """
+    names = list(known)
+    found = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(names)}"
+
+
+def _made(cls: type[T], given: Any, where: str) -> T:
+    """A dataclass from a TOML table, every key and type checked."""
+    if not isinstance(given, dict):
+        raise SettingsError(f"{where}: expected a table, received {given!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    for key in given:
+        if key not in fields:
+            raise SettingsError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in given
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise SettingsError(f"{where}: {missing[0]!r} is missing")
+    return cls(**{key: _value(value, hints[key], f"{where}: {key}") for key, value in given.items()})
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    """A TOML value as the type that an annotation asks for."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # "X | None": TOML has no None
+        return _value(value, inner[0], where)
+    if dataclasses.is_dataclass(hint):
+        return _made(typing.cast(type, hint), value, where)
+    if origin is typing.Literal:
+        if value not in inner:
+            raise SettingsError(f"{where}: expected {' or '.join(map(repr, inner))}, received {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise SettingsError(f"{where}: expected a list, received {value!r}")
+        return tuple(_value(item, inner[0], f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise SettingsError(f"{where}: expected a table, received {value!r}")
+        return {key: _value(item, inner[1], f"{where}.{key}") for key, item in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise SettingsError(f"{where}: expected {_WORDS[hint]}, received {value!r}")
+    return value
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text in quotes",
+    bool: "true or false",
+}
+
+
+def _check_task(task: TaskSpec) -> None:
+    if (task.train is None) != (task.dev is None):
+        raise SettingsError(f"task {task.name!r}: expected both train and dev, or neither")
+    if task.train is None and task.name not in GLUE:
+        raise SettingsError(
+            f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"
+        )
+    for name, least in {"rows": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}.items():
+        value = getattr(task, name)
+        if value is not None and value < least:
+            raise SettingsError(
+                f"task {task.name!r}: {name}: expected a number from {least} on, received {value!r}"
+            )
+
+
+def _refuse_twice(name: str, words: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for word in words:
+        if word in seen:
+            raise SettingsError(f"{name}: {word!r} stands there twice; name it once")
+        seen.add(word)

@@ -1,0 +1,158 @@
+"""One training of any method: `tune` for the Hadamard adapter, the same stage of training for all others."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from hadamard_adapter.adapter.fingerprint import fingerprint
+from hadamard_adapter.bench.layers import offsets_by_layer
+from hadamard_adapter.methods import METHODS, Method, head_of, shape_of, trained_counts
+from hadamard_adapter.tasks import data_fingerprint
+from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
+from hadamard_adapter.tuning.bench import token_rows
+from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.models import (
+    DEFAULT_MAX_LENGTH,
+    collator,
+    load_base,
+    load_tokenizer,
+    longest_input,
+    pick_device,
+    quiet_libraries,
+)
+from hadamard_adapter.tuning.prefix import cached_prefix
+from hadamard_adapter.tuning.stage import Stage
+from hadamard_adapter.tuning.training import run_stage
+from hadamard_adapter.tuning.weights import load_weights, read_weights
+
+__all__ = ["Trained", "train"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to."""
+
+    classifier: Classifier
+    """The model at its best epoch."""
+    curve: list[dict[str, Any]]
+    """An entry an epoch, with the name of its stage."""
+    best: dict[str, Any]
+    """The entry that was chosen."""
+    n_trained: int
+    """Parameters trained beside the head."""
+    n_head: int
+    """Parameters of the head."""
+    n_base: int
+    """Parameters of the base model."""
+    layers: dict[str, list[float]]
+    """Kind and site of offsets -> their root mean square, layer by layer; empty for other methods."""
+
+
+def train(
+    method: str, settings: TuneSettings, data: TuneData, folder: Path, progress: Progress | None = None
+) -> Trained:
+    """Train one model with one method; what a killed training left in the folder is used.
+
+    Args:
+        method: name in the table of methods.
+        settings: of the run; `output` is set here.
+        data: rows to train on and rows that choose the epoch.
+        folder: for everything written on the way.
+        progress: told of every step and epoch.
+
+    Raises:
+        SettingsError: the model cannot be loaded, or the method cannot be applied to it.
+        TrainingError: the loss is not finite, or the disk is full.
+    """
+    settings = dataclasses.replace(settings, output=str(folder / "out"), quiet=True)
+    row = METHODS[method]
+    if row.settings is not None:
+        return _tuned(row, settings, data, progress)
+    with quiet_libraries():
+        return _wrapped(row, resolve(settings, len(data.train)), data, folder, progress)
+
+
+def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progress | None) -> Trained:
+    result = tune(settings, progress=progress, data=data)
+    metrics = result.metrics
+    classifier = load(result.output, device=settings.device)
+    last = metrics["curve"][-1]["stage"]
+    best_epoch = metrics["best_epoch"][last]
+    best = next(e for e in metrics["curve"] if e["stage"] == last and e["epoch"] == best_epoch)
+    n_trained = metrics["adapter_parameters"]
+    _check_count(row, n_trained, classifier.model.get_base_model(), metrics["base_parameters"], metrics)
+    offsets = read_weights(result.output / "adapter_model.safetensors")
+    return Trained(
+        classifier,
+        metrics["curve"],
+        best,
+        n_trained,
+        metrics["head_parameters"],
+        metrics["base_parameters"],
+        offsets_by_layer(offsets),
+    )
+
+
+def _wrapped(
+    row: Method, settings: TuneSettings, data: TuneData, folder: Path, progress: Progress | None
+) -> Trained:
+    device = pick_device(settings.device)
+    settings = dataclasses.replace(settings, device=device.type)
+    tokenizer = load_tokenizer(settings.model)
+    set_seed(settings.seed)
+    base = load_base(settings.model, data.task, tokenizer.pad_token_id)
+    head, shape = head_of(base), shape_of(base)
+    n_base, base_fingerprint = sum(p.numel() for p in base.parameters()), fingerprint(base)
+    limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
+    max_length = min(settings.max_length or DEFAULT_MAX_LENGTH, limit)
+    model = row.make(base, head).to(device)
+    n_trained, n_head = trained_counts(model, head)
+    assert n_trained == row.count(shape), (
+        f"{row.title}: {n_trained} train, the formula says {row.count(shape)}"
+    )
+    assert settings.epochs is not None and isinstance(settings.lr, float)  # resolved
+    stage = Stage(
+        name="both",
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        rates=dict.fromkeys(("scale", "shift", "norm", "head"), settings.lr),
+        train=token_rows(tokenizer, data.train, max_length)[0],
+        dev=token_rows(tokenizer, data.dev, max_length)[0],
+        collate=collator(tokenizer, data.task.problem_type),
+    )
+    key = {"base": base_fingerprint, "max_length": max_length}
+    key |= {part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))}
+    limit_gb = 0.0 if settings.dropout else settings.cache_gb
+    cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.bf16)
+    with cached as stage:
+        outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
+    _load_checkpoint(model, outcome.checkpoint)
+    classifier = Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
+    curve = [{"stage": "both", **entry} for entry in outcome.curve]
+    return Trained(classifier, curve, {"stage": "both", **outcome.best}, n_trained, n_head, n_base, {})
+
+
+def _check_count(row: Method, n_trained: int, base: Any, n_base: int, metrics: dict[str, Any]) -> None:
+    """The formula of a row of `tune`; the adapted model itself holds more than the base model."""
+    shape = dataclasses.replace(shape_of(base), n_backbone=n_base - metrics["head_parameters"])
+    expected = row.count(shape)
+    assert n_trained == expected, f"{row.title}: {n_trained} train, the formula says {expected}"
+
+
+def _load_checkpoint(model: Any, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint of the Trainer back."""
+    if isinstance(model, PeftModel):
+        load_weights(model, checkpoint / "adapter_model.safetensors")
+        return
+    missing, unexpected = model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not trained & set(missing) and not unexpected, f"{checkpoint} holds another model"
+
+
+def _ignore(line: str) -> None:
+    """Say nothing."""

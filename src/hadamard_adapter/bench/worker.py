@@ -1,0 +1,47 @@
+"""One run in a process of its own: `python -m hadamard_adapter.bench.worker JOB.json`.
+
+A job is a JSON file with the run and the folder of results. Exit codes: 0 the record is written, 3 another
+process is at this run, 2 an error that the user can mend (in one line on standard error).
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from hadamard_adapter.bench.execute import execute
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import Run, name_of
+from hadamard_adapter.errors import HadamardError
+from hadamard_adapter.tuning.resume import write_json
+
+__all__ = ["BUSY", "DONE", "MENDABLE", "do_job", "main", "write_job"]
+
+DONE, MENDABLE, BUSY = 0, 2, 3
+
+
+def write_job(run: Run, results: Results) -> Path:
+    """The file that tells a worker what to do, with paths that hold from anywhere."""
+    path = results.made("jobs") / f"{name_of(run)}.json"
+    write_json(path, {"run": dataclasses.asdict(run), "results": str(results.folder.absolute())})
+    return path
+
+
+def do_job(path: str) -> int:
+    """Do what a job says and return the exit code; errors that the user can mend are raised."""
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
+    is_here = execute(Run.from_json(job["run"]), Results(Path(job["results"])))
+    return DONE if is_here else BUSY
+
+
+def main(path: str) -> int:
+    """Do what a job says and return the exit code; an error of the user's is one line on standard error."""
+    try:
+        return do_job(path)
+    except HadamardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MENDABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,134 @@
+"""`hadamard bench`: run an experiment, or say what it would run and for how long."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hadamard_adapter.cli.console import message_console
+from hadamard_adapter.cli.hub import stay_offline_without_hub
+from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hadamard_adapter.bench.executors import Executor
+    from hadamard_adapter.bench.results import Results
+    from hadamard_adapter.bench.spec import Spec
+
+__all__ = ["BenchOptions", "bench_command"]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of `hadamard bench`."""
+
+    spec: str = field(metadata={"argument": "SPEC"})
+    """TOML file: models, tasks, methods, seeds and the search of learning rates."""
+    plan: bool = False
+    """Whether to print what would run, with an estimate of time from what ran, and to run nothing."""
+    executor: Literal["local", "pool", "slurm"] = "local"
+    """local: in this process, one after the other; pool: a process a run; slurm: a job a run."""
+    workers: int = 2
+    """Runs at the same time, for pool and slurm; with several GPUs, one each."""
+    results: str = "results/bench"
+    """Folder of results; runs that are there, of any spec, are not run again."""
+    model: str | None = None
+    """Where the spec's model is on this machine, for a spec of one model."""
+    data: str | None = None
+    """Where the folder of GLUE is on this machine."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+
+@command_from("bench", BenchOptions)
+def bench_command(options: BenchOptions) -> None:
+    """Run an experiment: methods side by side, one JSON file a run.
+
+    The same command again continues: what is finished is not run again, and a run that was killed goes on
+    from its last checkpoint. Learning rates are searched on rows held out of train, never on dev.
+
+    \b
+    Example:
+      hadamard bench experiments/quick.toml --plan
+      hadamard bench experiments/quick.toml --results results/quick
+      hadamard bench experiments/bert-base.toml --executor pool --workers 8
+    """
+    from hadamard_adapter.bench.results import Results
+    from hadamard_adapter.bench.spec import read_spec
+
+    console = message_console(options.quiet)
+    spec = _placed(read_spec(options.spec), options)
+    stay_offline_without_hub([*spec.models])
+    results = Results(Path(options.results))
+    results.records()
+    for name, problem in results.problems.items():
+        console.print(f"{name}.json: {problem}")
+    if options.plan:
+        _print_plan(spec, results)
+        return
+    _run(spec, results, options, console)
+
+
+def _placed(spec: "Spec", options: BenchOptions) -> "Spec":
+    from hadamard_adapter.errors import SettingsError
+
+    changes: dict[str, Any] = {} if options.data is None else {"data": options.data}
+    if options.model is not None:
+        if len(spec.models) > 1:
+            raise SettingsError(
+                f"--model: expected a spec of one model, {options.spec} has {len(spec.models)}"
+            )
+        changes["models"] = (options.model,)
+    return dataclasses.replace(spec, **changes)
+
+
+def _run(spec: "Spec", results: "Results", options: BenchOptions, console: "Console") -> None:
+    from hadamard_adapter.bench.schedule import run_all
+    from hadamard_adapter.cli.board import BenchBoard
+
+    executor = _executor(options, results)
+    with BenchBoard(spec, console, executor.n_slots) as board:
+        outcome = run_all(spec, results, executor, board, console.print)
+    console.print(f"done: {outcome.n_done} runs now, {len(results.records())} records in {results.folder}")
+    if outcome.failed:
+        console.print(f"failed: {len(outcome.failed)}; they stay so until their files are removed")
+    if outcome.lost:
+        name, how = next(iter(outcome.lost.items()))
+        raise TrainingError(
+            f"{len(outcome.lost)} runs were lost, the first one {name}: {how}; the same command runs them "
+            "again"
+        )
+
+
+def _executor(options: BenchOptions, results: "Results") -> "Executor":
+    from hadamard_adapter.bench.executors import in_this_process, on_slurm, pool
+
+    if options.executor == "pool":
+        return pool(options.workers)
+    if options.executor == "slurm":
+        return on_slurm(options.workers, results.made("jobs"))
+    return in_this_process()
+
+
+def _print_plan(spec: "Spec", results: "Results") -> None:
+    """A line for each cell, then the sum."""
+    from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
+    from hadamard_adapter.cli.board import duration
+
+    records, runs = results.records(), list[Any]()
+    for cell in cells_of(spec):
+        state = state_of(cell, records)
+        left = [*state.due, *state.later]
+        runs += left
+        seconds, n_unknown = total_seconds(left, records)
+        time = "unknown" if n_unknown else f"about {duration(seconds)}"
+        n_search = sum(run.purpose == "search" for run in left)
+        what = f"{n_search} of a search, then {len(left) - n_search}" if n_search else f"{len(left)}"
+        rate = "" if state.lr is None else f" at {state.lr:g}"
+        name = f"{Path(cell.model).name} {cell.task.name} {cell.method}"
+        print(f"{name}: {len(state.finished)} finished; to run: {what}{rate}" + (f"; {time}" if left else ""))
+    seconds, n_unknown = total_seconds(runs, records)
+    known = f"{len(runs) - n_unknown} of them take about {duration(seconds)} one after the other"
+    print(f"{len(runs)} runs; {known}, {n_unknown} are of unknown length")

@@ -1,0 +1,75 @@
+"""The board of a bench: a table of what is done, running and to come on a terminal; elsewhere nothing."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hadamard_adapter.bench.plan import cells_of, seconds_of, state_of
+from hadamard_adapter.bench.run import Run
+from hadamard_adapter.bench.spec import Spec
+
+__all__ = ["BenchBoard", "duration"]
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class BenchBoard:
+    """A live table, a row for each model, task and method; use it as a context manager."""
+
+    def __init__(self, spec: Spec, console: Console, n_slots: int) -> None:
+        """Show a spec that `n_slots` runs at a time work off."""
+        self.spec, self.n_slots = spec, n_slots
+        self.is_shown = console.is_terminal and not console.quiet
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.next_look_s = 0.0
+
+    def __enter__(self) -> "BenchBoard":
+        if self.is_shown:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_shown:
+            self.live.stop()
+
+    def show(self, running: list[Run], records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Draw the table again, once a second at most."""
+        if self.is_shown and time.monotonic() >= self.next_look_s:
+            self.next_look_s = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+            self.live.update(self._table(running, records), refresh=True)
+
+    def _table(self, running: list[Run], records: Mapping[str, Mapping[str, Any]]) -> Table:
+        table = Table("model, task, method", "done", "running", "to come", "lr", title=self.spec.title)
+        seconds, n_unknown = 0.0, 0
+        for cell in cells_of(self.spec):
+            state = state_of(cell, records)
+            n_running = sum(run in running for run in state.due)
+            for run in (*state.due, *state.later):
+                estimate = seconds_of(run, records)
+                seconds, n_unknown = seconds + (estimate or 0.0), n_unknown + (estimate is None)
+            table.add_row(
+                f"{cell.model.rstrip('/').rpartition('/')[2]} {cell.task.name} {cell.method}",
+                str(len(state.finished)),
+                str(n_running or ""),
+                str(len(state.due) + len(state.later) - n_running or ""),
+                "searched" if state.lr is None else f"{state.lr:g}",
+            )
+        more = f" and {n_unknown} runs of unknown length" if n_unknown else ""
+        table.caption = f"time left: about {duration(seconds / self.n_slots)}{more}"
+        return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them.
+
+    Example:
+        >>> duration(40), duration(754), duration(9000)
+        ('40 s', '13 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

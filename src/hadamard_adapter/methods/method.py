@@ -1,0 +1,97 @@
+"""What a row of the table of methods holds, and the sizes of a model that its formula counts with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hadamard_adapter.adapter.families import layer_stacks
+from hadamard_adapter.adapter.heads import find_head
+from hadamard_adapter.tuning.bench import poolers_of
+
+__all__ = ["Make", "Method", "Settings", "Shape", "head_of", "shape_of", "trained_counts"]
+
+Make = Callable[[Any, tuple[str, ...]], Any]
+"""Base model and full names of its head's modules -> the model to train, its masks set."""
+
+Settings = Callable[[Any], dict[str, Any]]
+"""Config of the base model -> what differs from the defaults of `TuneSettings`."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of an encoder, as the formulae count with them."""
+
+    n_layers: int
+    """Number of layers, L."""
+    hidden: int
+    """Length of a hidden state, d."""
+    ffn: int
+    """Width of the feed-forward block, f."""
+    embedding: int
+    """Length of an embedding, e; equal to d but in ELECTRA's small models."""
+    n_backbone: int
+    """Number of parameters beside the head."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: how to make the trained model, at which learning rate, and how much of it trains."""
+
+    title: str
+    """Name in tables."""
+    make: Make
+    """Makes the model to train."""
+    count: Callable[[Shape], int]
+    """Number of parameters that train beside the head."""
+    lr: float
+    """Published learning rate; within the published range where there are several."""
+    grid: tuple[float, ...]
+    """Learning rates that a search begins with, rising; holds `lr`."""
+    source: str
+    """Paper, and whose implementation."""
+    settings: Settings | None = None
+    """Of `tune`, for variants of the Hadamard adapter; None: one stage, head and all else at one rate."""
+
+
+def head_of(base: nn.Module) -> tuple[str, ...]:
+    """The full names of the modules that every method trains as the head, a pooler among them.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> head_of(BertForSequenceClassification(BertConfig(num_hidden_layers=1, vocab_size=10)))
+        ('bert.pooler', 'classifier')
+    """
+    return find_head(base, poolers_of(base), has_task=True)
+
+
+def shape_of(base: nn.Module) -> Shape:
+    """The sizes of an encoder with a head."""
+    config: Any = base.config
+    sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
+    n_head = sum(size for name, size in sizes.items() if _is_in(name, head_of(base)))
+    hidden = config.hidden_size
+    return Shape(
+        n_layers=len(layer_stacks(base)[0]),
+        hidden=hidden,
+        ffn=config.intermediate_size,
+        embedding=getattr(config, "embedding_size", hidden),
+        n_backbone=sum(sizes.values()) - n_head,
+    )
+
+
+def trained_counts(model: nn.Module, head: tuple[str, ...]) -> tuple[int, int]:
+    """Numbers of the parameters that train: beside the head, and of the head.
+
+    Args:
+        model: what a method made.
+        head: of its base model, as `head_of` names it.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    n_head = sum(size for name, size in sizes.items() if _is_in(name.removeprefix("base_model.model."), head))
+    return sum(sizes.values()) - n_head, n_head
+
+
+def _is_in(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)

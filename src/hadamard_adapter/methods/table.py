@@ -1,0 +1,188 @@
+"""The table of methods: how each makes its model, its learning rates, and its number of parameters.
+
+In the formulae L is the number of layers, d the hidden size, f the width of the feed-forward block, e the
+length of an embedding; the head is never counted.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from peft import get_peft_model
+
+from hadamard_adapter.methods import by_peft
+from hadamard_adapter.methods.houlsby import WIDTH, houlsby
+from hadamard_adapter.methods.method import Method, Settings, Shape
+from hadamard_adapter.methods.names import norms_behind
+from hadamard_adapter.methods.plain import attention_norms, biases, everything, head_only
+from hadamard_adapter.tuning.bench import adapter_config
+from hadamard_adapter.tuning.settings import TuneSettings, resolve
+
+__all__ = ["METHODS"]
+
+_CHEN = "Chen et al., 2023, arXiv 2407.11033; ours"
+_OUR_GRID = (2e-3, 5e-3, 1e-2)
+_RED = "Wu et al., 2024, arXiv 2402.15179; the Hadamard adapter's code"
+
+
+def _given(**settings: Any) -> Settings:
+    return lambda config: settings
+
+
+def _upper_two_thirds(config: Any) -> dict[str, Any]:
+    n_layers = config.num_hidden_layers
+    return {"preset": "paper", "layers": tuple(range(n_layers - _two_thirds(n_layers), n_layers))}
+
+
+def _two_thirds(n_layers: int) -> int:
+    return round(2 * n_layers / 3)
+
+
+def _hadamard(
+    title: str,
+    settings: Settings,
+    count: Callable[[Shape], int],
+    source: str = _CHEN,
+    lr: float = 5e-3,
+    grid: tuple[float, ...] = _OUR_GRID,
+) -> Method:
+    """A row whose model `tune` makes; the same settings make it here."""
+
+    def make(base: Any, head: tuple[str, ...]) -> Any:
+        given = TuneSettings(model="base", output="out", train="rows", **settings(base.config))
+        config = adapter_config(resolve(given, n_rows=1), base)
+        config.freeze_head = bool(resolve(given, n_rows=1).freeze_head)
+        return get_peft_model(base, config)
+
+    return Method(title, make, count, lr, grid, source, settings)
+
+
+METHODS: dict[str, Method] = {
+    "full": Method(
+        "full fine-tuning",
+        everything,
+        lambda s: s.n_backbone,
+        5e-5,
+        (2e-5, 5e-5, 1e-4),
+        "Devlin et al., 2019, arXiv 1810.04805, appendix A.3",
+    ),
+    "head": Method(
+        "head only", head_only, lambda s: 0, 1e-3, (3e-4, 1e-3, 3e-3), "no paper; the rate of our stage 1"
+    ),
+    "bitfit": Method(
+        "BitFit",
+        biases,
+        lambda s: (
+            s.n_layers * (7 * s.hidden + s.ffn) + s.embedding + (s.hidden if s.embedding != s.hidden else 0)
+        ),
+        4e-4,
+        (1e-4, 4e-4, 1e-3),
+        "Ben Zaken et al., 2022, arXiv 2106.10199; ours",
+    ),
+    "ln-tuning": Method(
+        "LN-tuning",
+        by_peft.ln_tuning,
+        lambda s: 4 * s.n_layers * s.hidden + 2 * s.embedding,
+        1e-3,
+        (1e-3, 3e-3, 1e-2),
+        "Qi et al., 2022, arXiv 2211.08682; PEFT's. The grid is ours",
+    ),
+    "attention-norm": Method(
+        "attention norm only",
+        attention_norms,
+        lambda s: 2 * s.n_layers * s.hidden,
+        1e-3,
+        (1e-3, 3e-3, 1e-2),
+        "the norm's part of Chen et al., 2023, arXiv 2407.11033; ours. The grid is that of LN-tuning",
+    ),
+    "ia3": Method(
+        "IA3",
+        by_peft.ia3,
+        lambda s: s.n_layers * (2 * s.hidden + s.ffn),
+        3e-3,
+        (1e-3, 3e-3, 1e-2),
+        "Liu et al., 2022, arXiv 2205.05638; PEFT's",
+    ),
+    "lora": Method(
+        "LoRA r 8 (q, v)",
+        by_peft.lora,
+        lambda s: 4 * by_peft.LORA_RANK * s.n_layers * s.hidden,
+        5e-4,
+        (2e-4, 5e-4, 1e-3),
+        "Hu et al., 2022, arXiv 2106.09685, table 9; PEFT's",
+    ),
+    "vera": Method(
+        "VeRA r 1024 (q, v)",
+        by_peft.vera,
+        lambda s: 2 * s.n_layers * (by_peft.VERA_RANK + s.hidden),
+        1e-2,
+        (3e-3, 1e-2, 3e-2),
+        "Kopiczko et al., 2024, arXiv 2310.11454; PEFT's",
+    ),
+    "houlsby": Method(
+        "Houlsby, width 64",
+        houlsby,
+        lambda s: s.n_layers * (4 * s.hidden * WIDTH + 2 * WIDTH + 6 * s.hidden),
+        3e-4,
+        (1e-4, 3e-4, 1e-3),
+        "Houlsby et al., 2019, arXiv 1902.00751, section 3.1; ours",
+    ),
+    "red": _hadamard(
+        "RED (FFN, one stage)",
+        _given(sites=("ffn",), norm_modules=(), stages=1),
+        lambda s: 2 * s.n_layers * s.hidden,
+        _RED,
+        lr=1e-3,
+        grid=(1e-3, 3e-3, 8e-3),
+    ),
+    "hadamard": _hadamard("Hadamard", _given(preset="paper"), lambda s: 4 * s.n_layers * s.hidden),
+    "hadamard-no-norm": _hadamard(
+        "Hadamard without norm",
+        _given(preset="paper", norm_modules=()),
+        lambda s: 2 * s.n_layers * s.hidden,
+    ),
+    "hadamard-scale": _hadamard(
+        "Hadamard, scale only",
+        _given(preset="paper", norm_modules=(), train_shift=False),
+        lambda s: s.n_layers * s.hidden,
+    ),
+    "hadamard-shift": _hadamard(
+        "Hadamard, shift only",
+        _given(preset="paper", norm_modules=(), train_scale=False),
+        lambda s: s.n_layers * s.hidden,
+    ),
+    "hadamard-both-norms": _hadamard(
+        "Hadamard, both norms",
+        lambda config: {"preset": "paper", "norm_modules": norms_behind(config, ["attention", "ffn"])},
+        lambda s: 6 * s.n_layers * s.hidden,
+    ),
+    "hadamard-output-norm": _hadamard(
+        "Hadamard, output norm",
+        lambda config: {"preset": "paper", "norm_modules": norms_behind(config, ["ffn"])},
+        lambda s: 4 * s.n_layers * s.hidden,
+    ),
+    "hadamard-input": _hadamard(
+        "Hadamard before the projection",
+        _given(preset="paper", position="input"),
+        lambda s: 4 * s.n_layers * s.hidden,
+    ),
+    "hadamard-one-stage": _hadamard(
+        "Hadamard, one stage", _given(preset="paper", stages=1), lambda s: 4 * s.n_layers * s.hidden
+    ),
+    "hadamard-free-head": _hadamard(
+        "Hadamard, head kept training",
+        _given(preset="paper", freeze_head=False),
+        lambda s: 4 * s.n_layers * s.hidden,
+    ),
+    "hadamard-two-thirds": _hadamard(
+        "Hadamard, upper 2/3 of the layers",
+        _upper_two_thirds,
+        lambda s: 4 * _two_thirds(s.n_layers) * s.hidden,
+    ),
+    "hadamard-wide": _hadamard("Hadamard, wide", _given(preset="wide"), lambda s: 8 * s.n_layers * s.hidden),
+    "hadamard-wide-frozen-head": _hadamard(
+        "Hadamard, wide, head frozen",
+        _given(preset="wide", freeze_head=True),
+        lambda s: 8 * s.n_layers * s.hidden,
+    ),
+}
+"""Name in a spec to row."""

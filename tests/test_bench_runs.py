@@ -1,0 +1,251 @@
+"""Runs of a bench: each once, none lost, whatever is killed, damaged, full or taken."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_help import Silent, lay_out, silent, spec_of, spec_text
+from command import hadamard
+from hadamard_adapter.bench import Spec, execute
+from hadamard_adapter.bench.executors import Executor, in_this_process, on_slurm, pool
+from hadamard_adapter.bench.plan import due
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import name_of
+from hadamard_adapter.bench.schedule import Outcome, run_all
+from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tuning.resume import locked
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay_out(tmp_path_factory.mktemp("bench"))
+
+
+def run(spec: Spec, folder: Path, executor: Executor | None = None) -> tuple[Outcome, Results]:
+    results = Results(folder)
+    return run_all(spec, results, executor or in_this_process(), Silent(), silent), results
+
+
+def by_method(results: Results, purpose: str = "score") -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in results.records().values():
+        if record["run"]["purpose"] == purpose:
+            found.setdefault(record["run"]["method"], []).append(record)
+    return found
+
+
+def test_every_method_of_the_table_runs_and_says_what_it_trained(place: Path, tmp_path: Path) -> None:
+    outcome, results = run(spec_of(place, " ".join(METHODS), seeds=1, epochs=1), tmp_path)
+    assert (outcome.n_done, outcome.failed, outcome.lost) == (len(METHODS), {}, {})
+    found = by_method(results)
+    assert set(found) == set(METHODS)
+    heads = set[int]()
+    for records in found.values():
+        (record,) = records
+        assert record["status"] == "done" and 0 <= record["score"] <= 1
+        assert len(record["predictions"].split()) == record["rows"]["dev"] == 24
+        heads.add(record["head_parameters"])
+        assert (
+            record["trained_parameters"] + record["head_parameters"] <= record["base_parameters"] + 20_000_000
+        )
+    assert len(heads) == 1
+    labels = results.labels(found["full"][0]["dev_fingerprint"])
+    assert labels is not None and sorted(set(labels)) == [0.0, 1.0]
+    predicted = [float(word) for word in found["full"][0]["predictions"].split()]
+    right = sum(one == other for one, other in zip(labels, predicted, strict=True)) / 24
+    assert found["full"][0]["scores"]["accuracy"] == pytest.approx(right)
+    assert found["hadamard"][0]["layers"] and not found["full"][0]["layers"]
+
+
+def test_the_weights_of_the_best_epoch_are_those_that_are_scored(place: Path, tmp_path: Path) -> None:
+    """With dev as what chooses the epoch, the epoch's score and the final one are of the same rows."""
+    spec = spec_of(
+        place, "full bitfit lora vera houlsby ia3 ln-tuning hadamard-wide", 'select = "dev"', seeds=1
+    )
+    _, results = run(spec, tmp_path)
+    for method, (record,) in by_method(results).items():
+        assert record["score"] == pytest.approx(record["best"]["scores"][record["metric"]]), method
+
+
+def test_a_run_that_exists_is_not_run_again_and_specs_share_runs(place: Path, tmp_path: Path) -> None:
+    run(spec_of(place, "head bitfit"), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(before) == 4
+    outcome, _ = run(spec_of(place, "bitfit attention-norm"), tmp_path)
+    assert outcome.n_done == 2
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_search_never_sees_dev_and_the_best_rate_is_used(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "bitfit", "search = { rows = 40, extensions = 1 }", seeds=1)
+    _, results = run(spec, tmp_path)
+    search = by_method(results, "search")["bitfit"]
+    assert {record["run"]["lr"] for record in search} >= set(METHODS["bitfit"].grid)
+    assert all("scores" not in r and "predictions" not in r and r["rows"]["train"] == 40 for r in search)
+    (score,) = by_method(results)["bitfit"]
+    best = max(record["score"] for record in search)
+    assert score["run"]["lr"] == min(r["run"]["lr"] for r in search if r["score"] == best)
+
+
+def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "full", seeds=1)
+    run_of = due(spec, {})[0]
+    wild = dataclasses.replace(run_of, lr=1e30)
+    results = Results(tmp_path)
+    assert execute.execute(wild, results)
+    record = results.records()[name_of(wild)]
+    assert record["status"] == "failed" and "loss is" in record["error"]
+    assert results.is_finished(name_of(wild))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected", "is_run_again"),
+    [
+        ('{"format": 1, "sta', "written half", True),
+        ('{"format": 99, "status": "done"}', "of another version", False),
+        ('{"format": 1, "status": "odd", "run": {}, "identity": ""}', "damaged", True),
+        ('{"format": 1, "status": "cancelled", "run": {}, "identity": ""}', None, True),
+    ],
+)
+def test_a_file_that_is_no_finished_record_is_told(
+    place: Path, tmp_path: Path, content: str, expected: str | None, is_run_again: bool
+) -> None:
+    spec = spec_of(place, "head", seeds=1)
+    name = name_of(due(spec, {})[0])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / f"{name}.json").write_text(content, encoding="utf-8")
+    results = Results(tmp_path)
+    results.records()
+    if expected is not None:
+        assert expected in results.problems[name]
+    if is_run_again:
+        run(spec, tmp_path)
+        assert json.loads((tmp_path / "runs" / f"{name}.json").read_text())["status"] == "done"
+
+
+def test_a_bench_that_is_killed_loses_at_most_one_run(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "head bitfit", epochs=6)
+    command = [sys.executable, "-m", "hadamard_adapter.cli", "bench", str(place / "spec.toml")]
+    process = subprocess.Popen([*command, "--results", str(tmp_path)], stderr=subprocess.DEVNULL)
+    results, deadline = Results(tmp_path), time.monotonic() + 100
+    while not results.records() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "runs").glob("*.json")}
+    assert 1 <= len(kept) < 4
+    outcome, results = run(spec, tmp_path)
+    assert outcome.n_done == 4 - len(kept)
+    assert all((tmp_path / "runs" / name).read_bytes() == content for name, content in kept.items())
+    assert not results.problems and len(results.records()) == 4
+
+
+def test_a_worker_that_dies_takes_no_other_run_with_it(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "head bitfit", seeds=1, epochs=3)
+    inner, killed = pool(2), list[int]()
+
+    def start(run: Any, results: Results, slot: int) -> Any:
+        started = inner.start(run, results, slot)
+        if run.method == "head":
+            os.kill(started.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            killed.append(slot)
+        return started
+
+    outcome, results = run(spec, tmp_path, Executor(2, start))
+    assert len(killed) == 1 and outcome.n_done == 1
+    assert ["signal 9" in how for how in outcome.lost.values()] == [True]
+    statuses = {record["run"]["method"]: record["status"] for record in results.records().values()}
+    assert statuses == {"head": "cancelled", "bitfit": "done"}
+    outcome, results = run(spec, tmp_path)
+    assert outcome.n_done == 1 and not outcome.lost
+
+
+def test_slurms_jobs_do_the_runs(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "head", seeds=1)
+    outcome, _ = run(spec, tmp_path / "r", on_slurm(1, tmp_path / "jobs", cluster="local"))
+    assert (outcome.n_done, outcome.lost) == (1, {})
+
+
+def test_a_run_that_another_process_has_is_waited_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(place, "head", seeds=1)
+    work = Results(tmp_path).made("work") / name_of(due(spec, {})[0])
+    work.mkdir()
+    monkeypatch.setattr("hadamard_adapter.bench.schedule._BUSY_S", 0.1)
+    with locked(work):
+        shown = list[int]()
+
+        class Impatient(Silent):
+            def show(self, running: Any, records: Any) -> None:
+                shown.append(len(running))
+                if len(shown) > 6:
+                    raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            run_all(spec, Results(tmp_path), in_this_process(), Impatient(), silent)
+    assert not [r for r in Results(tmp_path).records().values() if r["status"] == "done"]
+    assert run(spec, tmp_path)[0].n_done == 1
+
+
+def test_a_full_disk_is_said_and_what_is_finished_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(spec_of(place, "head", seeds=1), tmp_path)
+
+    def no_space(*_: Any, **__: Any) -> Any:
+        error = TrainingError("no checkpoint")
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "train", no_space)
+        with pytest.raises(TrainingError, match=r"no space left on the disk of .*what is finished is kept"):
+            run(spec_of(place, "head bitfit", seeds=1), tmp_path)
+    outcome, results = run(spec_of(place, "head bitfit", seeds=1), tmp_path)
+    assert outcome.n_done == 1 and len(results.records()) == 2
+
+
+def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Path) -> None:
+    spec_of(place, "head bitfit", "search = { rows = 40 }", seeds=2)
+    words = ("bench", place / "spec.toml", "--results", tmp_path, "--plan")
+    found = hadamard(*words)
+    assert found.code == 0, found.err
+    assert "model mood head: 0 finished; to run: 3 of a search, then 2; unknown" in found.out
+    assert "10 runs; 0 of them" in found.out and not list(tmp_path.iterdir())
+    run(spec_of(place, "head", "search = { rows = 40, extensions = 0 }", seeds=2), tmp_path)
+    spec_of(place, "head bitfit", "search = { rows = 40, extensions = 0 }", seeds=2)
+    found = hadamard(*words)
+    assert "model mood head: 5 finished; to run: 0 at " in found.out
+    assert "bitfit: 0 finished; to run: 3 of a search, then 2; about" in found.out
+
+
+def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    good = spec_text(place, "head bitfit", seeds=1)
+    for text, words, message in [
+        ("title = ", (), "not a TOML file"),
+        (good.replace("bitfit", "bitfitt"), (), "did you mean"),
+        (good.replace(f"{place / 'model'}", "no/such/model"), (), "model 'no/such/model': expected a folder"),
+        (good.replace("train.csv", "none.csv"), (), "none.csv"),
+        (good, ("--executor", "cloud"), "'cloud' is not one of"),
+        (good, ("--executor", "slurm"), "choose local or pool"),
+        (good, ("--executor", "pool", "--workers", 0), "workers: expected a number from 1 on"),
+        (good, ("--results", path), "expected a folder|is a file"),
+    ]:
+        path.write_text(text, encoding="utf-8")
+        found = hadamard("bench", path, "--results", tmp_path / "r", *words)
+        assert found.code == 2 and found.err.count("error: ") == 1, (message, found.err)
+        assert re.search(message, found.err), found.err

@@ -1,0 +1,116 @@
+"""Specs: every word is checked when the file is read, and the nearest known word is named."""
+
+from pathlib import Path
+
+import pytest
+
+from bench_help import lay_out, spec_of, spec_text
+from hadamard_adapter.bench import Search, read_spec
+from hadamard_adapter.bench.plan import cells_of, due
+from hadamard_adapter.bench.run import identity, name_of
+from hadamard_adapter.bench.search import best_rate, next_rates
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.methods import METHODS
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+GOOD = """
+title = "x"
+models = ["m"]
+methods = ["full"]
+[[tasks]]
+name = "cola"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('methods = ["full"]', 'methods = ["lorra"]', "no method 'lorra'; did you mean 'lora'"),
+        ('methods = ["full"]', 'methods = ["full", "full"]', "'full' stands there twice"),
+        ('methods = ["full"]', "methods = []", "methods: expected one or more"),
+        ('methods = ["full"]', 'method = ["full"]', "unknown key 'method'; did you mean 'methods'"),
+        ('models = ["m"]', "", "'models' is missing"),
+        ('models = ["m"]', 'models = "m"', "models: expected a list, received 'm'"),
+        ('name = "cola"', 'name = "colla"', "no GLUE task 'colla'; did you mean 'cola'"),
+        ('name = "cola"', 'name = "cola"\nrow = 5', "unknown key 'row'; did you mean 'rows'"),
+        ('name = "cola"', 'name = "cola"\nrows = "5"', "rows: expected a whole number, received '5'"),
+        ('name = "cola"', 'name = "cola"\nrows = 5', "rows: expected a number from 20 on, received 5"),
+        ('name = "cola"', 'name = "cola"\ntrain = "x.csv"', "expected both train and dev"),
+        ('name = "cola"', 'name = "cola"\nexpected = { lorra = 1.0 }', "did you mean 'lora'"),
+        ('title = "x"', 'title = "x"\nseeds = 0', "seeds: expected a number from 1 on"),
+        ('title = "x"', 'title = "x"\nselect = "test"', "select: expected 'held-out' or 'dev'"),
+        ('title = "x"', 'title = "x"\nsearch = { row = 5 }', "search: unknown key 'row'"),
+        ('title = "x"', 'title = "x"\nsearch = { rows = 5 }', "search: expected rows from 20 on"),
+        ('title = "x"', "title = x", "not a TOML file"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_file_and_the_nearest_name(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in GOOD
+    path = tmp_path / "spec.toml"
+    path.write_text(GOOD.replace(old, new), encoding="utf-8")
+    with pytest.raises(SettingsError, match=message) as caught:
+        read_spec(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_spec_is_what_its_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(GOOD.replace('title = "x"', 'title = "x"\nsearch = { rows = 50 }'), encoding="utf-8")
+    spec = read_spec(path)
+    assert (spec.search, spec.seeds, spec.tasks[0].name) == (Search(rows=50, extensions=3), 3, "cola")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_every_committed_spec_can_be_read(path: Path) -> None:
+    assert read_spec(path).title
+
+
+def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tmp_path: Path) -> None:
+    place = lay_out(tmp_path)
+
+    def first(methods: str = "lora", more: str = "", **sizes: int) -> str:
+        return identity(due(spec_of(place, methods, more, **sizes), {})[0])
+
+    start = first()
+    text = spec_text(place, "lora").replace('title = "tiny"', 'title = "other"')
+    (place / "spec.toml").write_text(text + "expected = { lora = 50 }\n", encoding="utf-8")
+    run = due(read_spec(place / "spec.toml"), {})[0]
+    assert identity(run) == start
+    assert name_of(run).startswith("model-mood-lora-lr0.0005-s0-")
+    changed = [first("bitfit"), first(epochs=3), first(more="bf16 = true"), first(more='select = "dev"')]
+    changed += [first(more="dropout = true"), first(more="search = { rows = 40 }")]
+    assert len({start, *changed}) == 7
+    seeds = due(spec_of(place, "lora"), {})
+    assert len({identity(run) for run in seeds}) == 2
+    assert first("lora full") == start
+
+
+def test_two_cells_of_a_spec_never_share_a_run(tmp_path: Path) -> None:
+    spec = spec_of(lay_out(tmp_path), " ".join(METHODS))
+    names = [name_of(run) for run in due(spec, {})]
+    assert len(set(names)) == len(names) == 2 * len(cells_of(spec))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({}, [1.0, 2.0, 4.0]),
+        ({1.0: 0.1, 2.0: 0.3, 4.0: 0.2}, []),
+        ({1.0: 0.3, 2.0: 0.2, 4.0: 0.1}, [0.5]),
+        ({1.0: 0.1, 2.0: 0.2, 4.0: 0.3}, [8.0]),
+        ({1.0: 0.1, 2.0: 0.2, 4.0: 0.3, 8.0: None}, []),
+        ({1.0: 0.1, 2.0: 0.2, 4.0: 0.3, 8.0: 0.4, 16.0: 0.5}, []),
+        ({1.0: None, 2.0: None, 4.0: None}, []),
+    ],
+)
+def test_a_search_goes_on_while_the_best_is_at_an_edge(
+    found: dict[float, float | None], expected: list[float]
+) -> None:
+    assert next_rates([1.0, 2.0, 4.0], found, extensions=2) == expected
+
+
+def test_the_smallest_of_equal_rates_is_chosen() -> None:
+    assert best_rate({4.0: 0.5, 1.0: 0.5, 2.0: None}) == 1.0
+    assert best_rate({1.0: None}) is None

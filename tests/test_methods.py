@@ -1,0 +1,74 @@
+"""The laws of the table of methods, over every row, on tiny random models of three families."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from adapter_help import logits
+from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
+from models import randomize_parameters, tiny_inputs, tiny_model
+
+FAMILIES = ("bert", "mpnet", "roberta")
+CASES = [(name, family) for name in METHODS for family in FAMILIES]
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def made(name: str, family: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """The base model before, the model that the method made of a copy, and the head's names."""
+    base = tiny_model(family)
+    head = head_of(base)
+    torch.manual_seed(0)
+    return base, METHODS[name].make(copy.deepcopy(base), head).eval(), head
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_a_method_starts_at_the_base_model(name: str, family: str) -> None:
+    base, model, _ = made(name, family)
+    inputs = tiny_inputs(family)
+    torch.testing.assert_close(logits(model, inputs), logits(base, inputs), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_as_many_parameters_train_as_the_formula_says(name: str, family: str) -> None:
+    base, model, head = made(name, family)
+    n_trained, n_head = trained_counts(model, head)
+    assert n_trained == METHODS[name].count(shape_of(base))
+    size = sum(p.numel() for module in head for p in base.get_submodule(module).parameters())
+    is_frozen = name in (
+        *("hadamard", "hadamard-no-norm", "hadamard-scale", "hadamard-shift", "hadamard-both-norms"),
+        *("hadamard-output-norm", "hadamard-input", "hadamard-two-thirds", "hadamard-wide-frozen-head"),
+    )
+    assert n_head == (0 if is_frozen else size)
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_a_step_changes_what_trains_and_nothing_else(name: str, family: str) -> None:
+    _, model, _ = made(name, family)
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():  # away from zeros, behind which nothing gets a gradient
+        randomize_parameters(torch.nn.ParameterList([parameter]), std=0.05)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model(**tiny_inputs(family), labels=LABELS).loss.backward()
+    assert not [key for key, p in trained.items() if p.grad is None or not p.grad.any()]
+    torch.optim.SGD(trained.values(), lr=1.0).step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed <= set(trained)
+    assert not {key for key in set(trained) - changed if not _is_key_bias(key)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_grid_rises_and_holds_the_published_rate(name: str) -> None:
+    row = METHODS[name]
+    assert row.lr in row.grid and list(row.grid) == sorted(set(row.grid)) and len(row.grid) > 1
+    assert row.title and row.source
+
+
+def test_titles_are_all_different() -> None:
+    assert len({row.title for row in METHODS.values()}) == len(METHODS)
+
+
+def _is_key_bias(name: str) -> bool:
+    """Softmax does not change with the keys' bias, so its gradient is rounding."""
+    return name.endswith((".key.bias", ".k.bias"))
