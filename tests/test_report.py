@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from command import hadamard
+from hadamard_adapter.analysis.overview import overviews
 from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.bench.results import Results
@@ -84,6 +85,16 @@ def test_runs_of_other_settings_stand_in_a_table_of_their_own(folder: Path) -> N
     assert len(read_groups(Results(folder))) == 4
 
 
+def test_the_overview_averages_only_what_ran_on_every_task(folder: Path) -> None:
+    (overview,) = overviews(read_groups(Results(folder)))
+    rows = {row.title: row for row in overview.rows}
+    assert rows["the lora"].means == (0.5, None) and rows["the lora"].average is None
+    hadamard, full = rows["the hadamard"], rows["the full"]
+    assert hadamard.average == pytest.approx((0.775 + 0.95) / 2) and full.p is None
+    assert hadamard.ratio_percent == pytest.approx(100 * (0.775 + 0.95) / (0.9 + 0.975))
+    assert hadamard.p == 0.5  # two tasks cannot say more
+
+
 class Page(html.parser.HTMLParser):
     """The cells of a page, and every address that it would load."""
 
@@ -110,7 +121,7 @@ def test_the_files_say_the_same_and_the_page_loads_nothing(folder: Path, tmp_pat
         "0.975000",
     }
     text = markdown.read_text()
-    assert "| the hadamard | 80 | 0.5000 | 5 | 0.7750 ± 0.0250 (3) | 0.7750 | 0.800, 0.775, 0.750 |" in text
+    assert "| the hadamard | 0.7750 ± 0.0250 (3) | 80 | 0.5000 | 5 | 0.7750 | 0.800, 0.775, 0.750 |" in text
     assert "| the lora [1 failed, 1 collapsed] |" in text
     parsed = Page()
     parsed.feed(page.read_text())

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from html import escape
 
+from hadamard_adapter.analysis.overview import Overview, overviews
 from hadamard_adapter.analysis.pictures import offsets_picture, scores_picture, seeds_picture
 from hadamard_adapter.analysis.table import Group, Row
-from hadamard_adapter.analysis.texts import COLUMNS, PROTOCOL, cells, notes
+from hadamard_adapter.analysis.texts import COLUMNS, PROTOCOL, cells, notes, overview_cells, overview_columns
 
 __all__ = ["page"]
 
 _STYLE = """
 :root { color-scheme: light; --line: #d8dee4; --soft: #f6f8fa; --ink: #1f2328; --quiet: #59636e; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1200px; padding: 16px; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 1340px; padding: 16px; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 24px; margin: 8px 0; }
 h2 { font-size: 18px; margin: 32px 0 4px; }
@@ -22,7 +23,7 @@ p, li { max-width: 75ch; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff;
-  max-width: 46vw; white-space: normal; }
+  min-width: 100px; max-width: 40vw; white-space: normal; }
 thead th, thead th:first-child { background: var(--soft); }
 tbody tr:last-child td { border-bottom: 0; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
@@ -31,7 +32,7 @@ th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 tr.ours td:first-child { font-weight: 600; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); gap: 12px;
-  margin-top: 12px; }
+  margin-top: 12px; align-items: start; }
 figure { margin: 0; padding: 8px; border: 1px solid var(--line); border-radius: 6px; }
 figure svg { width: 100%; height: auto; max-height: 420px; }
 figcaption { color: var(--quiet); font-size: 13px; }
@@ -65,7 +66,7 @@ def page(groups: Sequence[Group], problems: Sequence[str]) -> str:
         groups: of `read_groups`.
         problems: a line for every file that does not count.
     """
-    parts = [_section(group) for group in groups]
+    parts = [*(_overview(found) for found in overviews(groups)), *(_section(group) for group in groups)]
     told = "".join(f"<li>{escape(note)}</li>" for note in notes(groups))
     ignored = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     if ignored:
@@ -78,24 +79,38 @@ def page(groups: Sequence[Group], problems: Sequence[str]) -> str:
     )
 
 
+def _overview(overview: Overview) -> str:
+    body = "".join(
+        "<tr>" + "".join(_cell(text, text.replace(",", "")) for text in overview_cells(row)) + "</tr>"
+        for row in overview.rows
+    )
+    title = f"{overview.model}: all tasks"
+    return _titled_table(title, overview.select, overview_columns(overview), body)
+
+
 def _section(group: Group) -> str:
     title = f"{group.model}, {group.task}: {group.metric}"
-    head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in COLUMNS)
-    body = "".join(_row(row) for row in group.rows)
+    table = _titled_table(title, group.select, COLUMNS, "".join(_row(row) for row in group.rows))
+    return f'{table}<div class="pictures">{"".join(_pictures(group))}</div>'
+
+
+def _titled_table(title: str, select: str, columns: Sequence[str], body: str) -> str:
+    head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in columns)
     return (
-        f'<h2>{escape(title)}</h2><p class="quiet">{escape(PROTOCOL[group.select])}</p>'
+        f'<h2>{escape(title)}</h2><p class="quiet">{escape(PROTOCOL[select])}</p>'
         f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f'</div><div class="pictures">{"".join(_pictures(group))}</div>'
+        "</div>"
     )
+
+
+def _cell(text: str, value: str) -> str:
+    return f'<td data-value="{escape(value)}">{escape(text)}</td>'
 
 
 def _row(row: Row) -> str:
     texts = cells(row)
     values = [_sort_key(row, name, text) for name, text in zip(COLUMNS, texts, strict=True)]
-    inner = "".join(
-        f'<td data-value="{escape(value)}">{escape(text)}</td>'
-        for value, text in zip(values, texts, strict=True)
-    )
+    inner = "".join(_cell(text, value) for value, text in zip(values, texts, strict=True))
     return f'<tr class="{"ours" if row.method.startswith("hadamard") else "other"}">{inner}</tr>'
 
 

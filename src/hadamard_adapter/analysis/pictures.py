@@ -35,7 +35,7 @@ def scores_picture(group: Group) -> str:
                 textcoords="offset points",
                 ha="center",
                 va="center",
-                fontsize=8,
+                fontsize=9.5,
             )
         axes.set_xscale("symlog", linthresh=100)
         axes.margins(0.12)
@@ -87,7 +87,7 @@ def _svg(draw: Draw, size: tuple[float, float]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard", "font.size": 9}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard", "font.size": 10.5}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, figure.subplots())
         buffer = io.StringIO()

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -85,7 +86,10 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     from scipy.stats import wilcoxon
 
     d = np.asarray(differences, dtype=np.float64)
-    return 1.0 if not d.any() else float(wilcoxon(d).pvalue)
+    if not d.any():
+        return 1.0
+    found: Any = wilcoxon(d)
+    return float(found.pvalue)
 
 
 def bootstrap(

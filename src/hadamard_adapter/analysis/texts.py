@@ -4,12 +4,22 @@ import csv
 import io
 from collections.abc import Sequence
 
+from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
 from hadamard_adapter.analysis.table import Group, Row
 
-__all__ = ["COLUMNS", "PROTOCOL", "cells", "csv_text", "markdown", "notes"]
+__all__ = [
+    "COLUMNS",
+    "PROTOCOL",
+    "cells",
+    "csv_text",
+    "markdown",
+    "notes",
+    "overview_cells",
+    "overview_columns",
+]
 
 COLUMNS = (
-    *("method", "trained", "share %", "head", "score", "median", "seeds", "lr"),
+    *("method", "score", "trained", "share %", "head", "median", "seeds", "lr"),
     *("against full, by example", "p by seed (Holm)", "seconds", "MB"),
 )
 """Of a table for readers."""
@@ -29,10 +39,10 @@ def cells(row: Row) -> tuple[str, ...]:
     interval = None if c is None else c.by_examples
     return (
         row.title + _remarks(row),
+        score,
         "" if row.n_trained is None else f"{row.n_trained:,}",
         "" if row.share_percent is None else f"{row.share_percent:.4f}",
         "" if row.n_head is None else f"{row.n_head:,}",
-        score,
         "" if s is None else f"{s.median:.4f}",
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
         ", ".join(f"{rate:g}" for rate in row.lr),
@@ -40,6 +50,23 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if c is None else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
         "" if row.seconds is None else f"{row.seconds:.0f}",
         "" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
+    )
+
+
+def overview_columns(overview: Overview) -> tuple[str, ...]:
+    """The heads of an overview's columns."""
+    return ("method", "trained", *overview.tasks, "average", "% of full", "p over tasks")
+
+
+def overview_cells(row: OverviewRow) -> tuple[str, ...]:
+    """A row of an overview as text; what was not run stays empty."""
+    return (
+        row.title,
+        f"{row.n_trained:,}",
+        *("" if mean is None else f"{mean:.4f}" for mean in row.means),
+        "" if row.average is None else f"{row.average:.4f}",
+        "" if row.ratio_percent is None else f"{row.ratio_percent:.1f}",
+        "" if row.p is None else f"{row.p:.3g}",
     )
 
 
@@ -53,6 +80,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "rows (300 draws, seeds paired). It does not hold what other seeds would change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
         "tasks of the model. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
+        "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; an "
+        "average is given only for methods that ran on every task.",
         "trained and share leave the head out, which is the same for all methods and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),
     ]
@@ -66,6 +95,11 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
         problems: a line for every file that does not count.
     """
     lines = ["# Results", ""]
+    for found in overviews(groups):
+        columns = overview_columns(found)
+        lines += [f"## {found.model}: all tasks", "", PROTOCOL[found.select], ""]
+        lines += [_line(columns), _line(["---"] * len(columns))]
+        lines += [*(_line(overview_cells(row)) for row in found.rows), ""]
     for group in groups:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
         lines += [
