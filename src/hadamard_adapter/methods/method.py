@@ -31,7 +31,7 @@ class Shape:
     ffn: int
     """Width of the feed-forward block, f."""
     outside_norms: int
-    """Lengths of the norms outside the layers, n: d of the embeddings; in DeBERTa-v3 2d, by its positions'."""
+    """Lengths of the norms outside the layers, n: d of the embeddings, in DeBERTa-v3 another d."""
     outside_biases: int
     """Lengths of the biases outside the layers and the head, m: those of the norms, and in small ELECTRAs of
     the projection of the embeddings."""
