@@ -95,8 +95,8 @@ def test_a_search_never_sees_dev_and_the_best_rate_is_used(place: Path, tmp_path
     assert {record["run"]["lr"] for record in search} >= set(METHODS["bitfit"].grid)
     assert all("scores" not in r and "predictions" not in r and r["rows"]["train"] == 40 for r in search)
     (score,) = by_method(results)["bitfit"]
-    best = max(record["score"] for record in search)
-    assert score["run"]["lr"] == min(r["run"]["lr"] for r in search if r["score"] == best)
+    best = max(search, key=lambda r: (r["score"], -r["best"]["dev_loss"], -r["run"]["lr"]))
+    assert score["run"]["lr"] == best["run"]["lr"]
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Specs: every word is checked when the file is read, and the nearest known word is named."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,8 @@ from hadamard_adapter.bench.plan import cells_of, due
 from hadamard_adapter.bench.run import identity, name_of
 from hadamard_adapter.bench.search import best_rate, next_rates
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.methods import METHODS
+from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
+from models import tiny_model
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 GOOD = """
@@ -67,6 +70,33 @@ def test_every_committed_spec_can_be_read(path: Path) -> None:
     assert read_spec(path).title
 
 
+MODELS = {
+    "all-MiniLM-L6-v2": "bert",
+    "all-mpnet-base-v2": "mpnet",
+    "bert-base-uncased": "bert",
+    "bert-large-uncased": "bert",
+    "roberta-base": "roberta",
+    "roberta-large": "roberta",
+    "electra-base-discriminator": "electra",
+    "deberta-v3-base": "deberta-v2",
+}
+"""Of the committed specs: name to row of the tiny models."""
+DEBERTA_V3: dict[str, Any] = {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
+"""What its config has beyond version 2's defaults, as far as parameters go."""
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_every_method_of_a_spec_can_be_made_on_a_tiny_model_of_its_family(path: Path) -> None:
+    spec = read_spec(path)
+    for model in spec.models:
+        family = MODELS[Path(model).name]
+        base = tiny_model(family, **(DEBERTA_V3 if family == "deberta-v2" else {}))
+        head = head_of(base)
+        for method in spec.methods:
+            made = METHODS[method].make(copy.deepcopy(base), head)
+            assert trained_counts(made, head)[0] == METHODS[method].count(shape_of(base)), method
+
+
 def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tmp_path: Path) -> None:
     place = lay_out(tmp_path)
 
@@ -108,9 +138,11 @@ def test_two_cells_of_a_spec_never_share_a_run(tmp_path: Path) -> None:
 def test_a_search_goes_on_while_the_best_is_at_an_edge(
     found: dict[float, float | None], expected: list[float]
 ) -> None:
-    assert next_rates([1.0, 2.0, 4.0], found, extensions=2) == expected
+    with_loss = {rate: None if score is None else (score, -1.0) for rate, score in found.items()}
+    assert next_rates([1.0, 2.0, 4.0], with_loss, extensions=2) == expected
 
 
-def test_the_smallest_of_equal_rates_is_chosen() -> None:
-    assert best_rate({4.0: 0.5, 1.0: 0.5, 2.0: None}) == 1.0
+def test_the_lower_loss_decides_between_equal_scores_then_the_smaller_rate() -> None:
+    assert best_rate({4.0: (0.5, -0.6), 1.0: (0.5, -0.7), 2.0: None}) == 4.0
+    assert best_rate({4.0: (0.5, -0.6), 1.0: (0.5, -0.6)}) == 1.0
     assert best_rate({1.0: None}) is None

@@ -9,7 +9,7 @@ from typing import Any
 
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, name_of, work_of
-from hadamard_adapter.bench.search import best_rate, next_rates
+from hadamard_adapter.bench.search import Quality, best_rate, next_rates
 from hadamard_adapter.bench.spec import Spec, TaskSpec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
@@ -86,7 +86,7 @@ def state_of(cell: Cell, records: Records) -> State:
     lr: float | None = method.lr
     if search is not None:
         sign = _sign(cell)
-        found: dict[float, float | None] = {}
+        found: dict[float, Quality | None] = {}
         while rates := next_rates(method.grid, found, search.extensions):
             runs = [cell.run("search", rate, seed=0) for rate in rates]
             left = [run for run in runs if not _is_over(records.get(name_of(run)))]
@@ -96,7 +96,7 @@ def state_of(cell: Cell, records: Records) -> State:
                 return State(tuple(finished), tuple(left), tuple(later), None)
             for run in runs:
                 record = records[name_of(run)]
-                found[run.lr] = sign * record["score"] if record["status"] == "done" else None
+                found[run.lr] = _quality(record, sign)
         lr = best_rate(found)
         if lr is None:
             return State(tuple(finished), (), (), None)
@@ -143,6 +143,12 @@ def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
 
 def _is_over(record: Mapping[str, Any] | None) -> bool:
     return record is not None and record["status"] in ("done", "failed")
+
+
+def _quality(record: Mapping[str, Any], sign: int) -> Quality | None:
+    if record["status"] != "done":
+        return None
+    return sign * record["score"], -record["best"]["dev_loss"]
 
 
 def _sign(cell: Cell) -> int:

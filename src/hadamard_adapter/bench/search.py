@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["best_rate", "next_rates"]
+__all__ = ["Quality", "best_rate", "next_rates"]
 
-Found = Mapping[float, float | None]
-"""Learning rate -> score, greater is better; None: the run failed."""
+Quality = tuple[float, float]
+"""Score, and minus the loss, which decides between equal scores; greater is better."""
+
+Found = Mapping[float, Quality | None]
+"""Learning rate -> quality on held-out rows; None: the run failed."""
 
 
 def next_rates(grid: Sequence[float], found: Found, extensions: int) -> list[float]:
@@ -20,11 +23,11 @@ def next_rates(grid: Sequence[float], found: Found, extensions: int) -> list[flo
         Rates, rising; none when the search is over.
 
     Example:
-        >>> next_rates([1e-3, 3e-3], {1e-3: 0.5}, extensions=3)
+        >>> next_rates([1e-3, 3e-3], {1e-3: (0.5, -1)}, extensions=3)
         [0.003]
-        >>> next_rates([1e-3, 3e-3], {1e-3: 0.5, 3e-3: 0.7}, extensions=3)
+        >>> next_rates([1e-3, 3e-3], {1e-3: (0.5, -1), 3e-3: (0.7, -1)}, extensions=3)
         [0.009]
-        >>> next_rates([1e-3, 3e-3], {1e-3: 0.5, 3e-3: 0.7, 9e-3: 0.6}, extensions=3)
+        >>> next_rates([1e-3, 3e-3], {1e-3: (0.5, -1), 3e-3: (0.7, -1), 9e-3: (0.7, -2)}, extensions=3)
         []
     """
     left = [rate for rate in grid if rate not in found]
@@ -41,10 +44,10 @@ def next_rates(grid: Sequence[float], found: Found, extensions: int) -> list[flo
 
 
 def best_rate(found: Found) -> float | None:
-    """The rate with the best score; among equals the smallest; None where all failed.
+    """The rate with the best score, then the lowest loss, then the smallest; None where all failed.
 
     Example:
-        >>> best_rate({1e-3: 0.5, 3e-3: 0.7, 9e-3: None})
+        >>> best_rate({1e-3: (0.5, -1), 3e-3: (0.5, -0.9), 9e-3: None})
         0.003
     """
     scores = {rate: value for rate, value in found.items() if value is not None}

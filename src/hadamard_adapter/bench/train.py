@@ -1,6 +1,7 @@
 """One training of any method: `tune` for the Hadamard adapter, the same stage of training for all others."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ __all__ = ["Trained", "train"]
 class Trained:
     """What a training came to."""
 
-    classifier: Classifier
-    """The model at its best epoch."""
+    classifier: Callable[[], Classifier]
+    """Gives the model at its best epoch; only runs whose score counts ask for it."""
     curve: list[dict[str, Any]]
     """An entry an epoch, with the name of its stage."""
     best: dict[str, Any]
@@ -80,18 +81,21 @@ def train(
 def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progress | None) -> Trained:
     result = tune(settings, progress=progress, data=data)
     metrics = result.metrics
-    classifier = load(result.output, device=settings.device)
     last = metrics["curve"][-1]["stage"]
     best_epoch = metrics["best_epoch"][last]
     best = next(e for e in metrics["curve"] if e["stage"] == last and e["epoch"] == best_epoch)
-    n_trained = metrics["adapter_parameters"]
-    _check_count(row, n_trained, classifier.model.get_base_model(), metrics["base_parameters"], metrics)
+
+    def classifier() -> Classifier:
+        loaded = load(result.output, device=settings.device)
+        _check_count(row, metrics, loaded.model.get_base_model())
+        return loaded
+
     offsets = read_weights(result.output / "adapter_model.safetensors")
     return Trained(
         classifier,
         metrics["curve"],
         best,
-        n_trained,
+        metrics["adapter_parameters"],
         metrics["head_parameters"],
         metrics["base_parameters"],
         offsets_by_layer(offsets),
@@ -131,16 +135,21 @@ def _wrapped(
     cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.bf16)
     with cached as stage:
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
-    _load_checkpoint(model, outcome.checkpoint)
-    classifier = Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
+
+    def classifier() -> Classifier:
+        _load_checkpoint(model, outcome.checkpoint)
+        return Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
+
     curve = [{"stage": "both", **entry} for entry in outcome.curve]
     return Trained(classifier, curve, {"stage": "both", **outcome.best}, n_trained, n_head, n_base, {})
 
 
-def _check_count(row: Method, n_trained: int, base: Any, n_base: int, metrics: dict[str, Any]) -> None:
+def _check_count(row: Method, metrics: dict[str, Any], base: Any) -> None:
     """The formula of a row of `tune`; the adapted model itself holds more than the base model."""
-    shape = dataclasses.replace(shape_of(base), n_backbone=n_base - metrics["head_parameters"])
-    expected = row.count(shape)
+    shape = dataclasses.replace(
+        shape_of(base), n_backbone=metrics["base_parameters"] - metrics["head_parameters"]
+    )
+    n_trained, expected = metrics["adapter_parameters"], row.count(shape)
     assert n_trained == expected, f"{row.title}: {n_trained} train, the formula says {expected}"
 
 

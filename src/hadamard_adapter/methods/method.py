@@ -8,6 +8,7 @@ from torch import nn
 
 from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.adapter.heads import find_head
+from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.tuning.bench import poolers_of
 
 __all__ = ["Make", "Method", "Settings", "Shape", "head_of", "shape_of", "trained_counts"]
@@ -29,8 +30,11 @@ class Shape:
     """Length of a hidden state, d."""
     ffn: int
     """Width of the feed-forward block, f."""
-    embedding: int
-    """Length of an embedding, e; equal to d but in ELECTRA's small models."""
+    outside_norms: int
+    """Lengths of the norms outside the layers, n: d of the embeddings, in DeBERTa-v3 another d."""
+    outside_biases: int
+    """Lengths of the biases outside the layers and the head, m: those of the norms, and in small ELECTRAs of
+    the projection of the embeddings."""
     n_backbone: int
     """Number of parameters beside the head."""
 
@@ -69,15 +73,19 @@ def head_of(base: nn.Module) -> tuple[str, ...]:
 def shape_of(base: nn.Module) -> Shape:
     """The sizes of an encoder with a head."""
     config: Any = base.config
+    (layers,) = layer_stacks(base)
     sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
-    n_head = sum(size for name, size in sizes.items() if _is_in(name, head_of(base)))
-    hidden = config.hidden_size
+    sizes = {name: size for name, size in sizes.items() if not _is_in(name, head_of(base))}
+    in_layers = {id(parameter) for parameter in layers.parameters()}
+    outside = {name for name, p in base.named_parameters() if id(p) not in in_layers} & sizes.keys()
+    norms = [f"{name}.weight" for name, module in base.named_modules() if is_norm(module)]
     return Shape(
-        n_layers=len(layer_stacks(base)[0]),
-        hidden=hidden,
+        n_layers=len(layers),
+        hidden=config.hidden_size,
         ffn=config.intermediate_size,
-        embedding=getattr(config, "embedding_size", hidden),
-        n_backbone=sum(sizes.values()) - n_head,
+        outside_norms=sum(sizes[name] for name in norms if name in outside),
+        outside_biases=sum(sizes[name] for name in outside if name.endswith(".bias")),
+        n_backbone=sum(sizes.values()),
     )
 
 

@@ -1,7 +1,6 @@
 """The table of methods: how each makes its model, its learning rates, and its number of parameters.
 
-In the formulae L is the number of layers, d the hidden size, f the width of the feed-forward block, e the
-length of an embedding; the head is never counted.
+The formulae count what trains beside the head; docs/experiments.md writes them with letters.
 """
 
 from collections.abc import Callable
@@ -71,9 +70,7 @@ METHODS: dict[str, Method] = {
     "bitfit": Method(
         "BitFit",
         biases,
-        lambda s: (
-            s.n_layers * (7 * s.hidden + s.ffn) + s.embedding + (s.hidden if s.embedding != s.hidden else 0)
-        ),
+        lambda s: s.n_layers * (7 * s.hidden + s.ffn) + s.outside_biases,
         4e-4,
         (1e-4, 4e-4, 1e-3),
         "Ben Zaken et al., 2022, arXiv 2106.10199; ours",
@@ -81,7 +78,7 @@ METHODS: dict[str, Method] = {
     "ln-tuning": Method(
         "LN-tuning",
         by_peft.ln_tuning,
-        lambda s: 4 * s.n_layers * s.hidden + 2 * s.embedding,
+        lambda s: 4 * s.n_layers * s.hidden + 2 * s.outside_norms,
         1e-3,
         (1e-3, 3e-3, 1e-2),
         "Qi et al., 2022, arXiv 2211.08682; PEFT's. The grid is ours",

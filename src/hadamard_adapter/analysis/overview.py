@@ -1,0 +1,90 @@
+"""All tasks of a model in one table: means by task, and their average against full fine-tuning's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hadamard_adapter.analysis.statistics import wilcoxon_p
+from hadamard_adapter.analysis.table import BASELINE, Group, Row
+
+__all__ = ["Overview", "OverviewRow", "overviews"]
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """A method on all tasks."""
+
+    title: str
+    """For readers."""
+    n_trained: int
+    """Parameters trained beside the head."""
+    means: tuple[float | None, ...]
+    """Mean over seeds, a task each; None where nothing was run."""
+    average: float | None
+    """Of the means; None where a task is missing."""
+    ratio_percent: float | None
+    """Of full fine-tuning's average; None where either is missing."""
+    p: float | None
+    """Wilcoxon's signed-rank test of the tasks' differences to full fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A model under one protocol."""
+
+    model: str
+    """Its folder's name."""
+    select: str
+    """What chose the epochs."""
+    tasks: tuple[str, ...]
+    """Task and metric."""
+    rows: tuple[OverviewRow, ...]
+    """Methods, in the order of the number of trained parameters."""
+
+
+def overviews(groups: Sequence[Group]) -> list[Overview]:
+    """One overview for each model and protocol with several tasks.
+
+    Args:
+        groups: of `read_groups`.
+    """
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        found.setdefault((group.model, group.select), []).append(group)
+    return [_overview(key, members) for key, members in found.items() if len(members) > 1]
+
+
+def _overview(key: tuple[str, str], groups: list[Group]) -> Overview:
+    found: dict[str, dict[int, Row]] = {}
+    for index, group in enumerate(groups):
+        for row in group.rows:
+            if row.summary is not None:
+                found.setdefault(row.method, {})[index] = row
+    full = _means(found.get(BASELINE, {}), len(groups))
+    rows = [_row(rows, full, is_full=method == BASELINE) for method, rows in found.items()]
+    tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
+    return Overview(*key, tasks, tuple(sorted(rows, key=lambda row: row.n_trained)))
+
+
+def _row(rows: dict[int, Row], full: tuple[float | None, ...], is_full: bool) -> OverviewRow:
+    first, means = next(iter(rows.values())), _means(rows, len(full))
+    average, of_full = _average(means), _average(full)
+    pairs = [(a, b) for a, b in zip(means, full, strict=True) if a is not None and b is not None]
+    has_both = average is not None and bool(of_full)
+    return OverviewRow(
+        title=first.title,
+        n_trained=first.n_trained or 0,
+        means=means,
+        average=average,
+        ratio_percent=100 * average / of_full if average is not None and of_full else None,
+        p=wilcoxon_p([a - b for a, b in pairs]) if has_both and not is_full else None,
+    )
+
+
+def _means(rows: dict[int, Row], n_tasks: int) -> tuple[float | None, ...]:
+    summaries = [rows[index].summary if index in rows else None for index in range(n_tasks)]
+    return tuple(None if summary is None else summary.mean for summary in summaries)
+
+
+def _average(means: Sequence[float | None]) -> float | None:
+    there = [mean for mean in means if mean is not None]
+    return sum(there) / len(means) if len(there) == len(means) else None

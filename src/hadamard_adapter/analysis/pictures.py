@@ -1,0 +1,96 @@
+"""Pictures of a report as SVG text: score against trained parameters, every seed, offsets by layer."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hadamard_adapter.analysis.table import Group, Row
+
+__all__ = ["offsets_picture", "scores_picture", "seeds_picture"]
+
+Draw = Callable[[Any, Any], None]
+
+
+def scores_picture(group: Group) -> str:
+    """Score against trained parameters (without the head) on a log axis: the mean, and a dot for every seed.
+
+    Args:
+        group: a model and a task with at least one run that is done.
+    """
+
+    def draw(figure: Any, axes: Any) -> None:
+        for index, row in enumerate(_done(group)):
+            x = max(row.n_trained or 0, 1)
+            color = f"C{index % 10}"
+            axes.plot([x] * len(row.scores), list(row.scores.values()), ".", color=color, alpha=0.4)
+            mean = row.summary.mean if row.summary is not None else 0.0
+            axes.plot([x], [mean], "o", color=color)
+            above = 1 if index % 2 else -1
+            axes.annotate(
+                row.method,
+                (x, mean),
+                xytext=(0, 9 * above),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=9.5,
+            )
+        axes.set_xscale("symlog", linthresh=100)
+        axes.margins(0.12)
+        axes.set(xlabel="trained parameters beside the head", ylabel=group.metric)
+
+    return _svg(draw, (5.2, 3.6))
+
+
+def seeds_picture(group: Group) -> str:
+    """A line a method, a dot a seed, a bar at the mean."""
+
+    def draw(figure: Any, axes: Any) -> None:
+        rows = _done(group)
+        for y, row in enumerate(rows):
+            values = list(row.scores.values())
+            axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
+            axes.plot([np.mean(values)], [y], "|", color="black", markersize=16)
+        axes.set_yticks(range(len(rows)), [row.method for row in rows])
+        axes.set(xlabel=group.metric, ylim=(-0.6, len(rows) - 0.4))
+        axes.grid(axis="x", alpha=0.3)
+
+    return _svg(draw, (5.2, 0.9 + 0.32 * len(_done(group))))
+
+
+def offsets_picture(row: Row) -> str:
+    """A heat map of the offsets' root mean square: a row a kind of offset, a column a layer.
+
+    Args:
+        row: a method whose runs kept their layers.
+    """
+
+    def draw(figure: Any, axes: Any) -> None:
+        values = np.array(list(row.layers.values()))
+        image = axes.imshow(values, aspect="auto", cmap="viridis")
+        axes.set_yticks(range(len(row.layers)), list(row.layers))
+        axes.set_xticks(range(values.shape[1]))
+        axes.set(xlabel="layer, from the lowest adapted one on")
+        figure.colorbar(image, ax=axes, label="rms of offsets")
+
+    return _svg(draw, (5.2, 1.1 + 0.3 * len(row.layers)))
+
+
+def _done(group: Group) -> list[Row]:
+    return [row for row in group.rows if row.scores]
+
+
+def _svg(draw: Draw, size: tuple[float, float]) -> str:
+    """One picture with one pair of axes, its text kept as text; the same input gives the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard", "font.size": 10.5}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure, figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,46 @@
+"""The report of a folder of results: report.md, report.csv, report.html."""
+
+from pathlib import Path
+
+from hadamard_adapter.analysis.page import page
+from hadamard_adapter.analysis.table import read_groups
+from hadamard_adapter.analysis.texts import csv_text, markdown
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.errors import DataError
+from hadamard_adapter.tuning.places import refuse_no_place
+
+__all__ = ["write_report"]
+
+
+def write_report(results: str | Path, output: str | Path | None = None) -> list[Path]:
+    """Write the report of all runs in a folder and return its files.
+
+    Args:
+        results: folder of `hadamard bench`.
+        output: folder of the report; None: the same.
+
+    Raises:
+        DataError: no record of a finished run is there.
+        SettingsError: the output cannot be written.
+
+    Example:
+        >>> write_report("results/quick")  # doctest: +SKIP
+        [PosixPath('results/quick/report.md'), ...]
+    """
+    found = Results(Path(results).expanduser())
+    groups = read_groups(found)
+    problems = [f"{name}.json: {problem}" for name, problem in sorted(found.problems.items())]
+    if not groups:
+        more = f" ({problems[0]})" if problems else ""
+        raise DataError(
+            f"{str(results)!r}: expected a folder of `hadamard bench` with finished runs in runs/, found none"
+            + more
+        )
+    folder = Path(results if output is None else output).expanduser().absolute()
+    refuse_no_place("output", folder / "report.md")
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"md": markdown(groups, problems), "csv": csv_text(groups), "html": page(groups, problems)}
+    paths = [folder / f"report.{end}" for end in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text, encoding="utf-8")
+    return paths

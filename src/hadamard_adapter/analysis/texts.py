@@ -1,0 +1,139 @@
+"""A report's cells as text, and the report in Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
+from hadamard_adapter.analysis.table import Group, Row
+
+__all__ = [
+    "COLUMNS",
+    "PROTOCOL",
+    "cells",
+    "csv_text",
+    "markdown",
+    "notes",
+    "overview_cells",
+    "overview_columns",
+]
+
+COLUMNS = (
+    *("method", "score", "trained", "share %", "head", "median", "seeds", "lr"),
+    *("against full, by example", "p by seed (Holm)", "seconds", "MB"),
+)
+"""Of a table for readers."""
+
+PROTOCOL = {
+    "held-out": "Epochs, and rates where they were searched, were chosen on rows held out of train; dev was "
+    "read once a run, for its score.",
+    "dev": "The looser protocol: each run's epoch was chosen on dev, so that scores are somewhat high.",
+}
+"""What `select` means, for readers."""
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of the table as text; what was not run stays empty."""
+    s, c = row.summary, row.comparison
+    score = "" if s is None else f"{s.mean:.4f}" + ("" if s.sd is None else f" ± {s.sd:.4f}") + f" ({s.n})"
+    interval = None if c is None else c.by_examples
+    return (
+        row.title + _remarks(row),
+        score,
+        "" if row.n_trained is None else f"{row.n_trained:,}",
+        "" if row.share_percent is None else f"{row.share_percent:.4f}",
+        "" if row.n_head is None else f"{row.n_head:,}",
+        "" if s is None else f"{s.median:.4f}",
+        ", ".join(f"{value:.3f}" for value in row.scores.values()),
+        ", ".join(f"{rate:g}" for rate in row.lr),
+        "" if interval is None else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
+        "" if c is None else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
+        "" if row.seconds is None else f"{row.seconds:.0f}",
+        "" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
+    )
+
+
+def overview_columns(overview: Overview) -> tuple[str, ...]:
+    """The heads of an overview's columns."""
+    return ("method", "trained", *overview.tasks, "average", "% of full", "p over tasks")
+
+
+def overview_cells(row: OverviewRow) -> tuple[str, ...]:
+    """A row of an overview as text; what was not run stays empty."""
+    return (
+        row.title,
+        f"{row.n_trained:,}",
+        *("" if mean is None else f"{mean:.4f}" for mean in row.means),
+        "" if row.average is None else f"{row.average:.4f}",
+        "" if row.ratio_percent is None else f"{row.ratio_percent:.1f}",
+        "" if row.p is None else f"{row.p:.3g}",
+    )
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """How to read the tables, in sentences."""
+    return [
+        "score: mean ± standard deviation over seeds (n), then median and the seeds' values. A failed seed "
+        "is in no mean and named beside the method; a collapsed one (one class or value for nearly all rows) "
+        "is.",
+        "against full, by example: difference of the mean scores with a 95 % bootstrap interval over dev "
+        "rows (300 draws, seeds paired). It does not hold what other seeds would change.",
+        "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
+        "tasks of the model. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
+        "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; an "
+        "average is given only for methods that ran on every task.",
+        "trained and share leave the head out, which is the same for all methods and is given beside them.",
+        *dict.fromkeys(PROTOCOL[group.select] for group in groups),
+    ]
+
+
+def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
+    """The report in Markdown: a table for each model and task, then how to read it.
+
+    Args:
+        groups: of `read_groups`.
+        problems: a line for every file that does not count.
+    """
+    lines = ["# Results", ""]
+    for found in overviews(groups):
+        columns = overview_columns(found)
+        lines += [f"## {found.model}: all tasks", "", PROTOCOL[found.select], ""]
+        lines += [_line(columns), _line(["---"] * len(columns))]
+        lines += [*(_line(overview_cells(row)) for row in found.rows), ""]
+    for group in groups:
+        lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
+        lines += [
+            _line(COLUMNS),
+            _line(["---"] * len(COLUMNS)),
+            *(_line(cells(row)) for row in group.rows),
+            "",
+        ]
+    lines += ["## How to read it", "", *(f"- {note}" for note in notes(groups)), ""]
+    if problems:
+        lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
+    return "\n".join(lines)
+
+
+def csv_text(groups: Sequence[Group]) -> str:
+    """One line a run: model, task, method, seed, score, and what was trained."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = ("model", "task", "select", "metric", "method", "trained_parameters", "head_parameters")
+    writer.writerow([*names, "lr", "seed", "score"])
+    for group in groups:
+        for row in group.rows:
+            for seed, score in row.scores.items():
+                where = (group.model, group.task, group.select, group.metric, row.method)
+                rates = " ".join(f"{rate:g}" for rate in row.lr)
+                writer.writerow([*where, row.n_trained, row.n_head, rates, seed, f"{score:.6f}"])
+    return buffer.getvalue()
+
+
+def _remarks(row: Row) -> str:
+    counts = ((row.n_failed, "failed"), (row.n_collapsed, "collapsed"))
+    words = [f"{n} {what}" for n, what in counts if n]
+    return f" [{', '.join(words)}]" if words else ""
+
+
+def _line(words: Sequence[str]) -> str:
+    return "| " + " | ".join(words) + " |"

@@ -1,0 +1,154 @@
+"""The report says what the records say: every seed, every failure, and nothing where nothing was run."""
+
+import csv
+import html.parser
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import hadamard
+from hadamard_adapter.analysis.overview import overviews
+from hadamard_adapter.analysis.report import write_report
+from hadamard_adapter.analysis.table import read_groups
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.errors import DataError
+
+LABELS = [0, 1] * 20
+
+
+def predicted(n_wrong: int) -> list[int]:
+    return [1 - label if index < n_wrong else label for index, label in enumerate(LABELS)]
+
+
+def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "mood", **changes: Any) -> None:
+    """A record as the runner writes it; its score follows from its predictions."""
+    run = {
+        **{"purpose": "score", "model": "some/model", "method": method, "lr": 0.001, "seed": seed},
+        **{"select": "held-out", "bf16": False, "dropout": False},
+        "task": {"name": task, "rows": None, "epochs": 2},
+    }
+    run |= changes.pop("run", {})
+    record = {
+        **{"status": "done", "run": run, "identity": "x", "title": f"the {method}", "metric": "accuracy"},
+        **{"score": 1 - n_wrong / 40, "trained_parameters": 10 * len(method), "head_parameters": 5},
+        **{"share_percent": 0.5, "seconds": 2.0, "peak_memory_mb": 100, "is_collapsed": False},
+        **{"predictions": " ".join(map(str, predicted(n_wrong))), "dev_fingerprint": "f"},
+        "layers": {"scale dense": [0.1, 0.2]} if method == "hadamard" else {},
+    }
+    results = Results(folder)
+    results.write_labels("f", " ".join(map(str, LABELS)))
+    results.write(f"{task}-{method}-{seed}-{len(changes)}", {**record, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed in range(3):
+        add(tmp_path, "full", seed, n_wrong=4)
+        add(tmp_path, "hadamard", seed, n_wrong=8 + seed)
+        add(tmp_path, "hadamard", seed, n_wrong=2, task="other")
+        add(tmp_path, "full", seed, n_wrong=1, task="other")
+    add(tmp_path, "lora", 0, n_wrong=20, is_collapsed=True)
+    add(tmp_path, "lora", 1, status="failed", error="TrainingError: loss is nan")
+    add(tmp_path, "lora", 2, status="cancelled", error="interrupted")
+    add(tmp_path, "bitfit", 0, run={"purpose": "search"})
+    return tmp_path
+
+
+def test_every_seed_counts_and_failures_are_told(folder: Path) -> None:
+    mood, _ = read_groups(Results(folder))
+    rows = {row.method: row for row in mood.rows}
+    assert set(rows) == {"full", "hadamard", "lora"}  # a search is no score
+    assert rows["hadamard"].scores == {0: 0.8, 1: 0.775, 2: 0.75}
+    assert rows["hadamard"].summary is not None and rows["hadamard"].summary.mean == pytest.approx(0.775)
+    assert (rows["lora"].n_failed, rows["lora"].n_collapsed, rows["lora"].scores) == (1, 1, {0: 0.5})
+
+
+def test_a_method_is_compared_with_full_fine_tuning_by_seed_and_by_example(folder: Path) -> None:
+    groups = read_groups(Results(folder))
+    found = {group.task: {row.method: row for row in group.rows} for group in groups}
+    mood = found["mood, 2 epochs"]["hadamard"].comparison
+    other = found["other, 2 epochs"]["hadamard"].comparison
+    assert mood is not None and other is not None and mood.by_examples is not None
+    assert mood.by_seed == pytest.approx((-0.1, -0.125, -0.15))
+    assert mood.by_examples.difference == pytest.approx(-0.125)
+    assert mood.by_examples.low < -0.125 < mood.by_examples.high
+    assert (mood.permutation_p, mood.corrected_p, other.corrected_p) == (0.25, 0.5, 0.5)
+    assert found["mood, 2 epochs"]["full"].comparison is None
+
+
+def test_runs_of_other_settings_stand_in_a_table_of_their_own(folder: Path) -> None:
+    add(folder, "hadamard", 0, run={"select": "dev"})
+    add(folder, "hadamard", 1, run={"bf16": True}, extra=1)
+    assert len(read_groups(Results(folder))) == 4
+
+
+def test_the_overview_averages_only_what_ran_on_every_task(folder: Path) -> None:
+    (overview,) = overviews(read_groups(Results(folder)))
+    rows = {row.title: row for row in overview.rows}
+    assert rows["the lora"].means == (0.5, None) and rows["the lora"].average is None
+    hadamard, full = rows["the hadamard"], rows["the full"]
+    assert hadamard.average == pytest.approx((0.775 + 0.95) / 2) and full.p is None
+    assert hadamard.ratio_percent == pytest.approx(100 * (0.775 + 0.95) / (0.9 + 0.975))
+    assert hadamard.p == 0.5  # two tasks cannot say more
+
+
+class Page(html.parser.HTMLParser):
+    """The cells of a page, and every address that it would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.loaded: list[str] = []
+        self.is_cell = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.is_cell = tag == "td"
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self.is_cell:
+            self.cells.append(data)
+
+
+def test_the_files_say_the_same_and_the_page_loads_nothing(folder: Path, tmp_path: Path) -> None:
+    markdown, table, page = write_report(folder, tmp_path / "out")
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 13 and {row["score"] for row in rows if row["task"].startswith("other")} == {
+        "0.950000",
+        "0.975000",
+    }
+    text = markdown.read_text()
+    assert "| the hadamard | 0.7750 ± 0.0250 (3) | 80 | 0.5000 | 5 | 0.7750 | 0.800, 0.775, 0.750 |" in text
+    assert "| the lora [1 failed, 1 collapsed] |" in text
+    parsed = Page()
+    parsed.feed(page.read_text())
+    assert "0.7750 ± 0.0250 (3)" in parsed.cells
+    assert not [address for address in parsed.loaded if not address.startswith("#")]
+    assert "https://" not in re.sub(r"<svg.*?</svg>", "", page.read_text(), flags=re.DOTALL)
+    assert page.read_text().count("<svg") == 6
+
+
+def test_the_same_results_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    one, other = (write_report(folder, tmp_path / name) for name in ("one", "other"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+def test_a_file_that_does_not_count_is_told(folder: Path, tmp_path: Path) -> None:
+    (folder / "runs" / "half.json").write_text('{"format": 1,')
+    (folder / "runs" / "old.json").write_text(json.dumps({"format": 0}))
+    text = write_report(folder, tmp_path / "out")[0].read_text()
+    assert "- half.json: not a record" in text and "- old.json: of another version" in text
+
+
+def test_the_command_writes_the_report_and_refuses_a_folder_without_results(
+    folder: Path, tmp_path: Path
+) -> None:
+    found = hadamard("report", folder, "--output", tmp_path / "out")
+    assert found.code == 0 and found.err.count("wrote ") == 3 and not found.out
+    refused = hadamard("report", tmp_path / "none")
+    assert refused.code == 2 and "expected a folder of `hadamard bench`" in refused.err
+    with pytest.raises(DataError):
+        write_report(tmp_path / "none")
