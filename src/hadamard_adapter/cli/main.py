@@ -25,6 +25,7 @@ from hadamard_adapter.cli.inspect import inspect_command
 from hadamard_adapter.cli.merge import merge_command
 from hadamard_adapter.cli.options import debug_option, quiet_option
 from hadamard_adapter.cli.predict import predict_command
+from hadamard_adapter.cli.serve import serve_command, serve_key_command
 from hadamard_adapter.cli.tune import tune_command
 from hadamard_adapter.errors import HadamardError
 
@@ -52,13 +53,15 @@ def hadamard(context: click.Context) -> None:
     hadamard merge --adapter adapter --output plain-model
     hadamard inspect adapter
     hadamard bank add --store STORE mood adapter
+    hadamard serve --model MODEL --store STORE
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 hadamard.params.extend([quiet_option(), debug_option()])
-for _command in (tune_command, eval_command, predict_command, merge_command, inspect_command, bank_group):
+_COMMANDS = (tune_command, eval_command, predict_command, merge_command, inspect_command)
+for _command in (*_COMMANDS, bank_group, serve_command, serve_key_command):
     hadamard.add_command(_command)
 
 
