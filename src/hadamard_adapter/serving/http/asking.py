@@ -44,6 +44,10 @@ async def ask(
             f"expected 1 to {serving.limits.request_texts} predictions a request (texts times adapters), "
             f"received {len(texts)}; send several requests",
         )  # fmt: skip
+    if not all(_is_unicode(text) for text in (*texts, *pairs) if text is not None):
+        raise ApiError(
+            422, "no_unicode", "expected texts of whole characters, received half of a surrogate pair"
+        )
     serving.check_ids(key, list(dict.fromkeys(ids)))
     if not serving.is_ready:
         raise ApiError(503, "closing", "this server is about to end; ask another one", {"Retry-After": "1"})
@@ -65,6 +69,11 @@ async def ask(
     for id in ids:
         serving.metrics.texts.labels(serving.metrics.label_of(id)).inc()
     return answer
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8, which the tokenizer needs; JSON can spell others."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 async def _until_gone(request: Request) -> None:

@@ -57,7 +57,8 @@ def error_reply(
     status: int, type: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """A reply in the shape of all errors."""
-    detail = {"message": message, "type": type, "code": status}
+    written = message.encode("utf-8", "backslashreplace").decode()  # what was sent may hold half a character
+    detail = {"message": written, "type": type, "code": status}
     return JSONResponse({"error": detail}, status, dict(headers or {}))
 
 
