@@ -27,6 +27,7 @@ from hadamard_adapter.cli.merge import merge_command
 from hadamard_adapter.cli.options import debug_option, quiet_option
 from hadamard_adapter.cli.predict import predict_command
 from hadamard_adapter.cli.report import report_command
+from hadamard_adapter.cli.serve import serve_command, serve_key_command
 from hadamard_adapter.cli.tune import tune_command
 from hadamard_adapter.errors import HadamardError
 
@@ -54,6 +55,7 @@ def hadamard(context: click.Context) -> None:
     hadamard merge --adapter adapter --output plain-model
     hadamard inspect adapter
     hadamard bank add --store STORE mood adapter
+    hadamard serve --model MODEL --store STORE
     hadamard bench experiments/quick.toml --results results/quick
     hadamard report results/quick
     """
@@ -62,10 +64,8 @@ def hadamard(context: click.Context) -> None:
 
 
 hadamard.params.extend([quiet_option(), debug_option()])
-for _command in (
-    *(tune_command, eval_command, predict_command, merge_command, inspect_command, bank_group),
-    *(bench_command, report_command),
-):
+_COMMANDS = (tune_command, eval_command, predict_command, merge_command, inspect_command)
+for _command in (*_COMMANDS, bank_group, serve_command, serve_key_command, bench_command, report_command):
     hadamard.add_command(_command)
 
 

@@ -29,13 +29,13 @@ from fsspec.implementations.local import LocalFileSystem
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
-__all__ = ["AdapterStore", "Published"]
+__all__ = ["FILES", "AdapterStore", "Published"]
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Ids of adapters: no separator and no leading dot, so that no id names a path outside the store."""
 _VERSION = re.compile(r"[0-9a-f]{16}")
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "run.json", "metrics.json")
-_NEEDED = _FILES[:2]
+FILES = ("adapter_config.json", "adapter_model.safetensors", "run.json", "metrics.json")
+_NEEDED = FILES[:2]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class AdapterStore:
         _check_id(id)
         read_adapter(folder)
         place = Path(folder).expanduser()
-        contents = {name: (place / name).read_bytes() for name in _FILES if (place / name).is_file()}
+        contents = {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
         manifest = _manifest(contents)
         version = _version_of(manifest)
         with self._explained():
@@ -132,12 +132,26 @@ class AdapterStore:
         Raises:
             AdapterError: no such adapter, or its pointer or manifest is damaged.
         """
+        published = self.find(id)
+        if published is None:
+            raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
+        return published
+
+    def find(self, id: str) -> Published | None:
+        """What is served under an id, None where nothing is.
+
+        Raises:
+            AdapterError: its pointer or manifest is damaged.
+        """
         _check_id(id)
         with self._explained():
             pointer = self._pointer(id)
-            if pointer is None:
-                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
-            return self._published(id, pointer)
+            return None if pointer is None else self._published(id, pointer)
+
+    def ids(self) -> list[str]:
+        """Ids that have a folder in the store, in order; `show` tells whether one is served."""
+        with self._explained():
+            return self._ids()
 
     def served(self) -> list[Published]:
         """What is served, in the order of ids."""
@@ -198,7 +212,7 @@ class AdapterStore:
             )
         contents: dict[str, bytes] = {}
         for name, entry in manifest.items():
-            content = self._get(f"{where}/{name}") if name in _FILES else None
+            content = self._get(f"{where}/{name}") if name in FILES else None
             if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise AdapterError(
                     f"{name} of adapter {id!r}, version {version!r}, is missing or not what was published; "

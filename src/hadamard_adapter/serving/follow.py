@@ -1,0 +1,111 @@
+"""A bank that follows a store: what is published, replaced or removed there is so here, two seconds later."""
+
+import logging
+import threading
+
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.serving.bank import AdapterBank
+from hadamard_adapter.serving.store import AdapterStore
+
+__all__ = ["Follower"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Follower:
+    """Keeps a bank equal to a store, from a thread of its own.
+
+    A version that is damaged, or does not fit the model, is logged and the one before it goes on being
+    served. A store that cannot be read changes nothing.
+
+    Args:
+        bank: that is filled.
+        store: that is followed.
+        every_s: seconds between two looks at the store's generation.
+
+    Example:
+        >>> Follower(bank, AdapterStore("store")).look()  # doctest: +SKIP
+    """
+
+    def __init__(self, bank: AdapterBank, store: AdapterStore, every_s: float = 0.5) -> None:
+        """Make a follower that has not looked yet."""
+        self.bank, self.store, self.every_s = bank, store, every_s
+        self._seen: str | None = None
+        self._problems: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Id (empty: the store itself) -> why it is not as the store wants it; one line each."""
+        return dict(self._problems)
+
+    def start(self) -> None:
+        """Look now and then from here on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        """Make the bank equal to the store, if anything was published since the last look."""
+        with self._lock:
+            try:
+                generation = self.store.generation()
+                if not generation and self._seen:
+                    raise AdapterError(f"store {self.store.url!r} is gone; what was read before is served")
+                if generation != self._seen:
+                    self._take_all(self.store.ids())
+                    self._seen = generation
+                else:
+                    self._take_each([id for id in self._problems if id])
+                self._solved("")
+            except AdapterError as error:
+                self._noted("", str(error))
+
+    def take(self, id: str) -> None:
+        """Make one adapter what the store serves, now.
+
+        Raises:
+            AdapterError: it cannot be read, or does not fit the model; the version before stays.
+        """
+        with self._lock:
+            self._take(id)
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self.every_s):
+            self.look()
+
+    def _take_all(self, ids: list[str]) -> None:
+        self._take_each(ids)
+        for id in set(self.bank.ids) - set(ids):
+            self.bank.remove(id)
+            self._solved(id)
+
+    def _take_each(self, ids: list[str]) -> None:
+        for id in ids:
+            try:
+                self._take(id)
+                self._solved(id)
+            except AdapterError as error:
+                self._noted(id, str(error))
+
+    def _take(self, id: str) -> None:
+        published = self.store.find(id)
+        if published is None:
+            if id in self.bank:
+                self.bank.remove(id)
+        elif id not in self.bank or self.bank.entry(id).version != published.version:
+            self.bank.add(id, self.store.read(id, published.version)[1], published.version)
+
+    def _noted(self, id: str, problem: str) -> None:
+        if self._problems.get(id) != problem:
+            _LOG.warning("not followed", extra={"adapter": id, "problem": problem})
+        self._problems[id] = problem
+
+    def _solved(self, id: str) -> None:
+        self._problems.pop(id, None)

@@ -1,0 +1,216 @@
+"""GET, PUT and DELETE /v1/adapters: list, upload, replace, roll back, unload; checks before activation."""
+
+import json
+import tempfile
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
+
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving.http.errors import ApiError, failures
+from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, ServingNow
+from hadamard_adapter.serving.http.upload import unpack
+from hadamard_adapter.serving.keys import Key
+from hadamard_adapter.serving.source import BankAdapter, read_adapter
+from hadamard_adapter.serving.store import ID
+
+__all__ = ["ROUTES"]
+
+ROUTES = APIRouter(tags=["adapters"], prefix="/v1/adapters")
+AdapterId = Annotated[str, Path(description="Id of the adapter.")]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["version"],
+                    "properties": {"version": {"type": "string", "pattern": "^[0-9a-f]{16}$"}},
+                }
+            },
+        },
+    }
+}
+
+
+class Described(BaseModel):
+    """An adapter that is served, or could be."""
+
+    id: str
+    version: str | None = Field(description="That is served; null after a dry run.")
+    history: list[str] | None = Field(None, description="Versions before; null in lists.")
+    problem_type: str
+    labels: list[str]
+    has_pair: bool | None = Field(description="Whether it reads two texts; null: not known.")
+    max_length: int
+    adapter_bytes: int
+    head_bytes: int
+
+
+class Listed(BaseModel):
+    """A page of adapters, in the order of ids."""
+
+    data: list[Described]
+    n_adapters: int = Field(description="That this key may use.")
+    next: str | None = Field(description="Give it as `after` for the next page; null: this was the last.")
+
+
+class Removed(BaseModel):
+    """An adapter that is served no more."""
+
+    id: str
+    removed: bool = True
+
+
+@ROUTES.get("", responses=failures(401, 422))
+def adapters(
+    serving: ServingNow,
+    key: Caller,
+    after: Annotated[str, Query(max_length=128, description="Ids behind this one.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Listed:
+    """List adapters."""
+    ids = sorted(id for id in serving.bank.ids if key.may_use(id))
+    behind = [id for id in ids if id > after]
+    data: list[Described] = []
+    for id in behind[:limit]:
+        try:
+            data.append(_described(serving, id))
+        except AdapterError:  # removed in between
+            continue
+    following = behind[limit - 1] if len(behind) > limit else None
+    return Listed(data=data, n_adapters=len(ids), next=following)
+
+
+@ROUTES.get("/{id}", responses=failures(401, 403, 404))
+def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
+    """Show one adapter with its earlier versions."""
+    serving.check_ids(key, [id])
+    found = _described(serving, id)
+    try:
+        published = serving.store.find(id)
+    except AdapterError:  # a store that is away says nothing of history; the adapter is served all the same
+        return found
+    return found.model_copy(update={"history": list(published.history) if published is not None else []})
+
+
+@ROUTES.put("/{id}", openapi_extra=_BODY, responses=failures(400, 401, 403, 404, 413, 415, 422, 503))
+async def put(
+    id: AdapterId, request: Request, serving: ServingNow, key: Administrator, dry_run: bool = False
+) -> Described:
+    """Publish an uploaded adapter (a zip of its folder), or serve an earlier version again (JSON)."""
+    _check_id(serving, key, id)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content = await request.body()
+    if kind == "application/zip":
+        return await run_in_threadpool(_upload, serving, id, content, dry_run)
+    if kind == "application/json":
+        return await run_in_threadpool(_roll_back, serving, id, _version_in(content), dry_run)
+    raise ApiError(
+        415, "content_type", f"expected application/zip, or application/json to roll back, received {kind!r}"
+    )
+
+
+@ROUTES.delete("/{id}", responses=failures(401, 403, 404, 503))
+def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Removed:
+    """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
+    _check_id(serving, key, id)
+    serving.check_ids(key, [id])
+    _with_store(serving.store.remove, id)
+    serving.follower.take(id)
+    return Removed(id=id)
+
+
+def _check_id(serving: Serving, key: Key, id: str) -> None:
+    if not key.may_use(id):
+        serving.check_ids(key, [id])
+    if not ID.fullmatch(id):
+        raise ApiError(
+            422, "id", f"id: expected up to 128 letters, digits, dots, dashes or underscores, received {id!r}"
+        )
+
+
+def _version_in(content: bytes) -> str:
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ApiError(400, "json", f'expected {{"version": "…"}}, received no JSON: {error}') from error
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, str):
+        raise ApiError(422, "version", 'expected {"version": "…"} with 16 hex digits, received another value')
+    return version
+
+
+def _upload(serving: Serving, id: str, content: bytes, is_dry: bool) -> Described:
+    with tempfile.TemporaryDirectory(prefix="hadamard-upload-") as folder:
+        try:
+            unpack(content, folder, serving.limits.upload_bytes)
+            adapter = read_adapter(folder)
+            serving.bank.check_fit(id, adapter)
+        except Exception as error:
+            # Whatever a reader raises is about the bytes that were sent; it names the temporary folder.
+            message = str(error).replace(folder, "upload")
+            raise ApiError(422, "unfit_adapter", f"{message}; nothing was changed") from error
+        if is_dry:
+            return _describe(id, None, adapter)
+        _with_store(serving.store.add, id, folder)
+    serving.follower.take(id)
+    return _described(serving, id)
+
+
+def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Described:
+    serving_now = _with_store(serving.store.find, id)
+    if serving_now is None:
+        raise ApiError(404, "no_such_adapter", f"no adapter {id!r} in the store; upload it")
+    if version not in (serving_now.version, *serving_now.history):
+        raise ApiError(
+            404, "no_such_version",
+            f"adapter {id!r} has no version {version[:64]!r}; GET /v1/adapters/{id} lists those that it has",
+        )  # fmt: skip
+    try:
+        adapter = serving.store.read(id, version)[1]
+        serving.bank.check_fit(id, adapter)
+    except AdapterError as error:
+        raise ApiError(422, "unfit_adapter", f"{error}; nothing was changed") from error
+    if is_dry:
+        return _describe(id, None, adapter)
+    _with_store(serving.store.roll_back, id, version)
+    serving.follower.take(id)
+    return _described(serving, id)
+
+
+def _with_store(act: Any, *arguments: Any) -> Any:
+    """What a method of the store returns.
+
+    Raises:
+        ApiError: 503, it cannot be read or written.
+    """
+    try:
+        return act(*arguments)
+    except (AdapterError, SettingsError) as error:
+        raise ApiError(
+            503, "store", f"{error}; what was served before is served", {"Retry-After": "5"}
+        ) from error
+
+
+def _described(serving: Serving, id: str) -> Described:
+    entry = serving.bank.entry(id)
+    return _describe(id, entry.version, entry.adapter)
+
+
+def _describe(id: str, version: str | None, adapter: BankAdapter) -> Described:
+    return Described(
+        id=id,
+        version=version,
+        history=None,
+        problem_type=adapter.task.problem_type,
+        labels=list(adapter.task.label_names),
+        has_pair=adapter.has_pair,
+        max_length=adapter.max_length,
+        adapter_bytes=adapter.offset_bytes,
+        head_bytes=adapter.head_bytes,
+    )

@@ -1,0 +1,81 @@
+"""How a route asks the batcher: limits first, and no work for a client that has gone."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.serving.batcher import Answer
+from hadamard_adapter.serving.http.errors import ApiError
+from hadamard_adapter.serving.http.state import Serving
+from hadamard_adapter.serving.keys import Key
+
+__all__ = ["ask"]
+
+
+async def ask(
+    request: Request,
+    serving: Serving,
+    key: Key,
+    texts: Sequence[str],
+    ids: Sequence[str],
+    pairs: Sequence[str | None],
+) -> Answer:
+    """Predictions of rows, one adapter each.
+
+    Args:
+        request: whose client may go away; its rows are then not computed.
+        serving: that is asked.
+        key: of the client.
+        texts: one a row.
+        ids: adapter of each row.
+        pairs: second text of each row, or None.
+
+    Raises:
+        ApiError: too many rows, an id that is unknown or not allowed, or the client has gone.
+        QueueFullError: too much is under way.
+        DeadlineError: not answered in time.
+    """
+    if not 0 < len(texts) <= serving.limits.request_texts:
+        raise ApiError(
+            422, "too_many_texts",
+            f"expected 1 to {serving.limits.request_texts} predictions a request (texts times adapters), "
+            f"received {len(texts)}; send several requests",
+        )  # fmt: skip
+    if not all(_is_unicode(text) for text in (*texts, *pairs) if text is not None):
+        raise ApiError(
+            422, "no_unicode", "expected texts of whole characters, received half of a surrogate pair"
+        )
+    serving.check_ids(key, list(dict.fromkeys(ids)))
+    if not serving.is_ready:
+        raise ApiError(503, "closing", "this server is about to end; ask another one", {"Retry-After": "1"})
+    work = asyncio.ensure_future(serving.batcher.predict(texts, ids, pairs, serving.limits.timeout_s))
+    gone = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            serving.metrics.refused.labels("client_gone").inc()
+            raise ApiError(499, "client_gone", "the client has closed the connection")
+        answer = work.result()
+    except AdapterError as error:  # it was removed in between
+        raise ApiError(404, "no_such_adapter", str(error)) from error
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await gone
+    for id in ids:
+        serving.metrics.texts.labels(serving.metrics.label_of(id)).inc()
+    return answer
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8, which the tokenizer needs; JSON can spell others."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,76 @@
+"""Pages and probes: the page for people at /, /docs without a CDN, /health, /ready, /info, /metrics."""
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+
+from hadamard_adapter import __version__
+from hadamard_adapter.serving.http.errors import ApiError, failures
+from hadamard_adapter.serving.http.state import Administrator, ServingNow
+
+__all__ = ["ROUTES"]
+
+ROUTES = APIRouter(tags=["server"])
+_POLICY = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+}
+
+
+@ROUTES.get("/", response_class=HTMLResponse, include_in_schema=False)
+def page() -> HTMLResponse:
+    """The page for people."""
+    return _html("page.html")
+
+
+@ROUTES.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+def docs() -> HTMLResponse:
+    """The OpenAPI description as a page."""
+    return _html("docs.html")
+
+
+@ROUTES.get("/health")
+def health() -> dict[str, str]:
+    """Whether the process lives."""
+    return {"status": "ok"}
+
+
+@ROUTES.get("/ready", responses=failures(503))
+def ready(serving: ServingNow) -> dict[str, str]:
+    """Whether new requests are wanted; 503 while the server starts or ends."""
+    if not serving.is_ready:
+        raise ApiError(503, "not_ready", "this server starts or ends; ask again later", {"Retry-After": "1"})
+    return {"status": "ready"}
+
+
+@ROUTES.get("/info")
+def info(serving: ServingNow) -> dict[str, Any]:
+    """The base model, the limits, and whether a key is needed."""
+    return {
+        "version": __version__,
+        "model": serving.model,
+        "base_fingerprint": serving.bank.base_fingerprint,
+        "needs_key": bool(serving.keys),
+        "limits": vars(serving.limits),
+    }
+
+
+@ROUTES.get("/metrics", response_class=PlainTextResponse, responses=failures(401, 403))
+def metrics(serving: ServingNow, key: Administrator) -> Response:
+    """Counters for Prometheus; they name adapters, so with keys only an administrator's reads them."""
+    serving.metrics.under_way.set(serving.batcher.n_rows)
+    serving.metrics.adapters.set(len(serving.bank))
+    serving.metrics.problems.set(len(serving.follower.problems))
+    return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@ROUTES.get("/v1/problems", responses=failures(401, 403))
+def problems(serving: ServingNow, key: Administrator) -> JSONResponse:
+    """What of the store cannot be served, and why; the empty id is the store itself."""
+    return JSONResponse({"problems": serving.follower.problems})
+
+
+def _html(name: str) -> HTMLResponse:
+    text = files("hadamard_adapter.serving.http").joinpath(name).read_text(encoding="utf-8")
+    return HTMLResponse(text, headers=_POLICY)

@@ -1,0 +1,102 @@
+"""What the routes share: the bank, its store, the batcher, keys, limits and counters; and who asks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from hadamard_adapter.serving.bank import AdapterBank
+from hadamard_adapter.serving.batcher import Batcher
+from hadamard_adapter.serving.follow import Follower
+from hadamard_adapter.serving.http.errors import ApiError
+from hadamard_adapter.serving.http.metrics import Metrics
+from hadamard_adapter.serving.keys import EVERYTHING, Key, find_key
+from hadamard_adapter.serving.limits import Limits
+from hadamard_adapter.serving.store import AdapterStore
+
+__all__ = ["Administrator", "Caller", "Serving", "ServingNow"]
+
+_N_COMPARED = 2000
+
+
+@dataclass
+class Serving:
+    """One running server."""
+
+    model: str
+    """Name of the base model."""
+    bank: AdapterBank
+    """That answers."""
+    store: AdapterStore
+    """That adapters come from and are published to."""
+    follower: Follower
+    """That keeps the bank equal to the store."""
+    batcher: Batcher
+    """That requests wait in."""
+    metrics: Metrics
+    """What is counted."""
+    limits: Limits = field(default_factory=Limits)
+    """What is refused."""
+    keys: tuple[Key, ...] = ()
+    """Who may ask; none: everybody who reaches the server."""
+    is_ready: bool = False
+    """Whether new requests are wanted."""
+
+    def check_ids(self, key: Key, ids: Sequence[str]) -> None:
+        """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
+
+        Raises:
+            ApiError: 403 or 404.
+        """
+        for id in ids:
+            if not key.may_use(id):
+                raise ApiError(
+                    403,
+                    "id_not_allowed",
+                    f"key {key.name!r} may not use {id!r}; its ids: {', '.join(key.ids)}",
+                )
+            if id not in self.bank:
+                allowed = [other for other in self.bank.ids if key.may_use(other)]
+                close = get_close_matches(id[:128], allowed[:_N_COMPARED], 1)
+                hint = f"did you mean {close[0]!r}?" if close else "GET /v1/models lists those that are"
+                raise ApiError(404, "no_such_adapter", f"no adapter {id!r} is served; {hint}")
+
+
+def _serving(request: Request) -> Serving:
+    return request.app.state.serving
+
+
+ServingNow = Annotated[Serving, Depends(_serving)]
+"""A route's parameter: the server."""
+
+
+def _caller(request: Request, serving: ServingNow) -> Key:
+    if not serving.keys:
+        return EVERYTHING
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    key = find_key(serving.keys, secret.strip())
+    if scheme.lower() != "bearer" or key is None:
+        raise ApiError(
+            401,
+            "no_key",
+            "expected a key of this server in the header 'Authorization: Bearer KEY', received "
+            + ("another one" if secret else "none"),
+            {"WWW-Authenticate": "Bearer"},
+        )
+    return key
+
+
+Caller = Annotated[Key, Depends(_caller)]
+"""A route's parameter: the key of who asks."""
+
+
+def _administrator(key: Caller) -> Key:
+    if not key.may_administrate:
+        raise ApiError(403, "no_administrator", f"key {key.name!r} may not change adapters; use one that may")
+    return key
+
+
+Administrator = Annotated[Key, Depends(_administrator)]
+"""A route's parameter: the key of who asks and may change adapters."""

@@ -1,0 +1,110 @@
+"""Laws of the batcher: turns are fair and within the budget, and what nobody waits for is not computed."""
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.serving import AdapterBank
+from hadamard_adapter.serving.batcher import Batcher, DeadlineError, QueueFullError, choose
+from hadamard_adapter.serving.load import load_bank
+from serve_help import make_place
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_turn_is_fair_within_the_budget_and_holds_the_oldest_row(seed: int) -> None:
+    chance = random.Random(seed)
+    ids = [chance.choice("aaaaabc") for _ in range(chance.randint(1, 60))]
+    n_tokens = [chance.randint(1, 128) for _ in ids]
+    budget = chance.choice([1, 64, 500, 100_000])
+    chosen = choose(ids, n_tokens, budget)
+    assert 0 in chosen and len(set(chosen)) == len(chosen)
+    assert len(chosen) == 1 or len(chosen) * max(n_tokens[at] for at in chosen) <= budget
+    taken = {id: [at for at in chosen if ids[at] == id] for id in set(ids)}
+    for id, positions in taken.items():
+        own = [at for at, other in enumerate(ids) if other == id]
+        assert positions == own[: len(positions)], "the oldest of each adapter first"
+        for other in taken.values():
+            is_waiting = len(positions) < len(own)
+            assert not is_waiting or len(other) <= len(positions) + 1, (
+                "none is two rows ahead of one that waits"
+            )
+    if budget == 100_000:
+        assert sorted(chosen) == list(range(len(ids)))
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> AdapterBank:
+    place: Path = make_place(tmp_path_factory.mktemp("batcher"))
+    bank = load_bank(str(place / "model"), "cpu")
+    bank.add("mood", place / "mood-0", "m0")
+    bank.add("topic", place / "topic-0", "t0")
+    return bank
+
+
+def run(batcher: Batcher, scenario: Any) -> Any:
+    async def whole() -> Any:
+        await batcher.start()
+        try:
+            return await scenario()
+        finally:
+            await batcher.stop()
+
+    return asyncio.run(whole())
+
+
+def n_held(bank: AdapterBank) -> int:
+    return sum(bank.entry(id).n_users for id in bank.ids)
+
+
+def test_many_requests_share_passes_and_are_answered_as_alone(bank: AdapterBank) -> None:
+    passes: list[tuple[int, int]] = []
+    texts = [f"w{index} " * (1 + index % 9) for index in range(40)]
+    ids = [("mood", "topic")[index % 2] for index in range(40)]
+
+    async def scenario() -> Any:
+        one = (batcher.predict([text], [id], [None], 10) for text, id in zip(texts, ids, strict=True))
+        return await asyncio.gather(*one)
+
+    batcher = Batcher(bank, told=lambda n_rows, n_tokens: passes.append((n_rows, n_tokens)))
+    found = run(batcher, scenario)
+    for answer, alone, id in zip(found, bank.predict(texts, ids), ids, strict=True):
+        assert answer.predictions[0].label == alone.label
+        assert answer.predictions[0].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert answer.versions == [{"mood": "m0", "topic": "t0"}[id]]
+    assert sum(n_rows for n_rows, _ in passes) == 40 and len(passes) < 20
+    assert n_held(bank) == 0
+
+
+def test_a_full_queue_and_unknown_ids_are_refused_and_hold_nothing(bank: AdapterBank) -> None:
+    batcher = Batcher(bank, n_queue=3)
+
+    async def scenario() -> None:
+        with pytest.raises(QueueFullError, match="limit 3"):
+            await batcher.predict(["w1"] * 4, ["mood"] * 4, [None] * 4, 10)
+        with pytest.raises(AdapterError, match="no adapter 'nood'"):
+            await batcher.predict(["w1"], ["nood"], [None], 10)
+
+    run(batcher, scenario)
+    assert n_held(bank) == 0 and batcher.n_rows == 0
+
+
+def test_a_row_whose_deadline_is_over_or_whose_client_has_gone_is_not_computed(bank: AdapterBank) -> None:
+    passes: list[tuple[int, int]] = []
+    batcher = Batcher(bank, wait_s=0.2, told=lambda n_rows, n_tokens: passes.append((n_rows, n_tokens)))
+
+    async def scenario() -> None:
+        late = asyncio.ensure_future(batcher.predict(["w1"], ["mood"], [None], 0.05))
+        gone = asyncio.ensure_future(batcher.predict(["w2"], ["mood"], [None], 10))
+        await asyncio.sleep(0.03)
+        gone.cancel()
+        with pytest.raises(DeadlineError, match=r"within 0\.05 s"):
+            await late
+        await batcher.predict(["w3"], ["topic"], [None], 10)
+
+    run(batcher, scenario)
+    assert [n_rows for n_rows, _ in passes] == [1]
+    assert n_held(bank) == 0 and batcher.n_rows == 0

@@ -1,0 +1,411 @@
+"""Laws of the server: every answer is the named version's, limits hold, and whatever is sent gets no 5xx."""
+
+import concurrent.futures
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+
+from command import assert_refused, hadamard
+from hadamard_adapter.serving import AdapterStore
+from hadamard_adapter.serving.keys import make_key
+from hadamard_adapter.serving.load import load_bank
+from serve_help import LABELS, Served, make_place, served, zipped
+
+TEXTS = [f"w{index} " * (1 + index * 7 % 23) for index in range(40)]
+N_REQUESTS = 1200
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[Served]:
+    store = AdapterStore(place / "store")
+    for id in LABELS:
+        store.add(id, place / f"{id}-0")
+    with served(place / "model", place / "store", place / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def offline(place: Path, server: Served) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """(id, version) -> text -> probabilities, from a bank of the test's own."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    bank, scratch = load_bank(str(place / "model"), "cpu"), AdapterStore(place / "scratch")
+    for id in LABELS:
+        for index in range(2):
+            version = scratch.add(id, place / f"{id}-{index}").version
+            bank.add(id, place / f"{id}-{index}")
+            answers = bank.predict(TEXTS, [id] * len(TEXTS))
+            found[id, version] = {
+                text: list(answer.probabilities.values()) for text, answer in zip(TEXTS, answers, strict=True)
+            }
+    return found
+
+
+def assert_answers(reply: dict[str, Any], texts: list[str], offline: Any) -> None:
+    """Every row of a reply is what the version that it names says offline."""
+    for row in reply["data"]:
+        expected = offline[row["model"], row["version"]][texts[row["index"]]]
+        np.testing.assert_allclose(row["probs"], expected, atol=1e-4)
+
+
+def test_every_answer_is_that_of_the_version_it_names_while_adapters_come_and_go(
+    place: Path, server: Served, offline: Any
+) -> None:
+    stopped, seen = threading.Event(), set[tuple[str, str]]()
+
+    def churn() -> None:
+        index = 0
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            while not stopped.is_set():
+                index += 1
+                for id in ("mood", "topic"):
+                    content = zipped(place / f"{id}-{index % 2}")
+                    headers = {"content-type": "application/zip"}
+                    reply = client.put(f"/v1/adapters/{id}", content=content, headers=headers)
+                    assert reply.status_code == 200, reply.text
+                if index % 5 == 0:
+                    assert client.delete("/v1/adapters/shop-size").status_code == 200
+                    AdapterStore(place / "store").add("shop-size", place / f"shop-size-{index % 2}")
+
+    def ask(seed: int) -> dict[int, int]:
+        chance, statuses = random.Random(seed), dict[int, int]()
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            for _ in range(N_REQUESTS // 4):
+                texts, ids = chance.sample(TEXTS, chance.randint(1, 3)), chance.sample(list(LABELS), 2)
+                reply = client.post("/v1/classify", json={"models": ids, "input": texts})
+                statuses[reply.status_code] = statuses.get(reply.status_code, 0) + 1
+                if reply.status_code == 200:
+                    assert len(reply.json()["data"]) == len(texts) * len(ids)
+                    assert_answers(reply.json(), texts, offline)
+                    seen.update((row["model"], row["version"]) for row in reply.json()["data"])
+        return statuses
+
+    churner = threading.Thread(target=churn)
+    churner.start()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            counts = list(pool.map(ask, range(4)))
+    finally:
+        stopped.set()
+        churner.join()
+    total = {status: sum(count.get(status, 0) for count in counts) for status in (200, 404)}
+    assert sum(total.values()) == N_REQUESTS and total[200] > N_REQUESTS // 2, counts
+    assert len(seen) >= 5
+    wait_for(lambda: "shop-size" in models(server))
+
+
+def test_a_crossed_row_is_caught_by_the_same_check(server: Served, offline: Any) -> None:
+    reply = server.client.post("/classify", json={"model": "mood", "input": TEXTS[:2]}).json()
+    assert_answers(reply, TEXTS[:2], offline)
+    reply["data"][0]["probs"] = reply["data"][1]["probs"]
+    with pytest.raises(AssertionError):
+        assert_answers(reply, TEXTS[:2], offline)
+
+
+def models(server: Served) -> list[str]:
+    return [model["id"] for model in server.client.get("/v1/models").json()["data"]]
+
+
+def wait_for(holds: Any, within_s: float = 2.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", ["/adapters/topic", "/adapters/topic/predict"])
+def test_inference_client_gets_every_label_most_probable_first(
+    server: Served, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # it refuses local servers too
+    found = InferenceClient(model=server.url + path).text_classification("w1 w2")
+    assert {one.label for one in found} == set(LABELS["topic"])
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert len(InferenceClient(model=server.url + path).text_classification("w1 w2", top_k=1)) == 1
+
+
+def test_tei_shape_has_a_list_for_one_input_and_a_list_of_lists_for_a_batch(server: Served) -> None:
+    ask = lambda inputs: server.client.post("/adapters/mood/predict", json={"inputs": inputs})  # noqa: E731
+    one = ask("w1")
+    assert one.json() == ask(["w1"]).json() and len(one.json()) == 2
+    assert [row["label"] for row in ask([["w1"], ["w2"]]).json()[0]] == [row["label"] for row in one.json()]
+    assert one.headers["x-adapter-version"] == server.client.get("/v1/adapters/mood").json()["version"]
+
+
+def test_vllm_shape(server: Served) -> None:
+    body = {"model": "topic", "input": ["w1", "w2 w3"], "truncate_prompt_tokens": -1}
+    reply = server.client.post("/classify", json=body).json()
+    assert reply["object"] == "list" and reply["model"] == "topic"
+    assert [row["index"] for row in reply["data"]] == [0, 1]
+    for row in reply["data"]:
+        assert row["num_classes"] == len(row["probs"]) == 3
+        assert row["label"] == LABELS["topic"][int(np.argmax(row["probs"]))]
+    assert reply["usage"]["prompt_tokens"] == reply["usage"]["total_tokens"] > 4
+
+
+def put(server: Served, id: str, content: bytes, **query: Any) -> httpx.Response:
+    headers = {"content-type": "application/zip"}
+    return server.client.put(f"/v1/adapters/{id}", content=content, headers=headers, params=query)
+
+
+def test_upload_dry_run_roll_back_and_removal(place: Path, server: Served) -> None:
+    assert put(server, "new", zipped(place / "mood-0"), dry_run=True).json()["version"] is None
+    assert server.client.get("/v1/adapters/new").status_code == 404
+    first = put(server, "new", zipped(place / "mood-0", "folder/")).json()["version"]
+    second = put(server, "new", zipped(place / "mood-1")).json()["version"]
+    assert server.client.get("/v1/adapters/new").json()["history"] == [first] != [second]
+    assert server.client.put("/v1/adapters/new", json={"version": first}).json()["version"] == first
+    assert server.client.put("/v1/adapters/new", json={"version": "0" * 16}).status_code == 404
+    page = server.client.get("/v1/adapters", params={"limit": 1}).json()
+    assert len(page["data"]) == 1 and page["next"] == page["data"][0]["id"]
+    assert server.client.delete("/v1/adapters/new").json()["removed"]
+    assert server.client.delete("/v1/adapters/new").status_code == 404
+
+
+def test_what_is_published_by_another_process_is_served_within_two_seconds(place: Path, server: Served):
+    store = AdapterStore(place / "store")
+    version = store.add("other", place / "topic-1").version
+    wait_for(lambda: "other" in models(server))
+    assert server.client.get("/v1/adapters/other").json()["version"] == version
+    store.remove("other")
+    wait_for(lambda: "other" not in models(server))
+
+
+def test_damaged_uploads_change_nothing(place: Path, server: Served) -> None:
+    good, before = zipped(place / "mood-1"), server.client.get("/v1/adapters/mood").json()
+    chance = random.Random(0)
+    statuses: dict[int, int] = {}
+    for index in range(60):
+        bad = bytearray(good[: chance.randrange(len(good))] if index % 2 else good)
+        if not index % 2:
+            bad[chance.randrange(len(bad) // 2)] ^= 1 << chance.randrange(8)
+        status = put(server, "mood", bytes(bad)).status_code
+        statuses[status] = statuses.get(status, 0) + 1
+    print("damaged uploads:", statuses)
+    assert set(statuses) <= {200, 422} and statuses[422] >= 55  # a bit of a date may flip unnoticed
+    if 200 not in statuses:
+        assert server.client.get("/v1/adapters/mood").json() == before
+
+
+@pytest.mark.parametrize(
+    ("id", "status"),
+    [("..%2fmood", (404, 405)), (".hidden", (422,)), ("a%20b", (422,)), ("%2e%2e", (404, 405, 422))],
+)
+def test_ids_that_are_paths_are_refused(
+    place: Path, server: Served, id: str, status: tuple[int, ...]
+) -> None:
+    assert put(server, id, zipped(place / "mood-0")).status_code in status
+
+
+def test_zip_names_that_lead_elsewhere_are_refused(place: Path, server: Served) -> None:
+    for prefix in ("../../", "/etc/x-"):
+        reply = put(
+            server, "evil", zipped(place / "mood-0", prefix + "evil/" if prefix == "../../" else prefix)
+        )
+        if prefix == "../../":  # the folder's name is not used; the files are an adapter all the same
+            assert reply.status_code == 200 and not (place.parent / "evil").exists()
+            server.client.delete("/v1/adapters/evil")
+        else:
+            assert reply.status_code == 422 and not Path("/etc/x-adapter_config.json").exists()
+
+
+BAD: list[tuple[str, str, Any, int]] = [
+    ("POST", "/classify", {"model": "moood", "input": "x"}, 404),
+    ("POST", "/classify", {"model": "mood"}, 422),
+    ("POST", "/classify", {"input": "x"}, 422),
+    ("POST", "/classify", {"model": "mood", "models": ["topic"], "input": "x"}, 422),
+    ("POST", "/classify", {"model": "mood", "input": []}, 422),
+    ("POST", "/classify", {"model": "mood", "input": ["x"] * 33}, 422),
+    ("POST", "/classify", {"model": "mood", "input": ["x"], "pairs": ["y", "z"]}, 422),
+    ("POST", "/classify", {"model": "mood", "input": "x" * 1_100_000}, 413),
+    ("POST", "/adapters/mood/predict", {"inputs": [["a", "b", "c"]]}, 422),
+    ("POST", "/adapters/mood", {"inputs": "x", "parameters": {"top_k": 0}}, 422),
+    ("GET", "/nowhere", None, 404),
+    ("PUT", "/classify", {}, 405),
+    ("PUT", "/v1/adapters/mood", {"version": 3}, 422),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), BAD)
+def test_errors_have_one_shape(server: Served, method: str, path: str, body: Any, status: int) -> None:
+    reply = server.client.request(method, path, json=body)
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert error["code"] == status and error["message"] and error["type"]
+    if body and body.get("model") == "moood":
+        assert "did you mean 'mood'?" in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 5000, b'{"model": "mood", "input": "\\ud800"}'])
+def test_malformed_bodies_are_the_clients_error(server: Served, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    assert 400 <= server.client.post("/classify", content=body, headers=headers).status_code < 500
+
+
+def test_pages_probes_and_metrics(server: Served) -> None:
+    for path in ("/", "/docs"):
+        text = server.client.get(path).text
+        assert text.startswith("<!doctype html>") and "http://" not in text and "https://" not in text
+    assert server.client.get("/health").status_code == server.client.get("/ready").status_code == 200
+    assert server.client.get("/info").json()["limits"]["queue_texts"] == 512
+    server.client.post("/classify", json={"model": "mood", "input": "a secret text"})
+    assert 'hadamard_texts_total{adapter="mood"}' in server.client.get("/metrics").text
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert any(line.get("path") == "/classify" and len(line["request_id"]) == 16 for line in lines)
+    assert "secret" not in server.log.read_text()
+
+
+def test_a_full_queue_refuses_at_once_deadlines_hold_and_vanished_clients_cost_nothing(
+    place: Path, tmp_path: Path
+) -> None:
+    AdapterStore(tmp_path / "store").add("mood", place / "mood-0")
+    limits = ("--queue-texts", 40, "--timeout-s", 0.02, "--request-texts", 40)
+    with served(place / "model", tmp_path / "store", tmp_path / "log", *limits) as server:
+        body = {"model": "mood", "input": ["w1 " * 60] * 21}
+
+        def ask(_: int) -> tuple[int, float, str | None]:
+            started = time.perf_counter()
+            reply = httpx.post(server.url + "/classify", json=body)
+            return reply.status_code, time.perf_counter() - started, reply.headers.get("retry-after")
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(ask, range(40)))
+        assert {status for status, _, _ in found} <= {200, 429, 504}, found
+        assert all(int(after or 0) >= 1 for status, _, after in found if status == 429)
+        assert {429, 504} & {status for status, _, _ in found}
+        host, port = server.url.removeprefix("http://").split(":")
+        for _ in range(20):
+            text = json.dumps({"model": "mood", "input": "w1"})
+            with socket.create_connection((host, int(port))) as client:
+                head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n"
+                client.sendall(f"{head}Content-Type: application/json\r\n\r\n{text}".encode())
+        metrics = lambda: server.client.get("/metrics").text  # noqa: E731
+        wait_for(lambda: "hadamard_texts_under_way 0.0" in metrics())
+
+
+def test_keys_use_what_they_may_and_learn_of_nothing_else(place: Path, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "store")
+    for id in LABELS:
+        store.add(id, place / f"{id}-0")
+    shop = make_key(tmp_path / "keys", "shop", ["shop-*"])
+    root = make_key(tmp_path / "keys", "root", ["*"], may_administrate=True)
+    words = ("--keys", tmp_path / "keys")
+    with served(place / "model", tmp_path / "store", tmp_path / "log", *words) as server:
+
+        def ask(key: str | None, id: str) -> httpx.Response:
+            headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
+            return server.client.post("/classify", json={"model": id, "input": "w1"}, headers=headers)
+
+        assert [ask(key, "mood").status_code for key in (None, "wrong", "ü", root)] == [401, 401, 401, 200]
+        assert ask(shop, "shop-size").status_code == 200
+        there, missing = ask(shop, "mood"), ask(shop, "nood")
+        assert there.status_code == missing.status_code == 403
+        assert there.text.replace("mood", "nood") == missing.text
+        assert "mood" not in ask(shop, "shop-mood").text.replace("shop-mood", "")
+        headers = {"authorization": f"Bearer {shop}"}
+        assert [one["id"] for one in server.client.get("/v1/models", headers=headers).json()["data"]] == [
+            "shop-size"
+        ]
+        assert server.client.get("/v1/adapters", headers=headers).json()["n_adapters"] == 1
+        assert server.client.delete("/v1/adapters/shop-size", headers=headers).status_code == 403
+        assert server.client.get("/metrics", headers=headers).status_code == 403
+        assert shop not in server.log.read_text() and shop not in (tmp_path / "keys").read_text()
+
+
+def test_sigterm_ends_what_is_in_flight_and_leaves_with_zero(place: Path, tmp_path: Path) -> None:
+    AdapterStore(tmp_path / "store").add("mood", place / "mood-0")
+    with served(place / "model", tmp_path / "store", tmp_path / "log") as server:
+        body = {"model": "mood", "input": ["w1 " * 60] * 32}
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            under_way = [pool.submit(httpx.post, server.url + "/classify", json=body) for _ in range(4)]
+            wait_for(lambda: any(task.running() for task in under_way))
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            assert server.client.get("/ready").status_code == 503
+            assert server.client.get("/health").status_code == 200
+            assert {task.result().status_code for task in under_way} <= {200, 503}
+        assert server.process.wait(20) == 0
+
+
+def test_a_store_that_goes_away_or_is_damaged_does_not_stop_the_serving(place: Path, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "store")
+    store.add("mood", place / "mood-0")
+    with served(place / "model", tmp_path / "store", tmp_path / "log") as server:
+        ask = lambda: server.client.post("/classify", json={"model": "mood", "input": "w1"})  # noqa: E731
+        before = ask().json()["data"]
+        version = store.add("mood", place / "mood-1").version
+        wait_for(lambda: ask().json()["data"][0]["version"] == version)
+        after = ask().json()["data"]
+        weights = next((tmp_path / "store/adapters/mood").glob(f"{before[0]['version']}/*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-9])
+        pointer = tmp_path / "store/adapters/mood/current.json"
+        pointer.write_text(json.dumps({"version": before[0]["version"], "history": [version]}))
+        (tmp_path / "store/generation").write_text("damaged")
+        wait_for(lambda: "mood" in server.client.get("/v1/problems").json()["problems"])
+        assert ask().json()["data"] == after
+        (tmp_path / "store").rename(tmp_path / "away")
+        wait_for(lambda: "" in server.client.get("/v1/problems").json()["problems"])
+        assert ask().json()["data"] == after
+        (tmp_path / "store").write_text("no folder")
+        assert put(server, "new", zipped(place / "mood-0")).status_code == 503
+        assert ask().json()["data"] == after
+
+
+def test_a_publisher_that_is_killed_is_never_half_visible(place: Path, server: Served, offline: Any) -> None:
+    code = (
+        "import sys; from hadamard_adapter.serving import AdapterStore\n"
+        "store = AdapterStore(sys.argv[1])\nprint('go', flush=True)\n"
+        "while True:\n    for i in (0, 1): store.add('mood', f'{sys.argv[2]}/mood-{i}')"
+    )
+    for index in range(3):
+        words = [sys.executable, "-c", code, str(place / "store"), str(place)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline()
+        time.sleep(0.1 + 0.037 * index)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        reply = server.client.post("/classify", json={"model": "mood", "input": TEXTS[:3]})
+        assert_answers(reply.json(), TEXTS[:3], offline)
+    assert AdapterStore(place / "store").verify() == []
+
+
+def test_without_keys_other_machines_are_not_listened_to() -> None:
+    assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--host", "0.0.0.0"], "--keys FILE")
+    assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--port", "70000"], "0 to 65535")
+    assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--queue-texts", "0"], "--queue-texts")
+    assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--tls-cert", "x"], "both or none")
+
+
+def test_a_key_is_made_by_the_command(tmp_path: Path) -> None:
+    made = hadamard("serve-key", "--keys", tmp_path / "keys", "--name", "shop", "--ids", "shop-*")
+    assert made.code == 0 and len(made.out.strip()) == 43
+    assert made.out.strip() not in (tmp_path / "keys").read_text()
+
+
+def test_no_request_that_the_description_allows_or_forbids_gets_a_5xx(server: Served, tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "schemathesis"
+    words = ["--checks", "not_a_server_error", "--max-examples", "12", "--seed", "1"]
+    run = subprocess.run(
+        [program, "run", f"{server.url}/openapi.json", *words, "--phases", "examples,coverage,fuzzing"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
