@@ -114,6 +114,8 @@ class AdapterBank:
         self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
         self._wrap_head()
         self._wrap_sites()
+        if pack is not None:
+            self._check_base("the pack", pack.base_fingerprint)
         self._entries: dict[str, _Entry] = {}
         self._cold: dict[str, None] = {}
         """Ids of the pack's adapters that are held, the one that was not used for longest first."""
@@ -376,11 +378,7 @@ class AdapterBank:
 
     def _check_fit(self, id: str, adapter: BankAdapter) -> None:
         """Refuse an adapter of another backbone, before anything is changed."""
-        if adapter.base_fingerprint not in (None, self.base_fingerprint):
-            raise AdapterError(
-                f"adapter {id!r} belongs to another base model: expected fingerprint "
-                f"{self.base_fingerprint}, received {adapter.base_fingerprint} (a sha256 of {HASHED})"
-            )
+        self._check_base(f"adapter {id!r}", adapter.base_fingerprint)
         d = self._offsets["scale"].values.shape[-1]
         for place, tensor in adapter.offsets.items():
             if place not in self._places:
@@ -415,6 +413,13 @@ class AdapterBank:
                 f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
             )
 
+    def _check_base(self, what: str, base_fingerprint: str | None) -> None:
+        if base_fingerprint not in (None, self.base_fingerprint):
+            raise AdapterError(
+                f"{what} belongs to another base model: expected fingerprint {self.base_fingerprint}, received "
+                f"{base_fingerprint} (a sha256 of {HASHED})"
+            )
+
     def _wrap_head(self) -> None:
         names = find_head(self.model, modules_to_save=["pooler"], has_task=True)
         leaves = [
@@ -432,9 +437,9 @@ class AdapterBank:
         order = [name for name, _ in self.model.named_modules() if name in linears]
         for path, module in leaves:
             if isinstance(module, nn.LayerNorm):
-                layer: Any = BankHeadNorm(module, self._batch)
+                layer: Any = BankHeadNorm(module, self._batch, self.dtype)
             else:
-                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch)
+                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch, self.dtype)
             self._heads[path] = layer
             self.model.set_submodule(path, layer)
         self._sizes = {0: self.model.config.num_labels}
