@@ -416,8 +416,8 @@ class AdapterBank:
     def _check_base(self, what: str, base_fingerprint: str | None) -> None:
         if base_fingerprint not in (None, self.base_fingerprint):
             raise AdapterError(
-                f"{what} belongs to another base model: expected fingerprint {self.base_fingerprint}, received "
-                f"{base_fingerprint} (a sha256 of {HASHED})"
+                f"{what} belongs to another base model: expected fingerprint {self.base_fingerprint}, "
+                f"received {base_fingerprint} (a sha256 of {HASHED})"
             )
 
     def _wrap_head(self) -> None:
