@@ -217,6 +217,6 @@ def test_a_prediction_is_wholly_of_one_version_while_adapters_change(place: Path
 
 def test_sizes_of_offsets_and_head_are_told_apart(place: Path) -> None:
     bank = bank_in(place, "mood")
-    adapter = bank.adapter("mood")
+    adapter = bank.entry("mood").adapter
     assert adapter.offset_bytes == 4 * 2 * 2 * 4 * 32  # layers, sites, kinds, width
     assert adapter.head_bytes == 4 * (32 * 32 + 32 + 2 * 32 + 2)

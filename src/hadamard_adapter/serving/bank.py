@@ -2,8 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,7 +32,7 @@ from hadamard_adapter.tuning.classifier import Prediction, read_logits
 from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, token_batches, tokenize
 from hadamard_adapter.tuning.probe import to_device
 
-__all__ = ["ENCODERS", "AdapterBank"]
+__all__ = ["ENCODERS", "AdapterBank", "BankEntry", "read_rows"]
 
 ENCODERS = frozenset(
     {
@@ -47,11 +46,15 @@ MAX_RESIDENT = 1000
 
 
 @dataclass
-class _Entry:
+class BankEntry:
     """One version of an adapter in the bank."""
 
     slot: int
+    """Its row in the tables; 0 once it is freed."""
     adapter: BankAdapter
+    """What was added."""
+    version: str = ""
+    """Name of the version, as `add` was told."""
     n_users: int = 0
     """Predictions under way that read the slot."""
     is_retired: bool = False
@@ -79,7 +82,8 @@ class AdapterBank:
         pack: adapters that are read when they are asked for; those that are added come before them.
         max_resident: number of the pack's adapters that are held; more only while predictions under way need
             them. Adapters that were added or pinned are held besides.
-        dtype: of the tables; bfloat16 halves them. Offsets are applied in float32 either way.
+        dtype: of the tables; bfloat16 halves them and rounds heads, the base model's too. Offsets are applied
+            in float32 either way.
 
     Raises:
         SettingsError: another kind of model, or a head with other layers than linear ones and norms.
@@ -109,6 +113,7 @@ class AdapterBank:
         self.base_fingerprint = fingerprint(model)
         self._fresh = set(fresh_parameters(model) or ())
         self._limit = None if tokenizer is None else longest_input(model, tokenizer)
+        self._collate = collator(tokenizer, "single_label_classification")
         self._batch = Batch()
         self._places: dict[tuple[str, str], int] = {}
         self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
@@ -116,7 +121,7 @@ class AdapterBank:
         self._wrap_sites()
         if pack is not None:
             self._check_base("the pack", pack.base_fingerprint)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, BankEntry] = {}
         self._cold: dict[str, None] = {}
         """Ids of the pack's adapters that are held, the one that was not used for longest first."""
         self._n_slots, self._free = 1, list[int]()
@@ -136,20 +141,21 @@ class AdapterBank:
         """The adapters that are held, in the order in which they came."""
         return list(self._entries)
 
-    def add(self, id: str, source: str | Path | BankAdapter) -> None:
+    def add(self, id: str, source: str | Path | BankAdapter, version: str = "") -> None:
         """Take an adapter in; one of the same id is replaced, for predictions that begin after that.
 
         Args:
             id: its name in `predict`.
             source: a folder that `hadamard tune` made, or what `read_adapter` read.
+            version: a name for this version, which `entry` and `hold` give back.
 
         Raises:
             AdapterError: it cannot be read, or does not fit the backbone; the bank is then as it was.
         """
         adapter = source if isinstance(source, BankAdapter) else read_adapter(source)
-        self._check_fit(id, adapter)
+        self.check_fit(id, adapter)
         with self._lock:
-            self._put(id, adapter)
+            self._put(id, adapter, version)
             self._cold.pop(id, None)
 
     def remove(self, id: str) -> None:
@@ -173,14 +179,14 @@ class AdapterBank:
             self._find([id])
             self._cold.pop(id, None)
 
-    def adapter(self, id: str) -> BankAdapter:
-        """What was added under this id.
+    def entry(self, id: str) -> BankEntry:
+        """The version of an adapter that predictions begin with now.
 
         Raises:
             AdapterError: there is none.
         """
         with self._lock:
-            return self._find([id])[0].adapter
+            return self._find([id])[0]
 
     def predict(
         self,
@@ -202,18 +208,48 @@ class AdapterBank:
             SettingsError: not one id (and second text) a text, a second text missing or too many, or the bank
                 has no tokenizer.
         """
-        with self._using(ids) as entries:
-            found = self._logits(texts, entries, pairs, batch_tokens)
-            rows_of_task: dict[int, list[int]] = {}
-            for row, entry in enumerate(entries):
-                rows_of_task.setdefault(entry.slot, []).append(row)
-            predictions: list[Any] = [None] * len(entries)
-            for rows in rows_of_task.values():
-                task = entries[rows[0]].adapter.task
-                logits = np.stack([found[row][: task.n_outputs] for row in rows])
-                for row, prediction in zip(rows, read_logits(task, logits), strict=True):
-                    predictions[row] = prediction
-            return predictions
+        entries = self.hold(ids)
+        try:
+            rows = self.tokenize(texts, entries, pairs)
+            found: list[Any] = [None] * len(rows)
+            for chosen in token_batches([len(row["input_ids"]) for row in rows], batch_tokens):
+                logits = self.logits([rows[row] for row in chosen], [entries[row] for row in chosen])
+                for row, values in zip(chosen, logits, strict=True):
+                    found[row] = values
+            return read_rows(entries, found)
+        finally:
+            self.release(entries)
+
+    def hold(self, ids: Sequence[str]) -> list[BankEntry]:
+        """The adapters of these ids in one version each, kept as they are until `release`.
+
+        Raises:
+            AdapterError: an id that is not there; nothing is held then.
+        """
+        with self._lock:
+            entries = self._find(ids)
+            for entry in entries:
+                entry.n_users += 1
+            return entries
+
+    def release(self, entries: Sequence[BankEntry]) -> None:
+        """Give back what `hold` gave, once for each time it was held."""
+        with self._lock:
+            for entry in entries:
+                entry.n_users -= 1
+                self._free_unused(entry)
+
+    def logits(
+        self, rows: Sequence[dict[str, Any]], entries: Sequence[BankEntry]
+    ) -> Float32[np.ndarray, "b l"]:
+        """Logits of one batch, padded with -inf to the widest head.
+
+        Args:
+            rows: as `tokenize` made them.
+            entries: of each row, held.
+        """
+        batch = to_device(self._collate(list(rows)), self.model.device)
+        return self.forward([entry.slot for entry in entries], **batch).float().cpu().numpy()
 
     @torch.inference_mode()
     def forward(self, slots: Sequence[int], **inputs: Tensor) -> Float[Tensor, "b l"]:
@@ -247,27 +283,19 @@ class AdapterBank:
             sizes.setdefault(self._sizes[slot], []).append(row)
         self._batch.groups = sizes
 
-    def _logits(
-        self,
-        texts: Sequence[str],
-        entries: list[_Entry],
-        pairs: Sequence[str | None] | None,
-        batch_tokens: int,
-    ) -> list[Float32[np.ndarray, " l"]]:
-        rows = self._tokens(texts, entries, pairs)
-        collate = collator(self.tokenizer, "single_label_classification")
-        found: list[Any] = [None] * len(rows)
-        for chosen in token_batches([len(row["input_ids"]) for row in rows], batch_tokens):
-            batch = to_device(collate([rows[row] for row in chosen]), self.model.device)
-            logits = self.forward([entries[row].slot for row in chosen], **batch).float().cpu().numpy()
-            for row, values in zip(chosen, logits, strict=True):
-                found[row] = values
-        return found
-
-    def _tokens(
-        self, texts: Sequence[str], entries: list[_Entry], pairs: Sequence[str | None] | None
+    def tokenize(
+        self, texts: Sequence[str], entries: Sequence[BankEntry], pairs: Sequence[str | None] | None
     ) -> list[dict[str, Any]]:
-        """Model inputs of each row, cut as in the training of its adapter."""
+        """Model inputs of each row, cut as in the training of its adapter.
+
+        Args:
+            texts: one a row.
+            entries: the adapter of each row.
+            pairs: the second text of each row, None where its adapter takes one text.
+
+        Raises:
+            SettingsError: not as many of each, a second text missing or too many, or no tokenizer.
+        """
         if self.tokenizer is None:
             raise SettingsError(
                 "expected a bank with a tokenizer, received none; pass AdapterBank(model, tokenizer)"
@@ -297,22 +325,7 @@ class AdapterBank:
                     found[row] = one
         return found
 
-    @contextmanager
-    def _using(self, ids: Sequence[str]) -> Iterator[list[_Entry]]:
-        """The entries of these ids; their slots stay as they are until the block is left."""
-        with self._lock:
-            entries = self._find(ids)
-            for entry in entries:
-                entry.n_users += 1
-        try:
-            yield entries
-        finally:
-            with self._lock:
-                for entry in entries:
-                    entry.n_users -= 1
-                    self._free_unused(entry)
-
-    def _find(self, ids: Sequence[str]) -> list[_Entry]:
+    def _find(self, ids: Sequence[str]) -> list[BankEntry]:
         """The entries of these ids; those of the pack are read if they are not held."""
         wanted = dict.fromkeys(ids)
         for id in wanted:
@@ -322,8 +335,8 @@ class AdapterBank:
             if id not in self._entries:
                 assert self.pack is not None, "what is known and not held is in the pack"
                 adapter = self.pack.read(id)
-                self._check_fit(id, adapter)
-                self._put(id, adapter)
+                self.check_fit(id, adapter)
+                self._put(id, adapter, self.pack.version(id))
                 self._cold[id] = None
             elif id in self._cold:
                 self._cold[id] = self._cold.pop(id)
@@ -338,11 +351,11 @@ class AdapterBank:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
-    def _put(self, id: str, adapter: BankAdapter) -> None:
+    def _put(self, id: str, adapter: BankAdapter, version: str) -> None:
         slot = self._free.pop() if self._free else self._n_slots
         self._n_slots = max(self._n_slots, slot + 1)
         self._fill(slot, adapter)
-        before, self._entries[id] = self._entries.get(id), _Entry(slot, adapter)
+        before, self._entries[id] = self._entries.get(id), BankEntry(slot, adapter, version)
         if before is not None:
             self._retire(before)
 
@@ -350,11 +363,11 @@ class AdapterBank:
         self._retire(self._entries.pop(id))
         self._cold.pop(id, None)
 
-    def _retire(self, entry: _Entry) -> None:
+    def _retire(self, entry: BankEntry) -> None:
         entry.is_retired = True
         self._free_unused(entry)
 
-    def _free_unused(self, entry: _Entry) -> None:
+    def _free_unused(self, entry: BankEntry) -> None:
         if entry.is_retired and not entry.n_users and entry.slot:
             for layer in self._heads.values():
                 layer.drop(entry.slot)
@@ -376,8 +389,12 @@ class AdapterBank:
             layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
         self._sizes[slot] = adapter.task.n_outputs
 
-    def _check_fit(self, id: str, adapter: BankAdapter) -> None:
-        """Refuse an adapter of another backbone, before anything is changed."""
+    def check_fit(self, id: str, adapter: BankAdapter) -> None:
+        """Refuse an adapter of another backbone; changes nothing.
+
+        Raises:
+            AdapterError: another base model, a site, width or head tensor that this model does not have.
+        """
         self._check_base(f"adapter {id!r}", adapter.base_fingerprint)
         d = self._offsets["scale"].values.shape[-1]
         for place, tensor in adapter.offsets.items():
@@ -463,6 +480,29 @@ class AdapterBank:
             self.model.set_submodule(site.norm, BankNorm(module, self._batch, index))
         zeros = torch.zeros(len(sites), width, device=self.model.device, dtype=self.dtype)
         self._offsets = {kind: RowTable(zeros) for kind in KINDS}
+
+
+def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " l"]]) -> list[Prediction]:
+    """One prediction a row, by the task of its adapter.
+
+    Args:
+        entries: of each row.
+        logits: of each row; what stands behind its adapter's outputs is not read.
+
+    Example:
+        >>> read_rows([], [])
+        []
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, entry in enumerate(entries):
+        rows_of.setdefault(id(entry), []).append(row)
+    predictions: list[Any] = [None] * len(entries)
+    for rows in rows_of.values():
+        task = entries[rows[0]].adapter.task
+        values = np.stack([logits[row][: task.n_outputs] for row in rows])
+        for row, prediction in zip(rows, read_logits(task, values), strict=True):
+            predictions[row] = prediction
+    return predictions
 
 
 def _check(model: Any) -> None:

@@ -132,12 +132,26 @@ class AdapterStore:
         Raises:
             AdapterError: no such adapter, or its pointer or manifest is damaged.
         """
+        published = self.find(id)
+        if published is None:
+            raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
+        return published
+
+    def find(self, id: str) -> Published | None:
+        """What is served under an id, None where nothing is.
+
+        Raises:
+            AdapterError: its pointer or manifest is damaged.
+        """
         _check_id(id)
         with self._explained():
             pointer = self._pointer(id)
-            if pointer is None:
-                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
-            return self._published(id, pointer)
+            return None if pointer is None else self._published(id, pointer)
+
+    def ids(self) -> list[str]:
+        """Ids that have a folder in the store, in order; `show` tells whether one is served."""
+        with self._explained():
+            return self._ids()
 
     def served(self) -> list[Published]:
         """What is served, in the order of ids."""
