@@ -1,16 +1,26 @@
 """Laws of packs: what was packed is read back, damage is told, and a pack is there whole or not at all."""
 
 import dataclasses
+import random
 import sqlite3
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from command import hadamard
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.serving import AdapterStore, BankAdapter, PackedAdapters, read_adapter, write_pack
+from hadamard_adapter.serving import (
+    AdapterBank,
+    AdapterStore,
+    BankAdapter,
+    PackedAdapters,
+    read_adapter,
+    write_pack,
+)
 from hadamard_adapter.serving.packed import INDEX
+from models import tiny_inputs, tiny_model
 from test_bank import random_adapter, tuned
 
 
@@ -106,3 +116,96 @@ def test_the_command_packs_what_a_store_serves(tmp_path: Path):
     assert pack.read("mood").head_bytes == adapter.head_bytes
     again = hadamard("bank", "pack", *store, "--output", tmp_path / "pack")
     assert again.code == 2 and "exists already" in again.err
+
+
+@pytest.fixture(scope="module")
+def many(packed: dict[str, BankAdapter]) -> dict[str, BankAdapter]:
+    return {f"a{seed}": random_adapter(packed["topic" if seed % 2 else "mood"], seed) for seed in range(6)}
+
+
+INPUTS = tiny_inputs("bert")
+
+
+def logits(bank: AdapterBank, ids: list[str]) -> Tensor:
+    entries = bank.hold(ids)
+    try:
+        return bank.forward([entry.slot for entry in entries], **INPUTS)
+    finally:
+        bank.release(entries)
+
+
+def test_a_bank_that_holds_few_of_a_pack_answers_as_one_that_holds_all(
+    many: dict[str, BankAdapter], tmp_path: Path
+):
+    full = AdapterBank(tiny_model("bert"))
+    for id, adapter in many.items():
+        full.add(id, adapter)
+    bank = AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", many), max_resident=2)
+    assert len(bank) == 0 and "a5" in bank and "b" not in bank
+    generator, n_rows = random.Random(0), len(INPUTS["input_ids"])
+    for _ in range(20):
+        ids = generator.choices(list(many), k=n_rows)
+        torch.testing.assert_close(logits(bank, ids), logits(full, ids))
+        assert len(bank) == max(2, len(set(ids)))
+    with pytest.raises(AdapterError, match="no adapter 'b' in this bank"):
+        bank.hold(["a0", "b"])
+
+
+def test_what_was_not_used_for_longest_makes_room_and_what_was_pinned_or_added_stays(
+    many: dict[str, BankAdapter], tmp_path: Path
+):
+    bank = AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", many), max_resident=2)
+    bank.add("own", many["a0"])
+    bank.pin("a0")
+    held = {"own", "a0"}
+    for id, expected in (("a1", {"a1"}), ("a2", {"a1", "a2"}), ("a1", {"a1", "a2"}), ("a3", {"a1", "a3"})):
+        bank.release(bank.hold([id]))
+        assert set(bank.ids) == held | expected
+    bank.add("a3", many["a4"])  # what is added comes before what is packed, and stays
+    for id in ("a4", "a5", "a2"):
+        bank.release(bank.hold([id]))
+    assert set(bank.ids) == held | {"a3", "a5", "a2"}
+    ids = ["a3"] * len(INPUTS["input_ids"])
+    torch.testing.assert_close(logits(bank, ids), logits(bank, ["a4"] * len(ids)))
+    bank.remove("a3")
+    with pytest.raises(AdapterError, match="no adapter 'a3'"):
+        bank.remove("a3")
+    assert bank.entry("a3").adapter.task == many["a3"].task
+
+
+def test_a_slot_that_made_room_is_not_used_again_while_a_prediction_reads_it(
+    many: dict[str, BankAdapter], tmp_path: Path
+):
+    bank = AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", many), max_resident=1)
+    ids = ["a0"] * len(INPUTS["input_ids"])
+    expected = logits(bank, ids)
+    under_way = bank.hold(ids)
+    for id in ("a1", "a2", "a3"):
+        bank.release(bank.hold([id]))
+    assert bank.ids == ["a3"]
+    torch.testing.assert_close(bank.forward([entry.slot for entry in under_way], **INPUTS), expected)
+    bank.release(under_way)
+
+
+def test_tables_in_bfloat16_answer_as_adapters_that_were_rounded(many: dict[str, BankAdapter]):
+    halved, model = AdapterBank(tiny_model("bert"), dtype=torch.bfloat16), tiny_model("bert")
+    for module in (model.bert.pooler, model.classifier):  # the base's own head is a row of the tables too
+        module.bfloat16().float()
+    rounded = AdapterBank(model)
+    for id, adapter in many.items():
+        halved.add(id, adapter)
+        parts = {
+            part: {key: t.bfloat16().float() for key, t in getattr(adapter, part).items()}
+            for part in ("offsets", "head")
+        }
+        rounded.add(id, dataclasses.replace(adapter, **parts))
+    ids = (list(many) * 2)[: len(INPUTS["input_ids"])]
+    torch.testing.assert_close(logits(halved, ids), logits(rounded, ids))
+
+
+def test_a_pack_of_another_base_model_is_refused(packed: dict[str, BankAdapter], tmp_path: Path):
+    other = {id: dataclasses.replace(found, base_fingerprint="another") for id, found in packed.items()}
+    with pytest.raises(AdapterError, match="expected fingerprint"):
+        AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", other))
+    with pytest.raises(SettingsError, match="max_resident: expected a number from 1 on, received 0"):
+        AdapterBank(tiny_model("bert"), max_resident=0)

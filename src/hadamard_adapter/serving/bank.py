@@ -25,6 +25,7 @@ from hadamard_adapter.serving.layers import (
     BankProjection,
     Batch,
 )
+from hadamard_adapter.serving.packed import PackedAdapters
 from hadamard_adapter.serving.source import KINDS, BankAdapter, read_adapter
 from hadamard_adapter.serving.tables import RowTable
 from hadamard_adapter.tuning.classifier import Prediction, read_logits
@@ -41,6 +42,7 @@ ENCODERS = frozenset(
 )
 """Model types that a bank takes; the laws of tests/test_bank.py run over them."""
 BATCH_TOKENS = 4096
+MAX_RESIDENT = 1000
 
 
 @dataclass
@@ -68,14 +70,24 @@ class AdapterBank:
     Heads stand in tables too, in groups of one shape. Adding, replacing and removing adapters changes
     nothing for predictions that are under way: each is made wholly with the version that it began with.
 
+    With a pack behind it, a bank answers for all of the pack's adapters and holds the ones that were used
+    last: an adapter that is asked for and not there is read from the pack, and the one that was not used for
+    longest makes room.
+
     The model is changed in place. Calls from several threads are safe; forward passes take turns.
 
     Args:
         model: a transformers classifier of an encoder family (`ENCODERS`), in evaluation mode from here on.
         tokenizer: for `predict`.
+        pack: adapters that are read when they are asked for; those that are added come before them.
+        max_resident: number of the pack's adapters that are held; more only while predictions under way need
+            them. Adapters that were added or pinned are held besides.
+        dtype: of the tables; bfloat16 halves them and rounds heads, the base model's too. Offsets are applied
+            in float32 either way.
 
     Raises:
         SettingsError: another kind of model, or a head with other layers than linear ones and norms.
+        AdapterError: the pack is of another base model.
 
     Example:
         >>> bank = AdapterBank(model, tokenizer)  # doctest: +SKIP
@@ -84,9 +96,19 @@ class AdapterBank:
         'positive'
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        pack: PackedAdapters | None = None,
+        max_resident: int = MAX_RESIDENT,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Put the bank's layers into the model."""
         _check(model)
+        if max_resident < 1:
+            raise SettingsError(f"max_resident: expected a number from 1 on, received {max_resident!r}")
+        self.pack, self.max_resident, self.dtype = pack, max_resident, dtype
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.base_fingerprint = fingerprint(model)
         self._fresh = set(fresh_parameters(model) or ())
@@ -97,7 +119,11 @@ class AdapterBank:
         self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
         self._wrap_head()
         self._wrap_sites()
+        if pack is not None:
+            self._check_base("the pack", pack.base_fingerprint)
         self._entries: dict[str, BankEntry] = {}
+        self._cold: dict[str, None] = {}
+        """Ids of the pack's adapters that are held, the one that was not used for longest first."""
         self._n_slots, self._free = 1, list[int]()
         self._lock = threading.RLock()
         """Of tables and entries."""
@@ -108,11 +134,11 @@ class AdapterBank:
         return len(self._entries)
 
     def __contains__(self, id: object) -> bool:
-        return id in self._entries
+        return id in self._entries or (self.pack is not None and id in self.pack)
 
     @property
     def ids(self) -> list[str]:
-        """The adapters that are there, in the order in which they came."""
+        """The adapters that are held, in the order in which they came."""
         return list(self._entries)
 
     def add(self, id: str, source: str | Path | BankAdapter, version: str = "") -> None:
@@ -129,22 +155,29 @@ class AdapterBank:
         adapter = source if isinstance(source, BankAdapter) else read_adapter(source)
         self.check_fit(id, adapter)
         with self._lock:
-            slot = self._free.pop() if self._free else self._n_slots
-            self._n_slots = max(self._n_slots, slot + 1)
-            self._fill(slot, adapter)
-            before, self._entries[id] = self._entries.get(id), BankEntry(slot, adapter, version)
-            if before is not None:
-                self._retire(before)
+            self._put(id, adapter, version)
+            self._cold.pop(id, None)
 
     def remove(self, id: str) -> None:
-        """Take an adapter out, for predictions that begin after that.
+        """Take an adapter out, for predictions that begin after that; what the pack has, it keeps.
+
+        Raises:
+            AdapterError: none of this id is held.
+        """
+        with self._lock:
+            if id not in self._entries:
+                raise self._unknown(id)
+            self._drop(id)
+
+    def pin(self, id: str) -> None:
+        """Hold an adapter of the pack from now on, however long it is not used.
 
         Raises:
             AdapterError: there is none of this id.
         """
         with self._lock:
-            self._retire(self._find([id])[0])
-            del self._entries[id]
+            self._find([id])
+            self._cold.pop(id, None)
 
     def entry(self, id: str) -> BankEntry:
         """The version of an adapter that predictions begin with now.
@@ -232,7 +265,7 @@ class AdapterBank:
             return self.model(**inputs).logits
 
     def slot_of(self, id: str) -> int:
-        """Slot of an adapter, as long as it is neither replaced nor removed.
+        """Slot of an adapter, as long as it is neither replaced nor removed; pin one of a pack first.
 
         Raises:
             AdapterError: there is none of this id.
@@ -293,12 +326,42 @@ class AdapterBank:
         return found
 
     def _find(self, ids: Sequence[str]) -> list[BankEntry]:
-        unknown = [id for id in ids if id not in self._entries]
-        if unknown:
-            close = get_close_matches(unknown[0], self._entries, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise AdapterError(f"no adapter {unknown[0]!r} in this bank of {len(self._entries)}{hint}")
+        """The entries of these ids; those of the pack are read if they are not held."""
+        wanted = dict.fromkeys(ids)
+        for id in wanted:
+            if id not in self:
+                raise self._unknown(id)
+        for id in wanted:
+            if id not in self._entries:
+                assert self.pack is not None, "what is known and not held is in the pack"
+                adapter = self.pack.read(id)
+                self.check_fit(id, adapter)
+                self._put(id, adapter, self.pack.version(id))
+                self._cold[id] = None
+            elif id in self._cold:
+                self._cold[id] = self._cold.pop(id)
+        for id in [id for id in self._cold if id not in wanted][
+            : max(0, len(self._cold) - self.max_resident)
+        ]:
+            self._drop(id)
         return [self._entries[id] for id in ids]
+
+    def _unknown(self, id: str) -> AdapterError:
+        close = get_close_matches(id, self._entries, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
+
+    def _put(self, id: str, adapter: BankAdapter, version: str) -> None:
+        slot = self._free.pop() if self._free else self._n_slots
+        self._n_slots = max(self._n_slots, slot + 1)
+        self._fill(slot, adapter)
+        before, self._entries[id] = self._entries.get(id), BankEntry(slot, adapter, version)
+        if before is not None:
+            self._retire(before)
+
+    def _drop(self, id: str) -> None:
+        self._retire(self._entries.pop(id))
+        self._cold.pop(id, None)
 
     def _retire(self, entry: BankEntry) -> None:
         entry.is_retired = True
@@ -332,11 +395,7 @@ class AdapterBank:
         Raises:
             AdapterError: another base model, a site, width or head tensor that this model does not have.
         """
-        if adapter.base_fingerprint not in (None, self.base_fingerprint):
-            raise AdapterError(
-                f"adapter {id!r} belongs to another base model: expected fingerprint "
-                f"{self.base_fingerprint}, received {adapter.base_fingerprint} (a sha256 of {HASHED})"
-            )
+        self._check_base(f"adapter {id!r}", adapter.base_fingerprint)
         d = self._offsets["scale"].values.shape[-1]
         for place, tensor in adapter.offsets.items():
             if place not in self._places:
@@ -371,6 +430,13 @@ class AdapterBank:
                 f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
             )
 
+    def _check_base(self, what: str, base_fingerprint: str | None) -> None:
+        if base_fingerprint not in (None, self.base_fingerprint):
+            raise AdapterError(
+                f"{what} belongs to another base model: expected fingerprint {self.base_fingerprint}, "
+                f"received {base_fingerprint} (a sha256 of {HASHED})"
+            )
+
     def _wrap_head(self) -> None:
         names = find_head(self.model, modules_to_save=["pooler"], has_task=True)
         leaves = [
@@ -388,9 +454,9 @@ class AdapterBank:
         order = [name for name, _ in self.model.named_modules() if name in linears]
         for path, module in leaves:
             if isinstance(module, nn.LayerNorm):
-                layer: Any = BankHeadNorm(module, self._batch)
+                layer: Any = BankHeadNorm(module, self._batch, self.dtype)
             else:
-                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch)
+                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch, self.dtype)
             self._heads[path] = layer
             self.model.set_submodule(path, layer)
         self._sizes = {0: self.model.config.num_labels}
@@ -412,7 +478,7 @@ class AdapterBank:
             module = self.model.get_submodule(site.norm)
             self._places |= {(site.norm, kind): index for kind in KINDS[2:]}
             self.model.set_submodule(site.norm, BankNorm(module, self._batch, index))
-        zeros = torch.zeros(len(sites), width, device=self.model.device)
+        zeros = torch.zeros(len(sites), width, device=self.model.device, dtype=self.dtype)
         self._offsets = {kind: RowTable(zeros) for kind in KINDS}
 
 

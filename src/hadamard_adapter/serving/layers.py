@@ -81,11 +81,14 @@ class BankNorm(nn.Module):
 class _HeadLayer(nn.Module):
     """A layer of the head, each adapter's own; row 0 is the base's, for adapters without one."""
 
-    def __init__(self, base_layer: nn.Linear | nn.LayerNorm, batch: Batch) -> None:
+    def __init__(self, base_layer: nn.Linear | nn.LayerNorm, batch: Batch, dtype: torch.dtype) -> None:
         super().__init__()
         self.base_layer, self.batch = base_layer, batch
         self.slots = Slots(base_layer.weight.device)
-        self.weight, self.bias = RowTable(base_layer.weight), RowTable(_bias_of(base_layer))
+        self.weight, self.bias = (
+            RowTable(base_layer.weight.to(dtype)),
+            RowTable(_bias_of(base_layer).to(dtype)),
+        )
 
     def put(
         self, slot: int, weight: Float[Tensor, "..."] | None = None, bias: Float[Tensor, "..."] | None = None
@@ -98,6 +101,11 @@ class _HeadLayer(nn.Module):
         same = self.bias.put(torch.zeros_like(self.bias.values[0]) if bias is None else bias)
         assert row == same, "both tables are filled and emptied together"
         self.slots.set(slot, row)
+
+    def taken(self, like: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
+        """Weight and bias of each row of the batch, in the dtype of its activations."""
+        rows = self.slots.index[self.batch.slots]
+        return self.weight.values[rows].to(like.dtype), self.bias.values[rows].to(like.dtype)
 
     def drop(self, slot: int) -> None:
         """Free a slot's layer."""
@@ -113,17 +121,16 @@ class BankLinear(_HeadLayer):
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Apply each row's own layer."""
-        rows = self.slots.index[self.batch.slots]
-        return affine(x, self.weight.values[rows], self.bias.values[rows])
+        return affine(x, *self.taken(x))
 
 
 class BankOutput(nn.Module):
     """The head's last layer, whose number of outputs differs by adapter; logits are padded with -inf."""
 
-    def __init__(self, base_layer: nn.Linear, batch: Batch) -> None:
+    def __init__(self, base_layer: nn.Linear, batch: Batch, dtype: torch.dtype) -> None:
         super().__init__()
-        self.base_layer, self.batch = base_layer, batch
-        self.of_size = {base_layer.out_features: BankLinear(base_layer, batch)}
+        self.base_layer, self.batch, self.dtype = base_layer, batch, dtype
+        self.of_size = {base_layer.out_features: BankLinear(base_layer, batch, dtype)}
 
     def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b l"]:
         """Apply each row's own layer, in groups of one size."""
@@ -148,7 +155,7 @@ class BankOutput(nn.Module):
         if size not in self.of_size:
             base = self.base_layer
             empty = nn.Linear(base.in_features, size).to(base.weight)
-            self.of_size[size] = BankLinear(empty.requires_grad_(False), self.batch)
+            self.of_size[size] = BankLinear(empty.requires_grad_(False), self.batch, self.dtype)
         self.of_size[size].put(slot, weight, bias)
 
     def drop(self, slot: int) -> None:
@@ -165,9 +172,9 @@ class BankHeadNorm(_HeadLayer):
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Normalise, then scale and shift by row."""
-        rows, base = self.slots.index[self.batch.slots], self.base_layer
+        base = self.base_layer
         normal = nn.functional.layer_norm(x, base.normalized_shape, None, None, base.eps)
-        weight, bias = (_rows(table.values[rows], x) for table in (self.weight, self.bias))
+        weight, bias = (_rows(values, x) for values in self.taken(x))
         return torch.addcmul(bias, weight, normal)
 
 
