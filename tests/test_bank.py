@@ -15,7 +15,7 @@ from adapter_help import BOTH, STD, randomize
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving import AdapterBank, BankAdapter, read_adapter
-from hadamard_adapter.serving.bank import ENCODERS
+from hadamard_adapter.serving.backbone import ENCODERS
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.models import load_tokenizer
 from models import TINY, tiny_inputs, tiny_model
@@ -212,7 +212,7 @@ def test_a_prediction_is_wholly_of_one_version_while_adapters_change(place: Path
     stop.set()
     changer.join()
     assert not failures
-    assert bank._n_slots < 12, "slots of replaced versions are freed"
+    assert bank.backbone.n_slots < 12, "slots of replaced versions are freed"
 
 
 def test_sizes_of_offsets_and_head_are_told_apart(place: Path) -> None:

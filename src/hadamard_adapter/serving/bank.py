@@ -1,7 +1,6 @@
 """The bank: a backbone whose every row of a batch runs with its own adapter, norm, head and labels."""
 
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,36 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
-from hadamard_adapter.adapter.families import find_sites
-from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
-from hadamard_adapter.adapter.heads import find_head, fresh_parameters
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.serving.layers import (
-    BankHeadNorm,
-    BankLinear,
-    BankNorm,
-    BankOutput,
-    BankProjection,
-    Batch,
-)
+from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.packed import PackedAdapters
-from hadamard_adapter.serving.source import KINDS, BankAdapter, read_adapter
-from hadamard_adapter.serving.tables import RowTable
+from hadamard_adapter.serving.source import BankAdapter, read_adapter
 from hadamard_adapter.tuning.classifier import Prediction, read_logits
 from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, token_batches, tokenize
 from hadamard_adapter.tuning.probe import to_device
 
-__all__ = ["ENCODERS", "AdapterBank", "BankEntry", "read_rows"]
+__all__ = ["AdapterBank", "BankEntry", "read_rows"]
 
-ENCODERS = frozenset(
-    {
-        *("bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "electra", "mpnet", "distilbert"),
-        *("deberta", "deberta-v2", "modernbert"),
-    }
-)
-"""Model types that a bank takes; the laws of tests/test_bank.py run over them."""
 BATCH_TOKENS = 4096
 MAX_RESIDENT = 1000
 
@@ -105,26 +86,17 @@ class AdapterBank:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Put the bank's layers into the model."""
-        _check(model)
         if max_resident < 1:
             raise SettingsError(f"max_resident: expected a number from 1 on, received {max_resident!r}")
-        self.pack, self.max_resident, self.dtype = pack, max_resident, dtype
-        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self.base_fingerprint = fingerprint(model)
-        self._fresh = set(fresh_parameters(model) or ())
+        self.backbone, self.tokenizer = Backbone(model, dtype), tokenizer
+        if pack is not None:
+            self.backbone.check_base("the pack", pack.base_fingerprint)
+        self.pack, self.max_resident = pack, max_resident
         self._limit = None if tokenizer is None else longest_input(model, tokenizer)
         self._collate = collator(tokenizer, "single_label_classification")
-        self._batch = Batch()
-        self._places: dict[tuple[str, str], int] = {}
-        self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
-        self._wrap_head()
-        self._wrap_sites()
-        if pack is not None:
-            self._check_base("the pack", pack.base_fingerprint)
         self._entries: dict[str, BankEntry] = {}
         self._cold: dict[str, None] = {}
         """Ids of the pack's adapters that are held, the one that was not used for longest first."""
-        self._n_slots, self._free = 1, list[int]()
         self._lock = threading.RLock()
         """Of tables and entries."""
         self._turn = threading.Lock()
@@ -153,7 +125,7 @@ class AdapterBank:
             AdapterError: it cannot be read, or does not fit the backbone; the bank is then as it was.
         """
         adapter = source if isinstance(source, BankAdapter) else read_adapter(source)
-        self.check_fit(id, adapter)
+        self.backbone.check_fit(id, adapter)
         with self._lock:
             self._put(id, adapter, version)
             self._cold.pop(id, None)
@@ -248,7 +220,7 @@ class AdapterBank:
             rows: as `tokenize` made them.
             entries: of each row, held.
         """
-        batch = to_device(self._collate(list(rows)), self.model.device)
+        batch = to_device(self._collate(list(rows)), self.backbone.model.device)
         return self.forward([entry.slot for entry in entries], **batch).float().cpu().numpy()
 
     @torch.inference_mode()
@@ -261,8 +233,8 @@ class AdapterBank:
         """
         with self._turn:
             with self._lock:
-                self._take(slots)
-            return self.model(**inputs).logits
+                self.backbone.take(slots)
+            return self.backbone.model(**inputs).logits
 
     def slot_of(self, id: str) -> int:
         """Slot of an adapter, as long as it is neither replaced nor removed; pin one of a pack first.
@@ -272,16 +244,6 @@ class AdapterBank:
         """
         with self._lock:
             return self._find([id])[0].slot
-
-    def _take(self, slots: Sequence[int]) -> None:
-        """Take what the rows need out of the tables."""
-        index = torch.tensor(slots, device=self._offsets["scale"].values.device)
-        self._batch.slots = index
-        self._batch.offsets = {kind: table.values[index] for kind, table in self._offsets.items()}
-        sizes: dict[int, list[int]] = {}
-        for row, slot in enumerate(slots):
-            sizes.setdefault(self._sizes[slot], []).append(row)
-        self._batch.groups = sizes
 
     def tokenize(
         self, texts: Sequence[str], entries: Sequence[BankEntry], pairs: Sequence[str | None] | None
@@ -335,14 +297,13 @@ class AdapterBank:
             if id not in self._entries:
                 assert self.pack is not None, "what is known and not held is in the pack"
                 adapter = self.pack.read(id)
-                self.check_fit(id, adapter)
+                self.backbone.check_fit(id, adapter)
                 self._put(id, adapter, self.pack.version(id))
                 self._cold[id] = None
             elif id in self._cold:
                 self._cold[id] = self._cold.pop(id)
-        for id in [id for id in self._cold if id not in wanted][
-            : max(0, len(self._cold) - self.max_resident)
-        ]:
+        n_too_many = max(0, len(self._cold) - self.max_resident)
+        for id in [id for id in self._cold if id not in wanted][:n_too_many]:
             self._drop(id)
         return [self._entries[id] for id in ids]
 
@@ -352,10 +313,8 @@ class AdapterBank:
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
     def _put(self, id: str, adapter: BankAdapter, version: str) -> None:
-        slot = self._free.pop() if self._free else self._n_slots
-        self._n_slots = max(self._n_slots, slot + 1)
-        self._fill(slot, adapter)
-        before, self._entries[id] = self._entries.get(id), BankEntry(slot, adapter, version)
+        entry = BankEntry(self.backbone.fill(adapter), adapter, version)
+        before, self._entries[id] = self._entries.get(id), entry
         if before is not None:
             self._retire(before)
 
@@ -369,117 +328,8 @@ class AdapterBank:
 
     def _free_unused(self, entry: BankEntry) -> None:
         if entry.is_retired and not entry.n_users and entry.slot:
-            for layer in self._heads.values():
-                layer.drop(entry.slot)
-            self._free.append(entry.slot)
+            self.backbone.free(entry.slot)
             entry.slot = 0
-
-    def _fill(self, slot: int, adapter: BankAdapter) -> None:
-        """Write an adapter's numbers into the tables, at a slot that nobody reads."""
-        for kind, table in self._offsets.items():
-            row = torch.zeros_like(table.values[0])
-            for (path, own), value in adapter.offsets.items():
-                if own == kind:
-                    row[self._places[path, kind]] = value.to(row)
-            if slot == table.n_rows:
-                table.put(row)
-            else:
-                table.values[slot] = row
-        for path, layer in self._heads.items():
-            layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
-        self._sizes[slot] = adapter.task.n_outputs
-
-    def check_fit(self, id: str, adapter: BankAdapter) -> None:
-        """Refuse an adapter of another backbone; changes nothing.
-
-        Raises:
-            AdapterError: another base model, a site, width or head tensor that this model does not have.
-        """
-        self._check_base(f"adapter {id!r}", adapter.base_fingerprint)
-        d = self._offsets["scale"].values.shape[-1]
-        for place, tensor in adapter.offsets.items():
-            if place not in self._places:
-                raise AdapterError(
-                    f"adapter {id!r} changes {place[0]!r} ({place[1]}), which is no site of this model's "
-                    "family; serve it merged"
-                )
-            if tensor.shape != (d,):
-                raise AdapterError(
-                    f"adapter {id!r} is of another width: expected {d} numbers for {place[0]!r}, received "
-                    f"{tuple(tensor.shape)}"
-                )
-        for key, tensor in adapter.head.items():
-            path, _, name = key.rpartition(".")
-            layer = self._heads.get(path)
-            own = None if layer is None else getattr(layer.base_layer, name, None)
-            is_output = isinstance(layer, BankOutput)
-            if own is None or own.shape[is_output:] != tensor.shape[is_output:]:
-                expected = "no such tensor" if own is None else f"shape {tuple(own.shape)}"
-                raise AdapterError(
-                    f"adapter {id!r}, head tensor {key!r} of shape {tuple(tensor.shape)}: expected "
-                    f"{expected} in this model's head"
-                )
-            if is_output and len(tensor) != adapter.task.n_outputs:
-                raise AdapterError(
-                    f"adapter {id!r}: expected {adapter.task.n_outputs} outputs, one a label, received "
-                    f"{len(tensor)}"
-                )
-        missing = sorted(self._fresh - set(adapter.head))
-        if missing:
-            raise AdapterError(
-                f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
-            )
-
-    def _check_base(self, what: str, base_fingerprint: str | None) -> None:
-        if base_fingerprint not in (None, self.base_fingerprint):
-            raise AdapterError(
-                f"{what} belongs to another base model: expected fingerprint {self.base_fingerprint}, "
-                f"received {base_fingerprint} (a sha256 of {HASHED})"
-            )
-
-    def _wrap_head(self) -> None:
-        names = find_head(self.model, modules_to_save=["pooler"], has_task=True)
-        leaves = [
-            (f"{name}.{path}" if path else name, module)
-            for name in names
-            for path, module in self.model.get_submodule(name).named_modules()
-            if next(module.parameters(recurse=False), None) is not None
-        ]
-        for path, module in leaves:
-            if not isinstance(module, (nn.Linear, nn.LayerNorm)):
-                raise SettingsError(
-                    f"the head's {path!r} is a {type(module).__name__}; expected a linear layer or layer norm"
-                )
-        linears = [path for path, module in leaves if isinstance(module, nn.Linear)]
-        order = [name for name, _ in self.model.named_modules() if name in linears]
-        for path, module in leaves:
-            if isinstance(module, nn.LayerNorm):
-                layer: Any = BankHeadNorm(module, self._batch, self.dtype)
-            else:
-                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch, self.dtype)
-            self._heads[path] = layer
-            self.model.set_submodule(path, layer)
-        self._sizes = {0: self.model.config.num_labels}
-        for layer in self._heads.values():
-            layer.put(0)
-
-    def _wrap_sites(self) -> None:
-        sites = find_sites(self.model, ["attention", "ffn"])
-        norms = Counter(site.norm for site in sites)
-        width = 0
-        for index, site in enumerate(sites):
-            module = self.model.get_submodule(site.projection)
-            width = len(module.weight)
-            self._places |= {(site.projection, kind): index for kind in KINDS[:2]}
-            self.model.set_submodule(site.projection, BankProjection(module, self._batch, index))
-            if site.norm is None:
-                continue
-            assert norms[site.norm] == 1, "each site has a norm of its own"
-            module = self.model.get_submodule(site.norm)
-            self._places |= {(site.norm, kind): index for kind in KINDS[2:]}
-            self.model.set_submodule(site.norm, BankNorm(module, self._batch, index))
-        zeros = torch.zeros(len(sites), width, device=self.model.device, dtype=self.dtype)
-        self._offsets = {kind: RowTable(zeros) for kind in KINDS}
 
 
 def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " l"]]) -> list[Prediction]:
@@ -503,17 +353,3 @@ def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray,
         for row, prediction in zip(rows, read_logits(task, values), strict=True):
             predictions[row] = prediction
     return predictions
-
-
-def _check(model: Any) -> None:
-    config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None)
-    if kind not in ENCODERS:
-        raise SettingsError(
-            f"a bank takes encoders ({', '.join(sorted(ENCODERS))}), received model type {kind!r}"
-        )
-    if not type(model).__name__.endswith("ForSequenceClassification"):
-        raise SettingsError(
-            f"a bank takes a sequence classifier, received {type(model).__name__}; load the model with "
-            "AutoModelForSequenceClassification"
-        )

@@ -150,7 +150,7 @@ def _upload(serving: Serving, id: str, content: bytes, is_dry: bool) -> Describe
         try:
             unpack(content, folder, serving.limits.upload_bytes)
             adapter = read_adapter(folder)
-            serving.bank.check_fit(id, adapter)
+            serving.bank.backbone.check_fit(id, adapter)
         except Exception as error:
             # Whatever a reader raises is about the bytes that were sent; it names the temporary folder.
             message = str(error).replace(folder, "upload")
@@ -173,7 +173,7 @@ def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Describ
         )  # fmt: skip
     try:
         adapter = serving.store.read(id, version)[1]
-        serving.bank.check_fit(id, adapter)
+        serving.bank.backbone.check_fit(id, adapter)
     except AdapterError as error:
         raise ApiError(422, "unfit_adapter", f"{error}; nothing was changed") from error
     if is_dry:

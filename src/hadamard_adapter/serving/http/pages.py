@@ -50,7 +50,7 @@ def info(serving: ServingNow) -> dict[str, Any]:
     return {
         "version": __version__,
         "model": serving.model,
-        "base_fingerprint": serving.bank.base_fingerprint,
+        "base_fingerprint": serving.bank.backbone.base_fingerprint,
         "needs_key": bool(serving.keys),
         "limits": vars(serving.limits),
     }

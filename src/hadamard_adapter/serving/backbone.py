@@ -1,0 +1,205 @@
+"""The backbone of a bank: a classifier whose modules take each row's numbers from tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hadamard_adapter.adapter.families import find_sites
+from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
+from hadamard_adapter.adapter.heads import find_head, fresh_parameters
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving.layers import (
+    BankHeadNorm,
+    BankLinear,
+    BankNorm,
+    BankOutput,
+    BankProjection,
+    Batch,
+)
+from hadamard_adapter.serving.source import KINDS, BankAdapter
+from hadamard_adapter.serving.tables import RowTable
+
+__all__ = ["ENCODERS", "Backbone"]
+
+ENCODERS = frozenset(
+    {
+        *("bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "electra", "mpnet", "distilbert"),
+        *("deberta", "deberta-v2", "modernbert"),
+    }
+)
+"""Model types that a bank takes; the laws of tests/test_bank.py run over them."""
+
+
+class Backbone:
+    """A classifier and the tables that its modules read: a slot an adapter, slot 0 the base model.
+
+    Whoever fills, frees or takes slots while another thread does holds a lock.
+
+    Args:
+        model: a transformers classifier of an encoder family (`ENCODERS`); changed in place.
+        dtype: of the tables.
+
+    Raises:
+        SettingsError: another kind of model, or a head with other layers than linear ones and norms.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        """Put the bank's layers into the model."""
+        _check(model)
+        self.model, self.dtype = model.eval().requires_grad_(False), dtype
+        self.base_fingerprint = fingerprint(model)
+        self._fresh = set(fresh_parameters(model) or ())
+        self._batch = Batch()
+        self._places: dict[tuple[str, str], int] = {}
+        self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
+        self._wrap_head()
+        self._wrap_sites()
+        self.n_slots, self._free = 1, list[int]()
+
+    def fill(self, adapter: BankAdapter) -> int:
+        """Write an adapter's numbers into a slot that nobody reads; the slot."""
+        slot = self._free.pop() if self._free else self.n_slots
+        self.n_slots = max(self.n_slots, slot + 1)
+        for kind, table in self._offsets.items():
+            row = torch.zeros_like(table.values[0])
+            for (path, own), value in adapter.offsets.items():
+                if own == kind:
+                    row[self._places[path, kind]] = value.to(row)
+            if slot == table.n_rows:
+                table.put(row)
+            else:
+                table.values[slot] = row
+        for path, layer in self._heads.items():
+            layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
+        self._sizes[slot] = adapter.task.n_outputs
+        return slot
+
+    def free(self, slot: int) -> None:
+        """Give a slot to the next `fill`."""
+        for layer in self._heads.values():
+            layer.drop(slot)
+        self._free.append(slot)
+
+    def take(self, slots: Sequence[int]) -> None:
+        """Take what the rows of the next forward pass need out of the tables."""
+        index = torch.tensor(slots, device=self._offsets["scale"].values.device)
+        self._batch.slots = index
+        self._batch.offsets = {kind: table.values[index] for kind, table in self._offsets.items()}
+        sizes: dict[int, list[int]] = {}
+        for row, slot in enumerate(slots):
+            sizes.setdefault(self._sizes[slot], []).append(row)
+        self._batch.groups = sizes
+
+    def check_fit(self, id: str, adapter: BankAdapter) -> None:
+        """Refuse an adapter of another backbone; changes nothing.
+
+        Raises:
+            AdapterError: another base model, a site, width or head tensor that this model does not have.
+        """
+        self.check_base(f"adapter {id!r}", adapter.base_fingerprint)
+        d = self._offsets["scale"].values.shape[-1]
+        for place, tensor in adapter.offsets.items():
+            if place not in self._places:
+                raise AdapterError(
+                    f"adapter {id!r} changes {place[0]!r} ({place[1]}), which is no site of this model's "
+                    "family; serve it merged"
+                )
+            if tensor.shape != (d,):
+                raise AdapterError(
+                    f"adapter {id!r} is of another width: expected {d} numbers for {place[0]!r}, received "
+                    f"{tuple(tensor.shape)}"
+                )
+        for key, tensor in adapter.head.items():
+            path, _, name = key.rpartition(".")
+            layer = self._heads.get(path)
+            own = None if layer is None else getattr(layer.base_layer, name, None)
+            is_output = isinstance(layer, BankOutput)
+            if own is None or own.shape[is_output:] != tensor.shape[is_output:]:
+                expected = "no such tensor" if own is None else f"shape {tuple(own.shape)}"
+                raise AdapterError(
+                    f"adapter {id!r}, head tensor {key!r} of shape {tuple(tensor.shape)}: expected "
+                    f"{expected} in this model's head"
+                )
+            if is_output and len(tensor) != adapter.task.n_outputs:
+                raise AdapterError(
+                    f"adapter {id!r}: expected {adapter.task.n_outputs} outputs, one a label, received "
+                    f"{len(tensor)}"
+                )
+        missing = sorted(self._fresh - set(adapter.head))
+        if missing:
+            raise AdapterError(
+                f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
+            )
+
+    def check_base(self, what: str, base_fingerprint: str | None) -> None:
+        """Refuse what belongs to another base model.
+
+        Raises:
+            AdapterError: another fingerprint; none is taken on trust.
+        """
+        if base_fingerprint not in (None, self.base_fingerprint):
+            raise AdapterError(
+                f"{what} belongs to another base model: expected fingerprint {self.base_fingerprint}, "
+                f"received {base_fingerprint} (a sha256 of {HASHED})"
+            )
+
+    def _wrap_head(self) -> None:
+        names = find_head(self.model, modules_to_save=["pooler"], has_task=True)
+        leaves = [
+            (f"{name}.{path}" if path else name, module)
+            for name in names
+            for path, module in self.model.get_submodule(name).named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        ]
+        for path, module in leaves:
+            if not isinstance(module, (nn.Linear, nn.LayerNorm)):
+                raise SettingsError(
+                    f"the head's {path!r} is a {type(module).__name__}; expected a linear layer or layer norm"
+                )
+        linears = [path for path, module in leaves if isinstance(module, nn.Linear)]
+        order = [name for name, _ in self.model.named_modules() if name in linears]
+        for path, module in leaves:
+            if isinstance(module, nn.LayerNorm):
+                layer: Any = BankHeadNorm(module, self._batch, self.dtype)
+            else:
+                layer = (BankOutput if path == order[-1] else BankLinear)(module, self._batch, self.dtype)
+            self._heads[path] = layer
+            self.model.set_submodule(path, layer)
+        self._sizes = {0: self.model.config.num_labels}
+        for layer in self._heads.values():
+            layer.put(0)
+
+    def _wrap_sites(self) -> None:
+        sites = find_sites(self.model, ["attention", "ffn"])
+        norms = Counter(site.norm for site in sites)
+        width = 0
+        for index, site in enumerate(sites):
+            module = self.model.get_submodule(site.projection)
+            width = len(module.weight)
+            self._places |= {(site.projection, kind): index for kind in KINDS[:2]}
+            self.model.set_submodule(site.projection, BankProjection(module, self._batch, index))
+            if site.norm is None:
+                continue
+            assert norms[site.norm] == 1, "each site has a norm of its own"
+            module = self.model.get_submodule(site.norm)
+            self._places |= {(site.norm, kind): index for kind in KINDS[2:]}
+            self.model.set_submodule(site.norm, BankNorm(module, self._batch, index))
+        zeros = torch.zeros(len(sites), width, device=self.model.device, dtype=self.dtype)
+        self._offsets = {kind: RowTable(zeros) for kind in KINDS}
+
+
+def _check(model: Any) -> None:
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    if kind not in ENCODERS:
+        raise SettingsError(
+            f"a bank takes encoders ({', '.join(sorted(ENCODERS))}), received model type {kind!r}"
+        )
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        raise SettingsError(
+            f"a bank takes a sequence classifier, received {type(model).__name__}; load the model with "
+            "AutoModelForSequenceClassification"
+        )
