@@ -56,9 +56,6 @@ def test_every_method_of_the_table_runs_and_says_what_it_trained(place: Path, tm
         assert record["status"] == "done" and 0 <= record["score"] <= 1
         assert len(record["predictions"].split()) == record["rows"]["dev"] == 24
         heads.add(record["head_parameters"])
-        assert (
-            record["trained_parameters"] + record["head_parameters"] <= record["base_parameters"] + 20_000_000
-        )
     assert len(heads) == 1
     labels = results.labels(found["full"][0]["dev_fingerprint"])
     assert labels is not None and sorted(set(labels)) == [0.0, 1.0]

@@ -70,7 +70,8 @@ def offsets_picture(row: Row) -> str:
     def draw(figure: Any, axes: Any) -> None:
         values = np.array(list(row.layers.values()))
         image = axes.imshow(values, aspect="auto", cmap="viridis")
-        axes.set_yticks(range(len(row.layers)), list(row.layers))
+        names = [name.rpartition(".")[0] or name for name in row.layers]  # ".dense" only takes room
+        axes.set_yticks(range(len(names)), names)
         axes.set_xticks(range(values.shape[1]))
         axes.set(xlabel="layer, from the lowest adapted one on")
         figure.colorbar(image, ax=axes, label="rms of offsets")

@@ -89,7 +89,7 @@ def cut(examples: Examples, n_rows: int) -> Examples:
 
     Example:
         >>> cut(Examples(list("abcdef")), 2).texts
-        ['b', 'c']
+        ['c', 'd']
     """
     if len(examples) <= n_rows:
         return examples
