@@ -6,6 +6,9 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+# No test asks a hub; the libraries look at this when they are imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Every annotated function of the package checks what it takes and gives; an int will do as a float, as for
 # pyright. Processes that a test starts import the package without this.
 jaxtyping.install_import_hook(

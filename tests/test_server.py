@@ -388,7 +388,10 @@ def test_a_publisher_that_is_killed_is_never_half_visible(place: Path, server: S
     assert AdapterStore(place / "store").verify()[1] == []
 
 
-def test_without_keys_other_machines_are_not_listened_to() -> None:
+def test_without_keys_other_machines_are_not_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--host", "0.0.0.0"], "--keys FILE")
     assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--port", "70000"], "0 to 65535")
     assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--queue-texts", "0"], "--queue-texts")
