@@ -19,6 +19,7 @@ from hadamard_adapter.serving import (
     read_adapter,
     write_pack,
 )
+from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.packed import INDEX
 from models import tiny_inputs, tiny_model
 from test_bank import random_adapter, tuned
@@ -201,6 +202,25 @@ def test_tables_in_bfloat16_answer_as_adapters_that_were_rounded(many: dict[str,
         rounded.add(id, dataclasses.replace(adapter, **parts))
     ids = (list(many) * 2)[: len(INPUTS["input_ids"])]
     torch.testing.assert_close(logits(halved, ids), logits(rounded, ids))
+
+
+def test_a_store_comes_before_a_pack_and_leaves_it_as_it_was(many: dict[str, BankAdapter], tmp_path: Path):
+    tuned("bert", 7, tmp_path / "new", sites=["attention", "ffn"])
+    store = AdapterStore(tmp_path / "store")
+    bank = AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", many), max_resident=2)
+    follower = Follower(bank, store)
+    for id in ("a0", "a1"):
+        bank.release(bank.hold([id]))
+    version = store.add("a0", tmp_path / "new").version
+    follower.look()
+    assert (set(bank.ids), bank.entry("a0").version) == ({"a0", "a1"}, version)
+    for id in ("a2", "a3", "a4"):
+        bank.release(bank.hold([id]))
+    assert set(bank.ids) == {"a0", "a3", "a4"}
+    store.remove("a0")
+    follower.look()
+    assert set(bank.ids) == {"a3", "a4"} and not follower.problems
+    assert bank.entry("a0").version == "version of a0"
 
 
 def test_a_pack_of_another_base_model_is_refused(packed: dict[str, BankAdapter], tmp_path: Path):

@@ -20,6 +20,10 @@ class ServeOptions(Limits):
     """Base model: a folder, or a name on the hub."""
     store: str
     """Folder of the store, or a URL that fsspec knows, such as s3://bucket/adapters."""
+    pack: str | None = None
+    """Folder that `hadamard bank pack` made: its adapters are read when they are asked for."""
+    max_resident: int = 1000
+    """Adapters of the pack that are held, those that were used last; the store's are held besides."""
     host: str = "127.0.0.1"
     """Address to listen on; without --keys only one of this machine."""
     port: int = 8000
@@ -87,13 +91,15 @@ def serve_command(options: ServeOptions) -> None:
     from hadamard_adapter.serving.store import AdapterStore
 
     store = AdapterStore(options.store)
-    serving = make_serving(options.model, load_bank(options.model, options.device), store, options, keys)
+    bank = load_bank(options.model, options.device, options.pack, options.max_resident)
+    serving = make_serving(options.model, bank, store, options, keys)
     console = message_console(options.quiet)
     for id, problem in serving.follower.problems.items():
         console.print(f"not served: {id or 'the store'}: {problem}")
     whom = f"{len(keys)} keys" if keys else "no keys: this machine only"
     scheme = "http" if options.tls_cert is None else "https"
-    console.print(f"{len(serving.bank)} adapters on {scheme}://{options.host}:{options.port} ({whom})")
+    packed = "" if bank.pack is None else f" and {len(bank.pack)} packed"
+    console.print(f"{len(bank)} adapters{packed} on {scheme}://{options.host}:{options.port} ({whom})")
     write_json_logs()
     run_server(serving, options.host, options.port, options.tls_cert, options.tls_key)
 

@@ -16,7 +16,8 @@ class Follower:
     """Keeps a bank equal to a store, from a thread of its own.
 
     A version that is damaged, or does not fit the model, is logged and the one before it goes on being
-    served. A store that cannot be read changes nothing.
+    served. A store that cannot be read changes nothing. Adapters that came into the bank by another way (from
+    its pack) stay, and give way to those of the same id in the store.
 
     Args:
         bank: that is filled.
@@ -31,6 +32,8 @@ class Follower:
         """Make a follower that has not looked yet."""
         self.bank, self.store, self.every_s = bank, store, every_s
         self._seen: str | None = None
+        self._own: set[str] = set()
+        """Ids that came from the store."""
         self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -81,10 +84,7 @@ class Follower:
             self.look()
 
     def _take_all(self, ids: list[str]) -> None:
-        self._take_each(ids)
-        for id in set(self.bank.ids) - set(ids):
-            self.bank.remove(id)
-            self._solved(id)
+        self._take_each([*ids, *sorted(self._own - set(ids))])
 
     def _take_each(self, ids: list[str]) -> None:
         for id in ids:
@@ -97,10 +97,12 @@ class Follower:
     def _take(self, id: str) -> None:
         published = self.store.find(id)
         if published is None:
-            if id in self.bank:
+            if id in self._own:
                 self.bank.remove(id)
-        elif id not in self.bank or self.bank.entry(id).version != published.version:
+                self._own.remove(id)
+        elif id not in self._own or self.bank.entry(id).version != published.version:
             self.bank.add(id, self.store.read(id, published.version)[1], published.version)
+            self._own.add(id)
 
     def _noted(self, id: str, problem: str) -> None:
         if self._problems.get(id) != problem:

@@ -1,0 +1,38 @@
+"""The load that benchmarks/serving.py puts on a server, as Locust runs it: texts of 128 tokens.
+
+Replies are counted by what they are: "answered" (200), "refused" (429, 503), "late" (504), "failed".
+
+LOAD_TEXTS      texts a request
+LOAD_RATE       requests a second and client; 0: the next one as soon as one is answered
+LOAD_ADAPTERS   adapters, of which each request names one by chance
+"""
+
+import os
+import random
+
+from locust import FastHttpUser, constant_throughput, task
+
+TEXTS, RATE = int(os.environ["LOAD_TEXTS"]), float(os.environ["LOAD_RATE"])
+ADAPTERS = [f"a{number}" for number in range(int(os.environ["LOAD_ADAPTERS"]))]
+KINDS = {200: "answered", 429: "refused", 503: "refused", 504: "late"}
+WORDS = ("film", "story", "music", "boring", "fine", "actor", "scene", "plot", "great", "dull")
+N_WORDS = 126  # one token each, and two special ones
+
+
+class Client(FastHttpUser):
+    """One client with one request at a time."""
+
+    wait_time = constant_throughput(RATE) if RATE else None
+    connection_timeout = network_timeout = 30.0
+
+    @task
+    def classify(self) -> None:
+        """Ask for one adapter's predictions of some texts."""
+        texts = [" ".join(random.choices(WORDS, k=N_WORDS)) for _ in range(TEXTS)]
+        body = {"model": random.choice(ADAPTERS), "input": texts}
+        with self.client.post("/classify", json=body, catch_response=True) as response:
+            response.request_meta["name"] = KINDS.get(response.status_code, "failed")
+            if response.status_code in KINDS:
+                response.success()
+            else:
+                response.failure(f"status {response.status_code}")
