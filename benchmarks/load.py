@@ -10,7 +10,7 @@ LOAD_ADAPTERS   adapters, of which each request names one by chance
 import os
 import random
 
-from locust import FastHttpUser, constant_throughput, task
+from locust import FastHttpUser, constant, constant_throughput, task
 
 TEXTS, RATE = int(os.environ["LOAD_TEXTS"]), float(os.environ["LOAD_RATE"])
 ADAPTERS = [f"a{number}" for number in range(int(os.environ["LOAD_ADAPTERS"]))]
@@ -22,7 +22,7 @@ N_WORDS = 126  # one token each, and two special ones
 class Client(FastHttpUser):
     """One client with one request at a time."""
 
-    wait_time = constant_throughput(RATE) if RATE else None
+    wait_time = constant_throughput(RATE) if RATE else constant(0)
     connection_timeout = network_timeout = 30.0
 
     @task

@@ -8,6 +8,8 @@ passes of rows of like length, in a second thread. The event loop never computes
 import asyncio
 import contextlib
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -124,11 +126,13 @@ class Batcher:
         self._filled = asyncio.Event()
         self._s_per_token = 0.0
         self._tokenizing = ThreadPoolExecutor(1, "tokenize")
-        self._computing = ThreadPoolExecutor(1, "forward")
+        self._computing = ThreadPoolExecutor(1, "forward", _give_way)
         self._worker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to compute."""
+        """Measure the pace, then begin to compute."""
+        loop = asyncio.get_running_loop()
+        self._s_per_token = await loop.run_in_executor(self._computing, self.bank.measure_pace)
         self._worker = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
@@ -157,7 +161,7 @@ class Batcher:
             AdapterError: an id that the bank does not have.
             SettingsError: a second text missing or too many.
         """
-        self._refuse_full(len(texts), timeout_s)
+        self.refuse_full(len(texts), timeout_s)
         self.n_rows += len(texts)
         try:
             return await asyncio.wait_for(self._answer(texts, ids, pairs, timeout_s), timeout_s)
@@ -178,7 +182,7 @@ class Batcher:
         loop, entries = asyncio.get_running_loop(), self.bank.hold(ids)
         try:
             tokens = await loop.run_in_executor(self._tokenizing, self.bank.tokenize, texts, entries, pairs)
-            self._refuse_full(0, timeout_s)
+            self.refuse_full(0, timeout_s)
         except BaseException:
             self.bank.release(entries)
             raise
@@ -193,10 +197,21 @@ class Batcher:
             read_rows(entries, logits), [entry.version for entry in entries], [row.n_tokens for row in rows]
         )
 
-    def _refuse_full(self, n_new: int, timeout_s: float) -> None:
-        """Refuse what finds no place, or would not be computed in time at the pace of late."""
+    def refuse_full(self, n_new: int, timeout_s: float) -> None:
+        """Refuse what finds no place, or would hardly be computed in time at the pace of late.
+
+        Rows are taken in turns, so a request may end as late as the work that is there when it comes takes;
+        half of the deadline is left for what comes after it.
+
+        Args:
+            n_new: rows that come.
+            timeout_s: their deadline, in seconds.
+
+        Raises:
+            QueueFullError: too much is under way.
+        """
         expected_s = self._s_per_token * sum(row.n_tokens for row in (*self._queue, *self._turn))
-        if self.n_rows + n_new > self.n_queue or expected_s > timeout_s:
+        if self.n_rows + n_new > self.n_queue or expected_s > timeout_s / 2:
             raise QueueFullError(
                 f"{self.n_rows} texts are under way (limit {self.n_queue}), about {expected_s:.1f} s of "
                 "work; ask again after the seconds in Retry-After",
@@ -256,3 +271,9 @@ class Batcher:
         if gone:
             self.bank.release([row.entry for row in gone])
             self._queue = [row for row in self._queue if not row.done.done()]
+
+
+def _give_way() -> None:
+    """Let the event loop go before the thread that computes, so that it answers at once; Linux can."""
+    if sys.platform == "linux":
+        os.nice(5)

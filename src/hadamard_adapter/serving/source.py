@@ -1,6 +1,6 @@
 """What a bank takes in: an adapter's tensors, sorted into offsets and head, with what it says of itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -45,6 +45,12 @@ class BankAdapter:
     def head_bytes(self) -> int:
         """Size of the head in float32."""
         return sum(4 * tensor.numel() for tensor in self.head.values())
+
+    def without_values(self) -> "BankAdapter":
+        """The same with tensors on the meta device: shapes and no memory."""
+        offsets = {place: tensor.to("meta") for place, tensor in self.offsets.items()}
+        head = {key: tensor.to("meta") for key, tensor in self.head.items()}
+        return replace(self, offsets=offsets, head=head)
 
 
 def read_adapter(folder: str | Path) -> BankAdapter:

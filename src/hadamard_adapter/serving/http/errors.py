@@ -11,8 +11,9 @@ from starlette.exceptions import HTTPException
 
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.batcher import DeadlineError, QueueFullError
+from hadamard_adapter.serving.http.metrics import Metrics
 
-__all__ = ["ApiError", "ErrorReply", "error_reply", "explain_errors", "failures"]
+__all__ = ["ApiError", "ErrorReply", "error_reply", "explain_errors", "failures", "queue_full"]
 
 
 class ApiError(HTTPException):
@@ -62,6 +63,12 @@ def error_reply(
     return JSONResponse({"error": detail}, status, dict(headers or {}))
 
 
+def queue_full(metrics: Metrics, error: QueueFullError) -> JSONResponse:
+    """The reply to a request that found no place, counted."""
+    metrics.refused.labels("queue").inc()
+    return error_reply(429, "queue_full", str(error), {"Retry-After": str(error.retry_after_s)})
+
+
 def explain_errors(app: FastAPI) -> None:
     """Make an app answer every error in one shape."""
     app.add_exception_handler(HTTPException, _http)
@@ -88,8 +95,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _queue_full(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QueueFullError)
-    request.app.state.serving.metrics.refused.labels("queue").inc()
-    return error_reply(429, "queue_full", str(error), {"Retry-After": str(error.retry_after_s)})
+    return queue_full(request.app.state.serving.metrics, error)
 
 
 def _late(request: Request, error: Exception) -> JSONResponse:

@@ -5,9 +5,11 @@ import logging
 import secrets
 import time
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hadamard_adapter.serving.http.errors import ApiError, error_reply
+from hadamard_adapter.serving.batcher import QueueFullError
+from hadamard_adapter.serving.http.errors import ApiError, error_reply, queue_full
 from hadamard_adapter.serving.http.state import Serving
 
 __all__ = ["Around"]
@@ -44,6 +46,8 @@ class Around:
                 error = _too_large(limit)
                 reply = error_reply(error.status_code, error.type, error.detail, {"Connection": "close"})
                 await reply(scope, receive, send_on)
+            elif (full := self._full(scope)) is not None:
+                await full(scope, receive, send_on)
             else:
                 await self.app(scope, self._bounded(receive, limit), send_on)
         finally:
@@ -53,6 +57,16 @@ class Around:
             self.serving.metrics.seconds.labels(route).observe(seconds)
             about = {"request_id": request_id, "method": scope["method"], "path": scope["path"][:200]}
             _LOG.info("request", extra={**about, "status": status, "ms": round(1000 * seconds, 2)})
+
+    def _full(self, scope: Scope) -> Response | None:
+        """The refusal of texts that would find no place, before their body is read; None: there is one."""
+        if scope["method"] != "POST":
+            return None
+        try:
+            self.serving.batcher.refuse_full(1, self.serving.limits.timeout_s)
+        except QueueFullError as error:
+            return queue_full(self.serving.metrics, error)
+        return None
 
     def _limit(self, scope: Scope) -> int:
         limits = self.serving.limits
