@@ -3,14 +3,15 @@
 Replies are counted by what they are: "answered" (200), "refused" (429, 503), "late" (504), "failed".
 
 LOAD_TEXTS      texts a request
-LOAD_RATE       requests a second and client; 0: the next one as soon as one is answered
+LOAD_RATE       requests a second and client, at random times; 0: the next one as soon as one is answered
 LOAD_ADAPTERS   adapters, of which each request names one by chance
 """
 
 import os
 import random
+import time
 
-from locust import FastHttpUser, constant, constant_throughput, task
+from locust import FastHttpUser, task
 
 TEXTS, RATE = int(os.environ["LOAD_TEXTS"]), float(os.environ["LOAD_RATE"])
 ADAPTERS = [f"a{number}" for number in range(int(os.environ["LOAD_ADAPTERS"]))]
@@ -22,8 +23,15 @@ N_WORDS = 126  # one token each, and two special ones
 class Client(FastHttpUser):
     """One client with one request at a time."""
 
-    wait_time = constant_throughput(RATE) if RATE else constant(0)
     connection_timeout = network_timeout = 30.0
+
+    def on_start(self) -> None:
+        """Begin at a time of one's own, not with all others."""
+        time.sleep(self.wait_time())
+
+    def wait_time(self) -> float:
+        """Seconds until the next request: exponential, so that requests come as a Poisson process."""
+        return random.expovariate(RATE) if RATE else 0.0
 
     @task
     def classify(self) -> None:

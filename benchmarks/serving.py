@@ -36,6 +36,8 @@ CORE, LOAD_CORE = 0, 1
 N_ADAPTERS = 20
 SATURATING = {8: 8, 1: 32}
 """Texts a request -> clients that keep the server busy."""
+N_OVERLOADING = 200
+"""Clients that ask at random times, together twice as much as it can answer."""
 
 
 @click.command()
@@ -58,8 +60,8 @@ def main(model: str, seconds: int, output: str, bank_store: str | None) -> None:
             for n_texts, n_clients in SATURATING.items():
                 found[f"{n_texts} texts a request"] = load(url, n_clients, n_texts, 0, seconds)
             pace = found["8 texts a request"]["texts_per_s"]
-            rate = 2 * pace / 8 / 100
-            found["twice saturation"] = load(url, 100, 8, rate, seconds)
+            rate = 2 * pace / 8 / N_OVERLOADING
+            found["twice saturation"] = load(url, N_OVERLOADING, 8, rate, seconds)
     found["server/bank"] = pace / found["bank"]
     found["overload/saturation"] = found["twice saturation"]["texts_per_s"] / pace
     click.echo(json.dumps(found, indent=2))
