@@ -18,6 +18,7 @@ from hadamard_adapter.serving.layers import (
     BankOutput,
     BankProjection,
     Batch,
+    bias_of,
 )
 from hadamard_adapter.serving.source import KINDS, BankAdapter
 from hadamard_adapter.serving.tables import RowTable
@@ -85,13 +86,15 @@ class Backbone:
 
     def take(self, slots: Sequence[int]) -> None:
         """Take what the rows of the next forward pass need out of the tables."""
-        index = torch.tensor(slots, device=self._offsets["scale"].values.device)
-        self._batch.slots = index
-        self._batch.offsets = {kind: table.values[index] for kind, table in self._offsets.items()}
+        batch = self._batch
+        batch.slots = index = torch.tensor(slots, device=self.model.device)
+        scale, shift, gamma, beta = (self._offsets[kind].values[index].float() for kind in KINDS)
+        batch.factors, batch.shifts = (1 + scale).unbind(1), shift.unbind(1)
+        batch.gammas, batch.betas = (self._gammas + gamma).unbind(1), (self._betas + beta).unbind(1)
         sizes: dict[int, list[int]] = {}
         for row, slot in enumerate(slots):
             sizes.setdefault(self._sizes[slot], []).append(row)
-        self._batch.groups = sizes
+        batch.groups = sizes
 
     def check_fit(self, id: str, adapter: BankAdapter) -> None:
         """Refuse an adapter of another backbone; changes nothing.
@@ -187,8 +190,13 @@ class Backbone:
             module = self.model.get_submodule(site.norm)
             self._places |= {(site.norm, kind): index for kind in KINDS[2:]}
             self.model.set_submodule(site.norm, BankNorm(module, self._batch, index))
-        zeros = torch.zeros(len(sites), width, device=self.model.device, dtype=self.dtype)
-        self._offsets = {kind: RowTable(zeros) for kind in KINDS}
+        zeros = torch.zeros(len(sites), width, device=self.model.device)
+        self._gammas, self._betas = zeros.clone(), zeros.clone()
+        for index, site in enumerate(sites):
+            if site.norm is not None:
+                norm = self.model.get_submodule(site.norm).base_layer
+                self._gammas[index], self._betas[index] = norm.weight, bias_of(norm)
+        self._offsets = {kind: RowTable(zeros.to(self.dtype)) for kind in KINDS}
 
 
 def _check(model: Any) -> None:

@@ -4,17 +4,16 @@ The bank takes what the rows of a batch need out of its tables before the forwar
 read it from there. A row of zeros is the base model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from hadamard_adapter.functional import hadamard
-from hadamard_adapter.serving.source import KINDS
 from hadamard_adapter.serving.tables import RowTable, Slots
 
-__all__ = ["BankHeadNorm", "BankLinear", "BankNorm", "BankOutput", "BankProjection", "Batch"]
+__all__ = ["BankHeadNorm", "BankLinear", "BankNorm", "BankOutput", "BankProjection", "Batch", "bias_of"]
 
 
 @dataclass
@@ -23,8 +22,14 @@ class Batch:
 
     slots: Int64[Tensor, " b"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """Slot of each row."""
-    offsets: dict[str, Float[Tensor, "b n d"]] = field(default_factory=dict[str, Tensor])
-    """Kind -> offsets of each row at each site (n of them); kinds are those of `KINDS`."""
+    factors: Sequence[Float32[Tensor, "b d"]] = ()
+    """By site: 1 + δw of each row."""
+    shifts: Sequence[Float32[Tensor, "b d"]] = ()
+    """By site: b of each row."""
+    gammas: Sequence[Float32[Tensor, "b d"]] = ()
+    """By site: γ + δγ of each row, where a norm follows."""
+    betas: Sequence[Float32[Tensor, "b d"]] = ()
+    """By site: β + δβ of each row, likewise."""
     groups: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     """Number of outputs -> positions of the rows whose heads have so many."""
 
@@ -34,14 +39,14 @@ def _rows(values: Float[Tensor, "b d"], like: Float[Tensor, "b ..."]) -> Float[T
     return values.view(len(values), *(1,) * (like.ndim - 2), values.shape[-1])
 
 
-def _bias_of(layer: nn.Module) -> Float[Tensor, " o"]:
+def bias_of(layer: nn.Module) -> Float[Tensor, " o"]:
     """A layer's bias, or zeros where it has none."""
     weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
     return weight.new_zeros(len(weight)) if bias is None else bias
 
 
 class BankProjection(nn.Module):
-    """y = (1 + δw_r) ⊙ (W x + c) + b_r with the offsets of row r's adapter."""
+    """y = (1 + δw_r) ⊙ (W x + c) + b_r with the offsets of row r's adapter, in float32 and rounded once."""
 
     def __init__(self, base_layer: nn.Module, batch: Batch, site: int) -> None:
         super().__init__()
@@ -50,8 +55,8 @@ class BankProjection(nn.Module):
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Project, scale, shift."""
         y = self.base_layer(x)
-        scale, shift = (self.batch.offsets[kind][:, self.site] for kind in KINDS[:2])
-        return hadamard(y, _rows(scale, y), _rows(shift, y))
+        factor, shift = _rows(self.batch.factors[self.site], y), _rows(self.batch.shifts[self.site], y)
+        return torch.addcmul(shift, y.float(), factor).to(y.dtype)
 
 
 class BankNorm(nn.Module):
@@ -60,21 +65,18 @@ class BankNorm(nn.Module):
     def __init__(self, base_layer: nn.Module, batch: Batch, site: int) -> None:
         super().__init__()
         self.base_layer, self.batch, self.site = base_layer, batch, site
-        weight = base_layer.get_parameter("weight")
-        self.gamma, self.beta = weight.detach().float(), _bias_of(base_layer).detach().float()
-        ones = torch.ones_like(self.gamma)
+        ones = torch.ones_like(base_layer.get_parameter("weight"), dtype=torch.float32)
         has_bias = getattr(base_layer, "bias", None) is not None
         self.without = {"weight": ones} | ({"bias": torch.zeros_like(ones)} if has_bias else {})
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Normalise, then scale and shift by row, in float32, rounded once."""
-        weight, bias = (self.batch.offsets[kind][:, self.site] for kind in KINDS[2:])
         wide, base = x.float(), self.base_layer
         if type(base) is nn.LayerNorm:
             normal = nn.functional.layer_norm(wide, base.normalized_shape, None, None, base.eps)
         else:
             normal = torch.func.functional_call(base, self.without, (wide,))
-        gamma, beta = _rows(self.gamma + weight, x), _rows(self.beta + bias, x)
+        gamma, beta = _rows(self.batch.gammas[self.site], x), _rows(self.batch.betas[self.site], x)
         return torch.addcmul(beta, gamma, normal).to(x.dtype)
 
 
@@ -87,7 +89,7 @@ class _HeadLayer(nn.Module):
         self.slots = Slots(base_layer.weight.device)
         # A linear layer's weight stands transposed, (i, o), so that an input's share of the sum is one row.
         self.weight = RowTable(base_layer.weight.t().contiguous().to(dtype))
-        self.bias = RowTable(_bias_of(base_layer).to(dtype))
+        self.bias = RowTable(bias_of(base_layer).to(dtype))
 
     def put(
         self, slot: int, weight: Float[Tensor, "..."] | None = None, bias: Float[Tensor, "..."] | None = None
