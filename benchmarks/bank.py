@@ -28,6 +28,7 @@ from overhead import load, ratios, twin
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from hadamard_adapter import HadamardConfig
+from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
 from hadamard_adapter.tuning.report import versions
 from hadamard_adapter.tuning.resume import write_json
@@ -43,6 +44,7 @@ ENDS = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}
 @click.option("--output", default="results/bank.json", show_default=True, help="File of the result.")
 def main(model: str, rounds: int, output: str) -> None:
     """Measure and write the ratios."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     bare = load(model)
     name = Path(model).absolute().name

@@ -11,6 +11,9 @@ rounds' ratios is given with its 95 % bootstrap interval. All variants read the 
 memory: two copies of one model differ by up to 4 % for where their weights happen to lie. bare_again, a
 second bare model, shows what noise is left.
 
+The process keeps the memory that it frees, as the command line does (allocator.py): otherwise most of what
+is measured is how the kernel hands out pages.
+
 tune_paper and tune_wide are steps as `hadamard tune` makes them: the last layer computes one token.
 """
 
@@ -32,6 +35,7 @@ from scipy.stats import bootstrap
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter import HadamardConfig
+from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.tuning.first_token import cut_last_layer
 from hadamard_adapter.tuning.models import quiet_libraries
 from hadamard_adapter.tuning.report import versions
@@ -46,6 +50,7 @@ IMPORTS = "import torch, transformers, peft, peft.tuners.tuners_utils, peft.util
 @click.option("--output", default="results/overhead.json", show_default=True, help="File of the result.")
 def main(model: str, rounds: int, output: str) -> None:
     """Measure and write the ratios."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     found: dict[str, object] = {
         "model": Path(model).absolute().name,

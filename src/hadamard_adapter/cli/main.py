@@ -19,6 +19,7 @@ import click
 from click.shell_completion import shell_complete
 
 from hadamard_adapter import __version__
+from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.cli.bank import bank_group
 from hadamard_adapter.cli.bench import bench_command
 from hadamard_adapter.cli.eval import eval_command
@@ -74,6 +75,7 @@ def main() -> None:
     completion = os.environ.get("_HADAMARD_COMPLETE")
     if completion:
         sys.exit(shell_complete(hadamard, {}, "hadamard", "_HADAMARD_COMPLETE", completion))
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 
