@@ -57,21 +57,3 @@ def test_gradients_are_those_of_the_equation():
     x, scale, shift = (random(3, 4, seed=seed, dtype=torch.float64) for seed in range(3))
     inputs = [value.requires_grad_() for value in (x, scale[0].detach(), shift[0].detach())]
     assert torch.autograd.gradcheck(hadamard, inputs)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("parts", ["scale", "shift", "both"])
-def test_the_result_is_written_in_place_only_where_nothing_is_lost(dtype, parts):
-    offsets = (random(5, seed=1), random(5, seed=2))
-    scale, shift = (
-        o if parts in (name, "both") else None for name, o in zip(("scale", "shift"), offsets, strict=True)
-    )
-    x = random(2, 3, 5).to(dtype)
-    expected = hadamard(x, scale, shift)
-    kept = x.clone()
-    hadamard(x, scale, shift, out=x)
-    assert torch.equal(x, kept), "with gradients on, x stays"
-    with torch.no_grad():
-        y = hadamard(x, scale, shift, out=x)
-    assert torch.equal(y, expected)
-    assert (y.data_ptr() == x.data_ptr()) == (dtype in (torch.float32, torch.float64))

@@ -11,7 +11,6 @@ def hadamard(
     x: Float[Tensor, "*shape"],
     scale: Float[Tensor, "*#shape"] | None = None,
     shift: Float[Tensor, "*#shape"] | None = None,
-    out: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """Returns x with every feature scaled and shifted.
 
@@ -24,8 +23,6 @@ def hadamard(
         x: The activations, of any floating dtype.
         scale: Offset of the scale from one; None stands for zero. Broadcasts against x.
         shift: The shift; None stands for zero. Broadcasts against x.
-        out: Where to write the result, x itself for one; used only where nothing is rounded and no gradient
-            is wanted. A fresh tensor of a few megabytes can cost more than filling it.
 
     Returns:
         The adapted activations, of x's shape and dtype. Zeros (or None) give back x itself, bit for bit.
@@ -39,13 +36,11 @@ def hadamard(
     if scale is None and shift is None:
         return x
     wide = torch.promote_types(x.dtype, torch.float32)
-    if x.dtype != wide or torch.is_grad_enabled():
-        out = None
     y = x.to(wide)
     if scale is None:
         assert shift is not None
-        return torch.add(y, shift.to(wide), out=out).to(x.dtype)
+        return (y + shift.to(wide)).to(x.dtype)
     factor = 1 + scale.to(wide)
     if shift is None:
-        return torch.mul(y, factor, out=out).to(x.dtype)
-    return torch.addcmul(shift.to(wide), y, factor, out=out).to(x.dtype)
+        return (y * factor).to(x.dtype)
+    return torch.addcmul(shift.to(wide), y, factor).to(x.dtype)

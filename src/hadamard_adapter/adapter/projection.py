@@ -81,28 +81,23 @@ class HadamardProjection(HadamardLayer):
         x: Float[Tensor, "*shape"],
         scale: Float[Tensor, "*rows d"] | None,
         shift: Float[Tensor, "*rows d"] | None,
-        out: Float[Tensor, "*shape"] | None = None,
     ) -> Float[Tensor, "*shape"]:
         if self.n_trailing:
             ones = (1,) * self.n_trailing
             scale, shift = (None if v is None else v.view(*v.shape, *ones) for v in (scale, shift))
-        return hadamard(x, scale, shift, out)
+        return hadamard(x, scale, shift)
 
     def _forward_active(self, x: Float[Tensor, "b ..."], *args: Any, **kwargs: Any) -> Float[Tensor, "b ..."]:
         x = self._adapt(x, *self._offsets(self.active_adapters, "input"))
         y = self.base_layer(x, *args, **kwargs)
-        return self._adapt(y, *self._offsets(self.active_adapters, "output"), out=self._own(y))
+        return self._adapt(y, *self._offsets(self.active_adapters, "output"))
 
     def _forward_mixed(
         self, x: Float[Tensor, "b ..."], names: list[str], *args: Any, **kwargs: Any
     ) -> Float[Tensor, "b ..."]:
         x = self._adapt(x, *self._row_offsets(names, "input", x))
         y = self.base_layer(x, *args, **kwargs)
-        return self._adapt(y, *self._row_offsets(names, "output", y), out=self._own(y))
-
-    def _own(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."] | None:
-        """Returns y if nobody else can hold it: a projection's output is new, but a hook may keep it."""
-        return None if self.base_layer._forward_hooks else y
+        return self._adapt(y, *self._row_offsets(names, "output", y))
 
     def _row_offsets(
         self, names: list[str], position: str, like: Float[Tensor, "b ..."]
