@@ -20,7 +20,7 @@ __all__ = ["METHODS"]
 
 _CHEN = "Chen et al., 2023, arXiv 2407.11033; ours"
 _OUR_GRID = (2e-3, 5e-3, 1e-2)
-_RED = "Wu et al., 2024, arXiv 2402.15179; the Hadamard adapter's code"
+_RED = "Wu et al., 2024, arXiv 2402.15179; rate: mlwu22/RED, bash/RED/RoBERTa/RoBERTa_base. Ours"
 
 
 def _given(**settings: Any) -> Settings:
@@ -71,9 +71,9 @@ METHODS: dict[str, Method] = {
         "BitFit",
         biases,
         lambda s: s.n_layers * (7 * s.hidden + s.ffn) + s.outside_biases,
-        4e-4,
-        (1e-4, 4e-4, 1e-3),
-        "Ben Zaken et al., 2022, arXiv 2106.10199; ours",
+        1e-3,
+        (3e-4, 1e-3, 3e-3),
+        "Ben Zaken et al., 2022, arXiv 2106.10199; rate: README of benzakenelad/BitFit. Ours",
     ),
     "ln-tuning": Method(
         "LN-tuning",
@@ -105,7 +105,7 @@ METHODS: dict[str, Method] = {
         lambda s: 4 * by_peft.LORA_RANK * s.n_layers * s.hidden,
         5e-4,
         (2e-4, 5e-4, 1e-3),
-        "Hu et al., 2022, arXiv 2106.09685, table 9; PEFT's",
+        "Hu et al., 2022, arXiv 2106.09685, table 9 (4e-4 on CoLA in microsoft/LoRA, examples/NLU); PEFT's",
     ),
     "vera": Method(
         "VeRA r 1024 (q, v)",
@@ -128,8 +128,8 @@ METHODS: dict[str, Method] = {
         _given(sites=("ffn",), norm_modules=(), stages=1),
         lambda s: 2 * s.n_layers * s.hidden,
         _RED,
-        lr=1e-3,
-        grid=(1e-3, 3e-3, 8e-3),
+        lr=5e-3,
+        grid=(1e-3, 5e-3, 1e-2),
     ),
     "hadamard": _hadamard("Hadamard", _given(preset="paper"), lambda s: 4 * s.n_layers * s.hidden),
     "hadamard-no-norm": _hadamard(
