@@ -126,7 +126,7 @@ def test_a_file_that_is_no_finished_record_is_told(
     results = Results(tmp_path)
     results.records()
     if expected is not None:
-        assert expected in results.problems[name]
+        assert expected in results.problems[f"{name}.json"]
     if is_run_again:
         run(spec, tmp_path)
         assert json.loads((tmp_path / "runs" / f"{name}.json").read_text())["status"] == "done"

@@ -113,7 +113,38 @@ class Page(html.parser.HTMLParser):
             self.cells.append(data)
 
 
+SPEC = """
+title = "published"
+models = ["elsewhere/model"]
+methods = ["full", "hadamard"]
+seeds = 1
+[[tasks]]
+name = "mood"
+train = "t.csv"
+dev = "d.csv"
+expected = { hadamard = 55.5 }
+"""
+
+
+def keep(folder: Path, spec: str, name: str = "spec.toml") -> None:
+    (folder / name).write_text(spec)
+    Results(folder).keep_spec(folder / name)
+
+
+def test_published_scores_stand_beside_ours_and_a_spec_that_cannot_be_read_is_told(folder: Path) -> None:
+    keep(folder, SPEC)
+    keep(folder, "no = 1", "other.toml")
+    results = Results(folder)
+    published = {
+        (group.task, row.method): row.published for group in read_groups(results) for row in group.rows
+    }
+    assert published.pop(("mood, 2 epochs", "hadamard")) == 55.5
+    assert set(published.values()) == {None}
+    assert "other.toml" in results.problems and "spec.toml" not in results.problems
+
+
 def test_the_files_say_the_same_and_the_page_loads_nothing(folder: Path, tmp_path: Path) -> None:
+    keep(folder, SPEC)
     markdown, table, page = write_report(folder, tmp_path / "out")
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 13 and {row["score"] for row in rows if row["task"].startswith("other")} == {
@@ -121,7 +152,10 @@ def test_the_files_say_the_same_and_the_page_loads_nothing(folder: Path, tmp_pat
         "0.975000",
     }
     text = markdown.read_text()
-    assert "| the hadamard | 0.7750 ± 0.0250 (3) | 80 | 0.5000 | 5 | 0.7750 | 0.800, 0.775, 0.750 |" in text
+    assert (
+        "| the hadamard | 0.7750 ± 0.0250 (3) | 55.5 | 80 | 0.5000 | 5 | 0.7750 | 0.800, 0.775, 0.750 |"
+        in text
+    )
     assert "| the lora [1 failed, 1 collapsed] |" in text
     parsed = Page()
     parsed.feed(page.read_text())

@@ -119,6 +119,7 @@ def _sort_key(row: Row, column: str, text: str) -> str:
     comparison, summary = row.comparison, row.summary
     interval = None if comparison is None else comparison.by_examples
     numbers: dict[str, float | None] = {
+        "published %": row.published,
         "trained": row.n_trained,
         "share %": row.share_percent,
         "head": row.n_head,

@@ -29,7 +29,7 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
     """
     found = Results(Path(results).expanduser())
     groups = read_groups(found)
-    problems = [f"{name}.json: {problem}" for name, problem in sorted(found.problems.items())]
+    problems = [f"{name}: {problem}" for name, problem in sorted(found.problems.items())]
     if not groups:
         more = f" ({problems[0]})" if problems else ""
         raise DataError(

@@ -1,6 +1,7 @@
 """Records of runs as a table: a row for each model, task and method, with its seeds and its statistics."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 
 from hadamard_adapter.analysis.statistics import Interval, Summary, bootstrap, holm, permutation_p, summarise
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.spec import read_spec
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Comparison", "Group", "Row", "read_groups"]
@@ -62,6 +65,8 @@ class Row:
     """Largest peak of memory of a run's process."""
     layers: dict[str, list[float]]
     """Kind and module -> offsets by layer, mean over seeds."""
+    published: float | None = None
+    """Score in percent that a publication reports, as the spec says; None where it says nothing."""
     comparison: Comparison | None = None
     """With full fine-tuning; None for itself, or where either has no run."""
 
@@ -93,8 +98,23 @@ def read_groups(results: Results) -> list[Group]:
         run = record["run"]
         if run["purpose"] == "score" and record["status"] != "cancelled":
             found.setdefault(_key(run), {}).setdefault(run["method"], []).append(record)
-    groups = [_group(key, methods, results) for key, methods in sorted(found.items())]
+    published = _published(results)
+    groups = [_group(key, methods, results, published) for key, methods in sorted(found.items())]
     return _corrected(groups)
+
+
+def _published(results: Results) -> dict[tuple[str, str, str], float]:
+    """Model, task and method -> score that the specs of these results expect, in percent."""
+    found: dict[tuple[str, str, str], float] = {}
+    for path in sorted((results.folder / "specs").glob("*.toml")):
+        try:
+            spec = read_spec(path)
+        except SettingsError as error:
+            results.problems[path.name] = f"not a spec of this version ({error}); what it expects is left out"
+            continue
+        for model, task in itertools.product(spec.models, spec.tasks):
+            found |= {(Path(model).name, task.name, name): value for name, value in task.expected.items()}
+    return found
 
 
 def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -106,8 +126,13 @@ def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
     return Path(run["model"]).name, name, run["select"], ", ".join([epochs.lstrip(", "), *more]).strip(", ")
 
 
-def _group(key: tuple[str, ...], methods: dict[str, list[Mapping[str, Any]]], results: Results) -> Group:
-    rows = [_row(name, records) for name, records in methods.items()]
+def _group(
+    key: tuple[str, ...],
+    methods: dict[str, list[Mapping[str, Any]]],
+    results: Results,
+    published: Mapping[tuple[str, str, str], float],
+) -> Group:
+    rows = [_row(name, records, published) for name, records in methods.items()]
     baseline = methods.get(BASELINE, [])
     rows = [
         row if row.method == BASELINE else _with_comparison(row, methods[row.method], baseline, results)
@@ -120,7 +145,12 @@ def _group(key: tuple[str, ...], methods: dict[str, list[Mapping[str, Any]]], re
     return Group(model, name, select, metric, tuple(sorted(rows, key=lambda row: row.n_trained or 0)))
 
 
-def _row(method: str, records: Sequence[Mapping[str, Any]]) -> Row:
+def _row(
+    method: str,
+    records: Sequence[Mapping[str, Any]],
+    published: Mapping[tuple[str, str, str], float],
+) -> Row:
+    run = records[0]["run"]
     done = sorted((r for r in records if r["status"] == "done"), key=lambda r: r["run"]["seed"])
     scores = {record["run"]["seed"]: float(record["score"]) for record in done}
     first = done[0] if done else {}
@@ -138,6 +168,7 @@ def _row(method: str, records: Sequence[Mapping[str, Any]]) -> Row:
         seconds=float(np.median([record["seconds"] for record in done])) if done else None,
         memory_mb=max((float(record["peak_memory_mb"] or 0) for record in done), default=None),
         layers=_mean_layers([record["layers"] for record in done if record.get("layers")]),
+        published=published.get((Path(run["model"]).name, run["task"]["name"], method)),
     )
 
 

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 COLUMNS = (
-    *("method", "score", "trained", "share %", "head", "median", "seeds", "lr"),
+    *("method", "score", "published %", "trained", "share %", "head", "median", "seeds", "lr"),
     *("against full, by example", "p by seed (Holm)", "seconds", "MB"),
 )
 """Of a table for readers."""
@@ -40,6 +40,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.title + _remarks(row),
         score,
+        "" if row.published is None else f"{row.published:g}",
         "" if row.n_trained is None else f"{row.n_trained:,}",
         "" if row.share_percent is None else f"{row.share_percent:.4f}",
         "" if row.n_head is None else f"{row.n_head:,}",
@@ -80,6 +81,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "rows (300 draws, seeds paired). It does not hold what other seeds would change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
         "tasks of the model. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
+        "published %: what a publication reports for this model, task and method, by the spec; not our run.",
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; an "
         "average is given only for methods that ran on every task.",
         "trained and share leave the head out, which is the same for all methods and is given beside them.",

@@ -3,7 +3,8 @@
     RESULTS/
         runs/NAME.json     the record of a run
         labels/HASH.json   true labels of dev rows, once for all runs on them
-        work/NAME/         a run at work: its lock, and what lets a killed run continue
+        specs/NAME.toml    the specs that were run here, as they were the last time
+    work/NAME/         a run at work: its lock, and what lets a killed run continue
         jobs/              of the pool and of Slurm: what each worker was told, and its log
 
 A record has the status done, failed (an error that comes again: the loss is not finite, the model does not
@@ -11,6 +12,7 @@ fit) or cancelled (the process went away: the same command runs it again).
 """
 
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,13 @@ class Results:
                 continue
             self._stamps[name] = stamp
             self._records.pop(name, None)
-            self.problems.pop(name, None)
+            self.problems.pop(entry.name, None)
             content = read_json(Path(entry.path))
             problem = _problem_of(content)
             if problem is None:
                 self._records[name] = content
             else:
-                self.problems[name] = problem
+                self.problems[entry.name] = problem
         self._records = {name: record for name, record in self._records.items() if name in there}
         return self._records
 
@@ -81,6 +83,16 @@ class Results:
             refuse_no_place("results", folder)
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def keep_spec(self, path: str | Path) -> None:
+        """Keep a copy of a spec beside the results that it asked for.
+
+        Raises:
+            SettingsError: the folder cannot be made.
+        """
+        place = self.made("specs") / Path(path).name
+        shutil.copyfile(path, temporary := place.with_name(place.name + ".tmp"))
+        os.replace(temporary, place)
 
     def write_labels(self, fingerprint: str, labels: str) -> None:
         """Keep the true labels of dev rows under their fingerprint."""

@@ -64,10 +64,11 @@ def bench_command(options: BenchOptions) -> None:
     results = Results(Path(options.results))
     results.records()
     for name, problem in results.problems.items():
-        console.print(f"{name}.json: {problem}")
+        console.print(f"{name}: {problem}")
     if options.plan:
         _print_plan(spec, results)
         return
+    results.keep_spec(options.spec)
     _run(spec, results, options, console)
 
 
