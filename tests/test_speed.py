@@ -197,7 +197,7 @@ def test_every_variant_runs_and_has_a_point_at_the_same_steps(place: Path, tmp_p
         assert measure(run, results)
     steps = set[tuple[int, ...]]()
     for record in results.records().values():
-        assert record["status"] == "done" and str(place) not in json.dumps({**record["run"], "task": None})
+        assert record["status"] == "done" and str(place) not in json.dumps(record)
         last = record["points"][-1]["stage"]
         steps.add(tuple(point["step"] for point in record["points"] if point["stage"] == last))
     assert steps == {(2, 4, 6, 8, 10, 12)}
@@ -235,6 +235,17 @@ def test_a_resumed_bench_runs_only_what_is_missing(place: Path, tmp_path: Path) 
     changed = {path.name for path in (tmp_path / "runs").iterdir() if path.read_bytes() != kept[path.name]}
     assert changed == {f"{name_of(others[-1])}.json"}
     assert run_missing(runs, results, silent).n_done == 0
+
+
+def test_a_run_whose_process_died_is_written_down_and_done_again(place: Path, tmp_path: Path) -> None:
+    runs, results = runs_of(spec_of(place, "lora", seeds=1)), Results(tmp_path)
+    outcome = run_missing(runs, results, silent, lambda run, results: (-9, "killed"))
+    assert outcome.lost == {name_of(runs[0]): "its process died (signal 9) killed"}
+    assert [record["status"] for record in results.records().values()] == ["cancelled"]
+    with pytest.raises(SettingsError, match="no such model"):
+        run_missing(runs, results, silent, lambda run, results: (2, "error: no such model"))
+    outcome = run_missing(runs, results, silent, lambda run, results: (0 if measure(run, results) else 3, ""))
+    assert outcome.n_done == 1 and not outcome.lost
 
 
 def test_variants_take_turns_within_a_seed_in_an_order_of_their_own(place: Path) -> None:

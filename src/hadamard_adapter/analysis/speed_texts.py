@@ -10,6 +10,7 @@ from typing import Any
 from hadamard_adapter.analysis.pictures import GROWN, curves_picture, growth_picture
 from hadamard_adapter.analysis.speed import (
     SHARE,
+    Clock,
     Footprint,
     GrowthLine,
     Pairing,
@@ -24,7 +25,7 @@ from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
 
-CLOCKS = {"wall": "seconds on the wall", "processor": "seconds of processor time"}
+CLOCKS: dict[Clock, str] = {"wall": "seconds on the wall", "processor": "seconds of processor time"}
 DISTURBED = 0.5
 """Load beyond this process's threads from which on a run counts as disturbed."""
 

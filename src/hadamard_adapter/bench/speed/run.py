@@ -64,7 +64,10 @@ class SpeedRun:
 
 def described(run: SpeedRun) -> dict[str, Any]:
     """What a record says of its run: all of it, with names in place of this machine's paths."""
-    return dataclasses.asdict(run) | {"model": Path(run.model).absolute().name, "data": Path(run.data).name}
+    files = {"train": run.task.train, "dev": run.task.dev}
+    names = {part: None if path is None else Path(path).name for part, path in files.items()}
+    places = {"model": Path(run.model).absolute().name, "data": Path(run.data).name}
+    return dataclasses.asdict(run) | places | {"task": dataclasses.asdict(run.task) | names}
 
 
 def settings_of(run: SpeedRun) -> TuneSettings:

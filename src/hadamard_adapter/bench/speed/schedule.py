@@ -9,16 +9,38 @@ from typing import Any
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.schedule import Outcome
 from hadamard_adapter.bench.speed.plan import missing
-from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
+from hadamard_adapter.bench.speed.run import SpeedRun, described, identity, name_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.bench.speed.worker import write_job
 from hadamard_adapter.bench.worker import BUSY, MENDABLE
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["run_missing"]
+__all__ = ["Start", "in_a_process", "run_missing"]
+
+Start = Callable[[SpeedRun, Results], tuple[int, str]]
+"""Does a run and returns a worker's exit code, and the last line that it wrote."""
 
 
-def run_missing(runs: Sequence[SpeedRun], results: Results, say: Callable[[str], None]) -> Outcome:
+def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
+    """Do a run in a fresh process, which ends with this one."""
+    job = write_job(run, results)
+    log = job.with_suffix(".log")
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "hadamard_adapter.bench.speed.worker", str(job)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            _cancel(run, results, "interrupted")
+            raise
+    return code, _last_line(log)
+
+
+def run_missing(
+    runs: Sequence[SpeedRun], results: Results, say: Callable[[str], None], start: Start = in_a_process
+) -> Outcome:
     """Do the runs that have no record, never two at a time, since they would take time from each other.
 
     A run whose process died is written down as cancelled, and the same command does it again from its start.
@@ -27,6 +49,7 @@ def run_missing(runs: Sequence[SpeedRun], results: Results, say: Callable[[str],
         runs: in the order in which they are done.
         results: what ran; receives the records.
         say: receives a line when a run begins and when it ends.
+        start: does a run.
 
     Raises:
         SettingsError, DataError: rows or a model cannot be read.
@@ -37,7 +60,7 @@ def run_missing(runs: Sequence[SpeedRun], results: Results, say: Callable[[str],
         if results.is_finished(name):  # by another bench on this folder
             continue
         say(f"run {number} of {len(left)}: {name}")
-        code, last_words = _in_a_process(run, results)
+        code, last_words = start(run, results)
         record = results.records().get(name, {})
         if record.get("status") == "done":
             outcome.n_done += 1
@@ -56,26 +79,9 @@ def run_missing(runs: Sequence[SpeedRun], results: Results, say: Callable[[str],
     return outcome
 
 
-def _in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
-    """Exit code of a worker, and the last line it wrote; it ends with this process."""
-    job = write_job(run, results)
-    log = job.with_suffix(".log")
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", "hadamard_adapter.bench.speed.worker", str(job)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-        try:
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            _cancel(run, results, "interrupted")
-            raise
-    return code, _last_line(log)
-
-
 def _cancel(run: SpeedRun, results: Results, error: str) -> None:
     content = {
-        "run": dataclasses.asdict(run),
+        "run": described(run),
         "identity": identity(run),
         "title": VARIANTS[run.variant].title,
     }
