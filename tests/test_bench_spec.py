@@ -11,11 +11,13 @@ from hadamard_adapter.bench import Search, read_spec
 from hadamard_adapter.bench.plan import cells_of, due
 from hadamard_adapter.bench.run import identity, name_of
 from hadamard_adapter.bench.search import best_rate, next_rates
+from hadamard_adapter.bench.speed import kind_of
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from models import tiny_model
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+EXPERIMENTS = [path for path in EXPERIMENTS if kind_of(path) == "methods"]
 GOOD = """
 title = "x"
 models = ["m"]

@@ -1,14 +1,16 @@
-"""Pictures of a report as SVG text: score against trained parameters, every seed, offsets by layer."""
+"""Pictures of a report as SVG text: scores, seeds and offsets of methods, curves and growth of speed."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from hadamard_adapter.analysis.speed import GrowthLine, SpeedGroup
 from hadamard_adapter.analysis.table import Group, Row
+from hadamard_adapter.bench.speed.variants import VARIANTS
 
-__all__ = ["offsets_picture", "scores_picture", "seeds_picture"]
+__all__ = ["curves_picture", "growth_picture", "offsets_picture", "scores_picture", "seeds_picture"]
 
 Draw = Callable[[Any, Any], None]
 
@@ -77,6 +79,56 @@ def offsets_picture(row: Row) -> str:
         figure.colorbar(image, ax=axes, label="rms of offsets")
 
     return _svg(draw, (5.2, 1.1 + 0.3 * len(row.layers)))
+
+
+def curves_picture(group: SpeedGroup) -> str:
+    """Dev score against seconds of training on a log axis: a line a variant and seed.
+
+    A colour is a method, a dash what stands around it: the plain Trainer solid, grouped and bf16 dotted, our
+    path thick.
+    """
+
+    def draw(figure: Any, axes: Any) -> None:
+        rows = sorted((row for row in group.rows if row.curves), key=lambda row: row.variant)
+        methods = list(dict.fromkeys(VARIANTS[row.variant].method for row in rows))
+        for row in rows:
+            look = VARIANTS[row.variant]
+            for index, curve in enumerate(row.curves.values()):
+                axes.plot(
+                    *zip(*curve, strict=True),
+                    color=f"C{methods.index(look.method) % 10}",
+                    linestyle=":" if look.settings else "-",
+                    linewidth=2.4 if look.path.name == "tune" else 1.0,
+                    alpha=1.0 if index == 0 else 0.5,
+                    label=row.title if index == 0 else None,
+                )
+        axes.set_xscale("log")
+        axes.set(xlabel="seconds of training", ylabel=group.metric)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", frameon=False)
+
+    return _svg(draw, (8.4, 4.2))
+
+
+def growth_picture(lines: Sequence[GrowthLine]) -> str:
+    """Seconds of an epoch over what grows, both on plain axes from zero, so that a straight line is one.
+
+    Args:
+        lines: of one axis.
+    """
+
+    def draw(figure: Any, axes: Any) -> None:
+        for line in lines:
+            axes.plot(*zip(*line.points, strict=True), marker="o", label=line.title)
+        axes.set(xlabel=GROWN[lines[0].axis], ylabel="seconds of an epoch", xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+
+    return _svg(draw, (5.2, 3.6))
+
+
+GROWN = {"rows": "training rows", "length": "tokens of every row", "layers": "layers adapted"}
+"""Axis of growth -> its name for readers."""
 
 
 def _done(group: Group) -> list[Row]:

@@ -1,8 +1,10 @@
-"""The report of a folder of results: report.md, report.csv, report.html."""
+"""The report of a folder of results: report.md, report.csv, report.html; of speed: speed.md and pictures."""
 
 from pathlib import Path
 
 from hadamard_adapter.analysis.page import page
+from hadamard_adapter.analysis.speed import is_speed
+from hadamard_adapter.analysis.speed_texts import speed_files
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import csv_text, markdown
 from hadamard_adapter.bench.results import Results
@@ -29,18 +31,23 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
     """
     found = Results(Path(results).expanduser())
     groups = read_groups(found)
+    speed = [record for record in found.records().values() if is_speed(record)]
     problems = [f"{name}: {problem}" for name, problem in sorted(found.problems.items())]
-    if not groups:
+    if not groups and not speed:
         more = f" ({problems[0]})" if problems else ""
         raise DataError(
             f"{str(results)!r}: expected a folder of `hadamard bench` with finished runs in runs/, found none"
             + more
         )
+    texts: dict[str, str] = {}
+    if groups:
+        texts |= {"report.md": markdown(groups, problems), "report.csv": csv_text(groups)}
+        texts["report.html"] = page(groups, problems)
+    if speed:
+        texts |= speed_files(speed, problems)
     folder = Path(results if output is None else output).expanduser().absolute()
-    refuse_no_place("output", folder / "report.md")
+    refuse_no_place("output", folder / next(iter(texts)))
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"md": markdown(groups, problems), "csv": csv_text(groups), "html": page(groups, problems)}
-    paths = [folder / f"report.{end}" for end in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
-    return paths
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]

@@ -18,7 +18,7 @@ from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
 from hadamard_adapter.tuning.data import TuneData, run_key
 
-__all__ = ["RECIPE", "Run", "data_of", "identity", "name_of", "settings_of", "work_of"]
+__all__ = ["RECIPE", "Run", "config_of", "data_of", "identity", "name_of", "settings_of", "work_of"]
 
 RECIPE = 1
 """Counted up by every change of the code that moves a score: earlier runs then count as others."""
@@ -70,7 +70,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
     method = METHODS[run.method]
     given: dict[str, Any] = {
         **files_of(run.task, run.data),
-        **({"stages": 1} if method.settings is None else method.settings(_config(run.model))),
+        **({"stages": 1} if method.settings is None else method.settings(config_of(run.model))),
         "lr": run.lr,
         "epochs": run.task.epochs,
         "batch_size": run.task.batch_size,
@@ -134,7 +134,7 @@ def work_of(run: Run) -> int:
 
 
 def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
-    _config(model)  # refuses what is no model, before a run of it fails
+    config_of(model)  # refuses what is no model, before a run of it fails
     content = _content(model)
     key = run_key(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
     return {**key, "model_content": content or model}
@@ -148,7 +148,7 @@ def _content(model: str) -> str | None:
 
 
 @functools.cache
-def _config(model: str) -> Any:
+def config_of(model: str) -> Any:
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:

@@ -5,7 +5,7 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +19,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["Search", "Spec", "TaskSpec", "nearest", "read_spec"]
+__all__ = [
+    "Search",
+    "Spec",
+    "TaskSpec",
+    "check_task",
+    "made",
+    "nearest",
+    "read_spec",
+    "read_toml",
+    "refuse_twice",
+]
 
 T = TypeVar("T")
 
@@ -86,6 +96,8 @@ class Spec:
     """Whether the backbone drops activations at random in training, for all methods alike."""
     search: Search | None = None
     """None: no search, each method at its published learning rate."""
+    kind: Literal["methods"] = "methods"
+    """What the file is a spec of; the other kind is that of `hadamard_adapter.bench.speed`."""
 
     def __post_init__(self) -> None:
         """Check every value once."""
@@ -95,11 +107,11 @@ class Spec:
         for method in self.methods:
             if method not in METHODS:
                 raise SettingsError(f"methods: no method {method!r}{nearest(method, METHODS)}")
-        _refuse_twice("models", [Path(model).name for model in self.models])
-        _refuse_twice("methods", self.methods)
-        _refuse_twice("tasks", [task.name for task in self.tasks])
+        refuse_twice("models", [Path(model).name for model in self.models])
+        refuse_twice("methods", self.methods)
+        refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
-            _check_task(task)
+            check_task(task)
             for method in task.expected:
                 if method not in METHODS:
                     raise SettingsError(
@@ -128,9 +140,17 @@ def read_spec(path: str | Path) -> Spec:
         Traceback (most recent call last):
         hadamard_adapter.errors.SettingsError: no/such.toml: No such file or directory
     """
+    return read_toml(path, lambda given: made(Spec, given, "the spec"))
+
+
+def read_toml(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
+    """What `make` makes of the content of a TOML file.
+
+    Raises:
+        SettingsError: no such file, no TOML, or what `make` raises; the message begins with the path.
+    """
     try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        return _made(Spec, given, "the spec")
+        return make(tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -153,8 +173,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(names)}"
 
 
-def _made(cls: type[T], given: Any, where: str) -> T:
-    """A dataclass from a TOML table, every key and type checked."""
+def made(cls: type[T], given: Any, where: str) -> T:
+    """A dataclass from a TOML table, every key and type checked.
+
+    Args:
+        cls: the dataclass.
+        given: what TOML gave.
+        where: what the table is, for messages.
+
+    Raises:
+        SettingsError: no table, an unknown or missing key, or a value of the wrong type.
+    """
     if not isinstance(given, dict):
         raise SettingsError(f"{where}: expected a table, received {given!r}")
     hints = typing.get_type_hints(cls)
@@ -174,13 +203,46 @@ def _made(cls: type[T], given: Any, where: str) -> T:
     return cls(**{key: _value(value, hints[key], f"{where}: {key}") for key, value in given.items()})
 
 
+def check_task(task: TaskSpec) -> None:
+    """Refuse a task that is not GLUE's and has no files, or a number out of range.
+
+    Raises:
+        SettingsError: which one, and the nearest known name.
+    """
+    if (task.train is None) != (task.dev is None):
+        raise SettingsError(f"task {task.name!r}: expected both train and dev, or neither")
+    if task.train is None and task.name not in GLUE:
+        raise SettingsError(
+            f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"
+        )
+    for name, least in {"rows": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}.items():
+        value = getattr(task, name)
+        if value is not None and value < least:
+            raise SettingsError(
+                f"task {task.name!r}: {name}: expected a number from {least} on, received {value!r}"
+            )
+
+
+def refuse_twice(name: str, words: Iterable[str]) -> None:
+    """Refuse a word that stands in a list twice.
+
+    Raises:
+        SettingsError: which one.
+    """
+    seen: set[str] = set()
+    for word in words:
+        if word in seen:
+            raise SettingsError(f"{name}: {word!r} stands there twice; name it once")
+        seen.add(word)
+
+
 def _value(value: Any, hint: Any, where: str) -> Any:
     """A TOML value as the type that an annotation asks for."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):  # "X | None": TOML has no None
         return _value(value, inner[0], where)
     if dataclasses.is_dataclass(hint):
-        return _made(typing.cast(type, hint), value, where)
+        return made(typing.cast(type, hint), value, where)
     if origin is typing.Literal:
         if value not in inner:
             raise SettingsError(f"{where}: expected {' or '.join(map(repr, inner))}, received {value!r}")
@@ -206,26 +268,3 @@ _WORDS: dict[Any, str] = {
     str: "text in quotes",
     bool: "true or false",
 }
-
-
-def _check_task(task: TaskSpec) -> None:
-    if (task.train is None) != (task.dev is None):
-        raise SettingsError(f"task {task.name!r}: expected both train and dev, or neither")
-    if task.train is None and task.name not in GLUE:
-        raise SettingsError(
-            f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"
-        )
-    for name, least in {"rows": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}.items():
-        value = getattr(task, name)
-        if value is not None and value < least:
-            raise SettingsError(
-                f"task {task.name!r}: {name}: expected a number from {least} on, received {value!r}"
-            )
-
-
-def _refuse_twice(name: str, words: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for word in words:
-        if word in seen:
-            raise SettingsError(f"{name}: {word!r} stands there twice; name it once")
-        seen.add(word)

@@ -1,5 +1,6 @@
 """One training of any method: `tune` for the Hadamard adapter, the same stage of training for all others."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import (
     DEFAULT_MAX_LENGTH,
     collator,
@@ -133,7 +135,8 @@ def _wrapped(
     key |= {part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))}
     limit_gb = 0.0 if settings.dropout else settings.cache_gb
     cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.bf16)
-    with cached as stage:
+    is_cut = settings.first_token_only
+    with cached as stage, first_token_only(model, stage) if is_cut else contextlib.nullcontext():
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
 
     def classifier() -> Classifier:

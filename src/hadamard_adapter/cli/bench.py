@@ -3,19 +3,25 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
-from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.errors import SettingsError, TrainingError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hadamard_adapter.bench.executors import Executor
+    from hadamard_adapter.bench.plan import Records
     from hadamard_adapter.bench.results import Results
+    from hadamard_adapter.bench.schedule import Outcome
     from hadamard_adapter.bench.spec import Spec
+    from hadamard_adapter.bench.speed import SpeedSpec
+    from hadamard_adapter.bench.speed.run import SpeedRun
+
+    S = TypeVar("S", Spec, SpeedSpec)
 
 __all__ = ["BenchOptions", "bench_command"]
 
@@ -25,15 +31,16 @@ class BenchOptions:
     """The options of `hadamard bench`."""
 
     spec: str = field(metadata={"argument": "SPEC"})
-    """TOML file: models, tasks, methods, seeds and the search of learning rates."""
+    """TOML file: models, tasks, methods, seeds and the search of learning rates; or a spec of the package."""
     plan: bool = False
     """Whether to print what would run, with an estimate of time from what ran, and to run nothing."""
     executor: Literal["local", "pool", "slurm"] = "local"
     """local: in this process, one after the other; pool: a process a run; slurm: a job a run."""
     workers: int = 2
     """Runs at the same time, for pool and slurm; with several GPUs, one each."""
-    results: str = "results/bench"
-    """Folder of results; runs that are there, of any spec, are not run again."""
+    results: str | None = None
+    """Folder of results; runs that are there, of any spec, are not run again. None: results/bench, for a spec
+    of speed results/ and the spec's name."""
     model: str | None = None
     """Where the spec's model is on this machine, for a spec of one model."""
     data: str | None = None
@@ -49,32 +56,50 @@ def bench_command(options: BenchOptions) -> None:
     The same command again continues: what is finished is not run again, and a run that was killed goes on
     from its last checkpoint. Learning rates are searched on rows held out of train, never on dev.
 
+    `hadamard bench speed` measures speed: dev score against seconds of training for `tune`, full
+    fine-tuning, LoRA, IA3 and LN-tuning, memory, and how cost grows; each run alone, in a fresh process.
+    speed and speed-mpnet come with the package.
+
     \b
     Example:
       hadamard bench experiments/quick.toml --plan
+      hadamard bench speed --data glue --plan
       hadamard bench experiments/quick.toml --results results/quick
       hadamard bench experiments/bert-base.toml --executor pool --workers 8
     """
     from hadamard_adapter.bench.results import Results
+    from hadamard_adapter.bench.schedule import run_all
     from hadamard_adapter.bench.spec import read_spec
+    from hadamard_adapter.bench.speed import find_spec, kind_of, read_speed
+    from hadamard_adapter.cli.board import BenchBoard
 
-    console = message_console(options.quiet)
-    spec = _placed(read_spec(options.spec), options)
-    stay_offline_without_hub([*spec.models])
-    results = Results(Path(options.results))
+    console, path = message_console(options.quiet), find_spec(options.spec)
+    is_speed = kind_of(path) == "speed"
+    if is_speed and options.executor != "local":
+        raise SettingsError(
+            f"--executor: expected local for a spec of speed, whose runs must not take time from each other, "
+            f"received {options.executor}; leave it out"
+        )
+    results = Results(Path(options.results or f"results/{path.stem if is_speed else 'bench'}"))
     results.records()
     for name, problem in results.problems.items():
         console.print(f"{name}: {problem}")
+    if is_speed:
+        _speed(_placed(read_speed(path), options), results, options, console)
+        return
+    spec = _placed(read_spec(path), options)
     if options.plan:
         _print_plan(spec, results)
         return
-    results.keep_spec(options.spec)
-    _run(spec, results, options, console)
+    results.keep_spec(path)
+    executor = _executor(options, results)
+    with BenchBoard(spec, console, executor.n_slots) as board:
+        outcome = run_all(spec, results, executor, board, console.print)
+    _tell(outcome, results, console)
 
 
-def _placed(spec: "Spec", options: BenchOptions) -> "Spec":
-    from hadamard_adapter.errors import SettingsError
-
+def _placed(spec: "S", options: BenchOptions) -> "S":
+    """The spec with its model and data where they are on this machine; asks no hub where there is none."""
     changes: dict[str, Any] = {} if options.data is None else {"data": options.data}
     if options.model is not None:
         if len(spec.models) > 1:
@@ -82,16 +107,24 @@ def _placed(spec: "Spec", options: BenchOptions) -> "Spec":
                 f"--model: expected a spec of one model, {options.spec} has {len(spec.models)}"
             )
         changes["models"] = (options.model,)
-    return dataclasses.replace(spec, **changes)
+    placed = dataclasses.replace(spec, **changes)
+    stay_offline_without_hub([*placed.models])
+    return placed
 
 
-def _run(spec: "Spec", results: "Results", options: BenchOptions, console: "Console") -> None:
-    from hadamard_adapter.bench.schedule import run_all
-    from hadamard_adapter.cli.board import BenchBoard
+def _speed(spec: "SpeedSpec", results: "Results", options: BenchOptions, console: "Console") -> None:
+    from hadamard_adapter.bench.speed.plan import runs_of
+    from hadamard_adapter.bench.speed.schedule import run_missing
 
-    executor = _executor(options, results)
-    with BenchBoard(spec, console, executor.n_slots) as board:
-        outcome = run_all(spec, results, executor, board, console.print)
+    runs = runs_of(spec)
+    if options.plan:
+        _print_speed_plan(runs, results.records())
+    else:
+        _tell(run_missing(runs, results, console.print), results, console)
+
+
+def _tell(outcome: "Outcome", results: "Results", console: "Console") -> None:
+    """How a bench ended; runs that were lost are an error."""
     console.print(f"done: {outcome.n_done} runs now, {len(results.records())} records in {results.folder}")
     if outcome.failed:
         console.print(f"failed: {len(outcome.failed)}; they stay so until their files are removed")
@@ -133,3 +166,26 @@ def _print_plan(spec: "Spec", results: "Results") -> None:
     seconds, n_unknown = total_seconds(runs, records)
     known = f"{len(runs) - n_unknown} of them take about {duration(seconds)} one after the other"
     print(f"{len(runs)} runs; {known}, {n_unknown} are of unknown length")
+
+
+def _print_speed_plan(runs: "list[SpeedRun]", records: "Records") -> None:
+    """A line for each model, task, variant and purpose, then the sum."""
+    from hadamard_adapter.bench.speed.plan import missing, total_seconds
+    from hadamard_adapter.cli.board import duration
+
+    groups: dict[tuple[str, ...], list[SpeedRun]] = {}
+    for run in runs:
+        rows = run.task.name if run.purpose != "growth" else f"{run.task.name} {run.axis}"
+        groups.setdefault((Path(run.model).name, rows, run.variant, run.purpose), []).append(run)
+    for key, members in groups.items():
+        left = missing(members, records)
+        seconds, n_unknown = total_seconds(left, records)
+        time = "unknown" if n_unknown else f"about {duration(seconds)}"
+        rates = ", ".join(sorted({f"{run.lr:g} ({run.rate_from})" for run in members}))
+        rate = f" at {rates}" if key[-1] == "curve" else ""
+        finished = f"{len(members) - len(left)} finished; to run: {len(left)}"
+        print(f"{' '.join(key)}: {finished}{rate}" + (f"; {time}" if left else ""))
+    left = missing(runs, records)
+    seconds, n_unknown = total_seconds(left, records)
+    known = f"{len(left) - n_unknown} of them take about {duration(seconds)}"
+    print(f"{len(left)} runs, one after the other; {known}, {n_unknown} are of unknown length")

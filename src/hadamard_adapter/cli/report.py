@@ -15,7 +15,7 @@ class ReportOptions:
     results: str = field(metadata={"argument": "RESULTS"})
     """Folder that `hadamard bench` wrote."""
     output: str | None = None
-    """Folder that receives report.md, report.csv and report.html; the folder of results if not given."""
+    """Folder that receives the report; the folder of results if not given."""
     quiet: bool = False
     """Whether to say nothing but errors."""
 
@@ -24,7 +24,8 @@ class ReportOptions:
 def report_command(options: ReportOptions) -> None:
     """Write the report of a bench: tables, statistics, pictures.
 
-    The page report.html holds everything in itself and works without a network.
+    The page report.html holds everything in itself and works without a network; report.md and report.csv
+    stand beside it. Of `hadamard bench speed` it writes speed.md, speed.json and pictures.
 
     \b
     Example:

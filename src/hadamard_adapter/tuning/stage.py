@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Collate", "Outcome", "Progress", "Row", "Stage", "best_epoch", "is_over", "read_curve"]
+__all__ = ["Collate", "Outcome", "Progress", "Row", "Stage", "Watcher", "best_epoch", "is_over", "read_curve"]
 
 Row: TypeAlias = dict[str, Any]
 """Model inputs of one row as lists, not padded, and its "labels"."""
@@ -38,6 +38,15 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """The stage is over."""
+        ...
+
+
+@runtime_checkable
+class Watcher(Progress, Protocol):
+    """A `Progress` that also meets the Trainer of each stage, to add callbacks of its own."""
+
+    def watch(self, trainer: Any) -> None:
+        """The stage's Trainer is ready and has not begun."""
         ...
 
 

@@ -18,7 +18,7 @@ from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
-from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, best_epoch, is_over, read_curve
+from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, Watcher, best_epoch, is_over, read_curve
 
 __all__ = ["parameter_groups", "run_stage"]
 
@@ -85,6 +85,8 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
+    if isinstance(progress, Watcher):
+        progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
     if not is_over(read_curve(history), stage.epochs, task.metrics[0], settings.early_stopping):
         set_seed(settings.seed)

@@ -1,0 +1,341 @@
+"""Speed from records: time to a target, paired ratios over seeds, memory, growth; pure functions of curves.
+
+A curve is a list of points (seconds of training, score). The target is a share of a reference's own final
+score, on the same task and seed, so that seeds are paired. A curve that never gets there has no time; in a
+median over seeds it counts as infinitely late.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hadamard_adapter.bench.speed.variants import REFERENCES
+
+__all__ = [
+    "SHARE",
+    "Clock",
+    "Curve",
+    "Footprint",
+    "GrowthLine",
+    "Pairing",
+    "SpeedGroup",
+    "SpeedRow",
+    "is_speed",
+    "paired",
+    "read_footprints",
+    "read_growth",
+    "read_speed_groups",
+    "score_at",
+    "seconds_to",
+    "slope",
+]
+
+SHARE = 0.99
+"""Of the reference's final score: the target."""
+
+Curve = Sequence[tuple[float, float]]
+"""Points (seconds, score), in the order of time."""
+
+Clock = Literal["wall", "processor"]
+"""Which time counts: what else ran on the machine is in the wall's, not in the processor's."""
+_FIELD = {"wall": "seconds", "processor": "processor_seconds"}
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A variant against a reference, seed by seed."""
+
+    n: int
+    """Seeds that both have."""
+    n_reached: int
+    """Of these, seeds in which the variant reached the target."""
+    seconds: float | None
+    """Median time to the target; None where it is not reached in at least half of the seeds."""
+    ratio: float | None
+    """Median of the variant's time over the reference's own time to the same target."""
+    low: float | None
+    """Smallest of these ratios, over seeds that reached it."""
+    high: float | None
+    """Largest of these ratios; None where a seed did not reach the target."""
+    score_then: float | None
+    """Median score when the reference is through, at its total time."""
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """A variant on a model and task."""
+
+    variant: str
+    """Name in the table of variants."""
+    title: str
+    """For readers."""
+    lr: tuple[float, ...]
+    """Learning rates of the runs."""
+    curves: dict[int, Curve]
+    """Seed -> curve."""
+    n_failed: int
+    """Runs that failed; they are in no figure."""
+    epoch_seconds: float | None
+    """Median time of an epoch of the last stage."""
+    final: float | None
+    """Mean score at the end."""
+    prepare_seconds: float | None
+    """Median time of loading, tokenising and making the model, which no curve holds."""
+    cache_seconds: float | None
+    """Median time of the passes over frozen layers, which no curve holds."""
+    pairings: dict[str, Pairing]
+    """Reference -> comparison with it."""
+    cached_pairings: dict[str, Pairing]
+    """The same with the time of caches counted as training."""
+
+
+@dataclass(frozen=True)
+class SpeedGroup:
+    """A model and a task."""
+
+    model: str
+    """Its folder's name."""
+    task: str
+    """Its name, with the number of rows where it is a part."""
+    metric: str
+    """Of the scores."""
+    rows: tuple[SpeedRow, ...]
+    """Variants, that with the shortest epoch first."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of a variant's training step."""
+
+    model: str
+    """Its folder's name."""
+    title: str
+    """Of the variant."""
+    shape: tuple[int, int]
+    """Rows and tokens of the step."""
+    peak_bytes: int | None
+    """Of the process beyond its loaded model."""
+    saved_bytes: int
+    """Of tensors that autograd keeps."""
+    result_bytes: int
+    """Of the files of the result."""
+    variant: str
+    """Name in the table of variants."""
+
+
+@dataclass(frozen=True)
+class GrowthLine:
+    """Seconds of an epoch over what grows."""
+
+    model: str
+    """Its folder's name."""
+    axis: str
+    """rows, length or layers."""
+    title: str
+    """Of the variant."""
+    points: tuple[tuple[float, float], ...]
+    """(value, seconds), rising."""
+
+
+def is_speed(record: Mapping[str, Any]) -> bool:
+    """Whether a record is of a spec of speed."""
+    return record["run"]["purpose"] in ("curve", "growth", "memory")
+
+
+def seconds_to(curve: Curve, target: float) -> float | None:
+    """The time of the first point whose score is at least the target; None where there is none.
+
+    Nothing is drawn between points: all variants are evaluated after the same steps.
+
+    Example:
+        >>> seconds_to([(1.0, 0.2), (2.0, 0.6), (3.0, 0.5)], 0.55)
+        2.0
+    """
+    return next((seconds for seconds, score in curve if score >= target), None)
+
+
+def score_at(curve: Curve, seconds: float) -> float | None:
+    """The score of the last point that is not later; None where the first one is.
+
+    Example:
+        >>> score_at([(1.0, 0.2), (2.0, 0.6)], 1.9)
+        0.2
+    """
+    return next((score for at, score in reversed(curve) if at <= seconds), None)
+
+
+def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve], share: float = SHARE) -> Pairing | None:
+    """A variant against a reference, over the seeds that both have; None where there is none.
+
+    Seeds in which the reference ends at a score of zero or less have no target and are left out.
+
+    Args:
+        own: seed -> curve of the variant.
+        reference: seed -> curve of the reference.
+        share: of the reference's final score, which is the target.
+
+    Example:
+        >>> paired({0: [(1.0, 0.8)], 1: [(2.0, 0.8)]}, {0: [(2.0, 0.8)], 1: [(3.0, 0.8)]}).ratio
+        0.583
+    """
+    times, ratios, then = list[float](), list[float](), list[float]()
+    for seed in sorted(own.keys() & reference.keys()):
+        base = reference[seed]
+        if base[-1][1] <= 0:
+            continue
+        target = share * base[-1][1]
+        base_time = seconds_to(base, target)
+        assert base_time is not None, "its last point is above a share of itself"
+        time = seconds_to(own[seed], target)
+        times.append(math.inf if time is None else time)
+        ratios.append(times[-1] / base_time)
+        score = score_at(own[seed], base[-1][0])
+        then.append(-math.inf if score is None else score)
+    if not times:
+        return None
+    reached = [ratio for ratio in ratios if math.isfinite(ratio)]
+    return Pairing(
+        n=len(times),
+        n_reached=len(reached),
+        seconds=_finite(statistics.median(times)),
+        ratio=_finite(statistics.median(ratios)),
+        low=_finite(min(ratios)),
+        high=_finite(max(ratios)),
+        score_then=_finite(statistics.median(then)),
+    )
+
+
+def slope(points: Iterable[tuple[float, float]]) -> float | None:
+    """The exponent p of seconds ~ value^p: least squares on logarithms; None for fewer than two points.
+
+    1 is a straight line through zero.
+
+    Example:
+        >>> slope([(10, 2.0), (100, 20.0)])
+        1.0
+    """
+    logs = [(math.log(value), math.log(seconds)) for value, seconds in points if value > 0 and seconds > 0]
+    if len({x for x, _ in logs}) < 2:
+        return None
+    return round(statistics.linear_regression(*zip(*logs, strict=True)).slope, 3)
+
+
+def read_speed_groups(records: Iterable[Mapping[str, Any]], clock: Clock = "wall") -> list[SpeedGroup]:
+    """All models and tasks that have curves.
+
+    Args:
+        records: of runs, of any kind.
+        clock: which time counts.
+    """
+    found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    for record in records:
+        run = record["run"]
+        if run["purpose"] == "curve" and record["status"] != "cancelled":
+            variants = found.setdefault((run["model"], _task(run)), {})
+            variants.setdefault(run["variant"], []).append(record)
+    return [_group(*key, variants, clock) for key, variants in sorted(found.items())]
+
+
+def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
+    """Memory of every variant that was measured, model by model, the smallest first."""
+    found = [
+        Footprint(
+            model=record["run"]["model"],
+            title=record["title"],
+            shape=(record["run"]["task"]["batch_size"], record["run"]["value"]),
+            peak_bytes=record["peak_bytes"],
+            saved_bytes=record["saved_bytes"],
+            result_bytes=record["result_bytes"],
+            variant=record["run"]["variant"],
+        )
+        for record in records
+        if record["run"]["purpose"] == "memory" and record["status"] == "done"
+    ]
+    return sorted(found, key=lambda one: (one.model, one.shape, one.peak_bytes or one.saved_bytes))
+
+
+def read_growth(records: Iterable[Mapping[str, Any]], clock: Clock = "wall") -> list[GrowthLine]:
+    """The lines of growth, axis by axis."""
+    found: dict[tuple[str, str, str], dict[float, float]] = {}
+    for record in records:
+        run = record["run"]
+        if run["purpose"] == "growth" and record["status"] == "done":
+            line = found.setdefault((run["model"], run["axis"], record["title"]), {})
+            value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
+            line[value] = _epoch_seconds(record, clock)
+    return [GrowthLine(*key, tuple(sorted(line.items()))) for key, line in sorted(found.items())]
+
+
+def _task(run: Mapping[str, Any]) -> str:
+    rows, epochs = run["task"]["rows"], run["task"]["epochs"]
+    name = run["task"]["name"] + (f" ({rows:,} rows)" if rows else "")
+    return name + (f", {epochs} epochs" if epochs else "")
+
+
+def _group(
+    model: str, task: str, variants: Mapping[str, list[Mapping[str, Any]]], clock: Clock
+) -> SpeedGroup:
+    plain = {name: _curves(records, clock, with_caches=False) for name, records in variants.items()}
+    cached = {name: _curves(records, clock, with_caches=True) for name, records in variants.items()}
+    rows = [_row(name, records, plain, cached, clock) for name, records in variants.items()]
+    rows.sort(key=lambda row: (row.epoch_seconds is None, row.epoch_seconds or 0.0, row.variant))
+    first = next(iter(variants.values()))[0]
+    return SpeedGroup(model, task, first["metric"], tuple(rows))
+
+
+def _row(
+    name: str,
+    records: Sequence[Mapping[str, Any]],
+    plain: Mapping[str, dict[int, Curve]],
+    cached: Mapping[str, dict[int, Curve]],
+    clock: Clock,
+) -> SpeedRow:
+    done = [record for record in records if record["status"] == "done"]
+    finals = [curve[-1][1] for curve in plain[name].values()]
+    return SpeedRow(
+        variant=name,
+        title=records[0]["title"],
+        lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
+        curves=plain[name],
+        n_failed=len(records) - len(done),
+        epoch_seconds=_median(_epoch_seconds(record, clock) for record in done),
+        final=statistics.mean(finals) if finals else None,
+        prepare_seconds=_median(record[f"{clock}_seconds"]["prepare"] for record in done),
+        cache_seconds=_median(record[f"{clock}_seconds"]["cache"] for record in done),
+        pairings=_against(name, plain),
+        cached_pairings=_against(name, cached),
+    )
+
+
+def _against(name: str, curves: Mapping[str, dict[int, Curve]]) -> dict[str, Pairing]:
+    found = {ref: paired(curves[name], curves[ref]) for ref in REFERENCES if ref in curves}
+    return {ref: pairing for ref, pairing in found.items() if pairing is not None}
+
+
+def _curves(records: Iterable[Mapping[str, Any]], clock: Clock, with_caches: bool) -> dict[int, Curve]:
+    field = _FIELD[clock]
+    return {
+        record["run"]["seed"]: [
+            (point[field] + (point[f"cache_{field}"] if with_caches else 0.0), point["score"])
+            for point in record["points"]
+        ]
+        for record in records
+        if record["status"] == "done" and record["points"]
+    }
+
+
+def _epoch_seconds(record: Mapping[str, Any], clock: Clock) -> float:
+    """Of the last stage, which trains what the method trains."""
+    last = list(record["stages"].values())[-1]
+    return last[_FIELD[clock]] / last["epochs"]
+
+
+def _median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,186 @@
+"""The report of speed: tables in Markdown, their figures in JSON, pictures of curves and growth."""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hadamard_adapter.analysis.pictures import GROWN, curves_picture, growth_picture
+from hadamard_adapter.analysis.speed import (
+    SHARE,
+    Clock,
+    Footprint,
+    GrowthLine,
+    Pairing,
+    SpeedGroup,
+    SpeedRow,
+    read_footprints,
+    read_growth,
+    read_speed_groups,
+    slope,
+)
+from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
+
+__all__ = ["speed_files", "speed_markdown"]
+
+CLOCKS: dict[Clock, str] = {"wall": "seconds on the wall", "processor": "seconds of processor time"}
+DISTURBED = 0.5
+"""Load beyond this process's threads from which on a run counts as disturbed."""
+
+Record = Mapping[str, Any]
+
+
+def speed_files(records: Sequence[Record], problems: Sequence[str] = ()) -> dict[str, str]:
+    """Name -> content of the files of the report.
+
+    Args:
+        records: of runs of speed.
+        problems: a line for every file that does not count.
+    """
+    pictures: dict[str, str] = {}
+    for group in read_speed_groups(records):
+        pictures[f"curves-{_word(group.model)}-{_word(group.task)}.svg"] = curves_picture(group)
+    for axis, lines in itertools.groupby(read_growth(records), key=lambda line: (line.model, line.axis)):
+        pictures[f"growth-{_word(axis[0])}-{axis[1]}.svg"] = growth_picture(list(lines))
+    figures = {
+        **{clock: [dataclasses.asdict(g) for g in read_speed_groups(records, clock)] for clock in CLOCKS},
+        "memory": [dataclasses.asdict(found) for found in read_footprints(records)],
+        "growth": [dataclasses.asdict(line) for line in read_growth(records)],
+    }
+    text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+    return {"speed.md": speed_markdown(records, list(pictures), problems), "speed.json": text, **pictures}
+
+
+def speed_markdown(
+    records: Sequence[Record], pictures: Sequence[str] = (), problems: Sequence[str] = ()
+) -> str:
+    """The report in Markdown.
+
+    Args:
+        records: of runs of speed.
+        pictures: names of files that stand beside it.
+        problems: a line for every file that does not count.
+    """
+    lines = ["# Speed", "", *_machine(records)]
+    for picture in pictures:
+        lines += [f"![{picture}]({picture})", ""]
+    for clock, name in CLOCKS.items():
+        for group in read_speed_groups(records, clock):
+            lines += [f"## {group.model}, {group.task}: {group.metric}, {name}", "", *_table(group), ""]
+    lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
+    lines += ["## How to read it", "", *(f"- {note}" for note in _NOTES), ""]
+    if problems:
+        lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
+    return "\n".join(lines)
+
+
+_PERCENT = f"{100 * SHARE:g} %"
+_NOTES = (
+    "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
+    "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the first three.",
+    f"s to {_PERCENT} of LoRA: training time of the first point whose score is at least {_PERCENT} of LoRA's "
+    "own final score on the same seed (LoRA on the plain Trainer); median over seeds. Where more than half "
+    "of the seeds do not get there it is empty; `at LoRA's end` is the score when LoRA is done.",
+    f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
+    "final score; median of ratios paired by seed, smallest and largest in brackets, n seeds. `with caches` "
+    "counts the time of caches as training.",
+    "All variants have the same rows, batch size, schedule, epochs and evaluation steps, each its own "
+    "learning rate. On the plain Trainer the model's dropout stays, as its users have it; our path leaves it "
+    "out of the backbone, as `tune` does.",
+    "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
+    "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
+    "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
+)
+
+
+def _machine(records: Sequence[Record]) -> list[str]:
+    """On what it ran, and how many runs something else disturbed."""
+    done = [record for record in records if record["status"] == "done"]
+    found = {(r["machine"]["processor"], r["machine"]["device"], r["machine"]["threads"]) for r in done}
+    lines = [f"{cpu}, {device}, {n} threads. " for cpu, device, n in sorted(found)]
+    disturbed = sum(
+        max(r["machine"]["load_average"], default=0.0) > r["machine"]["threads"] + DISTURBED for r in done
+    )
+    if disturbed:
+        lines.append(f"{disturbed} of {len(done)} runs had other work beside them: see processor time.")
+    return [*lines, ""]
+
+
+def _table(group: SpeedGroup) -> list[str]:
+    there = {row.variant for row in group.rows}
+    names = {ref: VARIANTS[ref].title for ref in REFERENCES if ref in there}
+    ratios = [f"× {title}" for title in names.values()]
+    heads = ["variant", "lr", "s an epoch", f"s to {_PERCENT} of LoRA", *ratios, "× LoRA with caches"]
+    heads += ["final", "at LoRA's end", "prepare s", "caches s"]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for row in group.rows:
+        lora = row.pairings.get("lora")
+        cells = [row.title + (f" [{row.n_failed} failed]" if row.n_failed else "")]
+        cells += [", ".join(f"{rate:g}" for rate in row.lr), _number(row.epoch_seconds, 2)]
+        cells += [_number(None if lora is None else lora.seconds, 1)]
+        cells += [_ratio(row.pairings.get(ref)) for ref in names]
+        cells += [_ratio(row.cached_pairings.get("lora")), _final(row)]
+        cells += [_number(None if lora is None else lora.score_then, 4)]
+        cells += [_number(row.prepare_seconds, 1), _number(row.cache_seconds, 1)]
+        lines.append(_line(cells))
+    return lines
+
+
+def _memory(found: Sequence[Footprint]) -> list[str]:
+    if not found:
+        return []
+    lines: list[str] = []
+    for (model, shape), group in itertools.groupby(found, key=lambda one: (one.model, one.shape)):
+        members = list(group)
+        lora = next((one.peak_bytes for one in members if one.variant == "lora"), None)
+        lines += [f"## Memory of a step: {model}, {shape[0]}x{shape[1]} tokens", ""]
+        lines += [
+            _line(["variant", "beyond the loaded model, MB", "× LoRA", "saved tensors, MB", "result, kB"])
+        ]
+        lines += [_line(["---"] * 5)]
+        for one in members:
+            ratio = one.peak_bytes / lora if one.peak_bytes is not None and lora else None
+            peak = None if one.peak_bytes is None else one.peak_bytes / 1e6
+            cells = [one.title, _number(peak, 0), _number(ratio, 2)]
+            lines.append(_line([*cells, _number(one.saved_bytes / 1e6, 1), f"{one.result_bytes / 1e3:,.0f}"]))
+        lines.append("")
+    return lines
+
+
+def _growth(found: Sequence[GrowthLine]) -> list[str]:
+    if not found:
+        return []
+    lines = ["## Growth of an epoch's time", ""]
+    lines += [_line(["model", "over", "variant", "value: seconds", "exponent"]), _line(["---"] * 5)]
+    for line in found:
+        points = ", ".join(f"{value:g}: {seconds:.2f}" for value, seconds in line.points)
+        power = slope(line.points)
+        lines.append(_line([line.model, GROWN[line.axis], line.title, points, _number(power, 2)]))
+    return [*lines, "", "Exponent p of seconds ~ value^p; 1 is a straight line through zero.", ""]
+
+
+def _ratio(pairing: Pairing | None) -> str:
+    if pairing is None:
+        return ""
+    if pairing.ratio is None:
+        return f"not reached ({pairing.n_reached} of {pairing.n})"
+    high = "never" if pairing.high is None else f"{pairing.high:.2f}"
+    return f"{pairing.ratio:.2f} [{pairing.low:.2f}, {high}], n {pairing.n}"
+
+
+def _final(row: SpeedRow) -> str:
+    return "" if row.final is None else f"{row.final:.4f} (n {len(row.curves)})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _line(words: Iterable[str]) -> str:
+    return "| " + " | ".join(words) + " |"
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-")

@@ -1,0 +1,175 @@
+"""What a spec of speed comes to: its runs in the order they are done, their learning rates, their time."""
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.search import best_rate
+from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
+from hadamard_adapter.bench.speed.spec import SpeedSpec
+from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import METRICS
+
+__all__ = ["Records", "missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
+
+Records = Mapping[str, Mapping[str, Any]]
+"""Name of a run -> its record."""
+
+
+def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
+    """All runs: memory first, then seed by seed every variant in turn, then growth.
+
+    Within a seed and task the variants stand in an order of their own: who ran before leaves its traces.
+    Points of more layers are of the variants of `tune` alone.
+    """
+    searched = {} if spec.searched is None else Results(Path(spec.searched)).records()
+    memory = [
+        _run(spec, model, spec.tasks[0], variant, "memory", axis="length", value=spec.memory.tokens)
+        for model in spec.models
+        for variant in spec.variants
+        if spec.memory is not None
+    ]
+    curves = [
+        _run(
+            spec, model, task, variant, "curve", seed=seed, rate=rate_of(spec, model, task, variant, searched)
+        )
+        for seed in range(spec.seeds)
+        for model in spec.models
+        for task in spec.tasks
+        for variant in _shuffled(spec.variants, f"{seed} {Path(model).name} {task.name}")
+    ]
+    return [*memory, *curves, *_growth(spec)]
+
+
+def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
+    """The runs that have no record, or one of a run that was cut short."""
+    return [run for run in runs if records.get(name_of(run), {}).get("status") not in ("done", "failed")]
+
+
+def rate_of(
+    spec: SpeedSpec, model: str, task: TaskSpec, variant: str, searched: Records
+) -> tuple[float, str]:
+    """A variant's learning rate, and where it comes from: a search, the spec, or the published one.
+
+    Args:
+        spec: gives rates by method, or by task and method.
+        model: its folder's name tells which searches count.
+        task: its name, likewise.
+        variant: name in the table of variants; a method's variants share its rate.
+        searched: records of `hadamard bench`.
+    """
+    method = VARIANTS[variant].method
+    found: dict[float, tuple[float, float] | None] = {}
+    for record in searched.values():
+        run = record["run"]
+        wanted = ("search", Path(model).name, task.name, method)
+        own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
+        if own == wanted and record["status"] == "done":
+            sign = 1 if METRICS[record["metric"]].greater_is_better else -1
+            found[run["lr"]] = (sign * record["score"], -record["best"]["dev_loss"])
+    best = best_rate(found)
+    if best is not None:
+        return best, "searched"
+    for name in (f"{task.name} {method}", method):
+        if name in spec.rates:
+            return spec.rates[name], "spec"
+    return METHODS[method].lr, "published"
+
+
+def seconds_of(run: SpeedRun, records: Records) -> float | None:
+    """An estimate of a run's time: the median pace of runs on the same model, times its work.
+
+    The pace is that of the same purpose, variant and task; where there is none, of fewer of these. None:
+    nothing ran on this model.
+
+    Args:
+        run: which one.
+        records: what ran.
+    """
+    done = [
+        (record["run"], record["total_seconds"] / record["row_passes"])
+        for record in records.values()
+        if record["status"] == "done"
+        and "row_passes" in record
+        and Path(record["run"]["model"]).name == Path(run.model).name
+    ]
+    own = _traits(dataclasses.asdict(run))
+    for names in (("purpose", "variant", "task"), ("purpose", "variant"), ("purpose",), ("is_trained",)):
+        paces = [pace for other, pace in done if all(_traits(other)[name] == own[name] for name in names)]
+        if paces:
+            return statistics.median(paces) * passes_of(run)
+    return None
+
+
+def total_seconds(runs: Iterable[SpeedRun], records: Records) -> tuple[float, int]:
+    """Estimated seconds of those runs that have an estimate, and the number of those that have none."""
+    found = [seconds_of(run, records) for run in runs]
+    return sum(value for value in found if value is not None), sum(value is None for value in found)
+
+
+def _traits(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {**run, "task": run["task"]["name"], "is_trained": run["purpose"] != "memory"}
+
+
+def _growth(spec: SpeedSpec) -> list[SpeedRun]:
+    """The points of growth, variants in turn at each."""
+    growth = spec.growth
+    if growth is None:
+        return []
+    task = dataclasses.replace(spec.tasks[0], epochs=1, head_epochs=1)
+    fixed = dataclasses.replace(task, rows=growth.fixed_rows)
+    points: list[tuple[str, int, TaskSpec]] = [
+        *(("rows", value, dataclasses.replace(task, rows=value)) for value in growth.rows),
+        *(
+            ("length", value, dataclasses.replace(fixed, max_length=value))
+            for value in sorted(growth.lengths)
+        ),
+        *(("layers", value, fixed) for value in growth.layers),
+    ]
+    return [
+        _run(spec, model, part, variant, "growth", axis=axis, value=value)
+        for model in spec.models
+        for axis, value, part in points
+        for variant in growth.variants
+        if axis != "layers" or METHODS[VARIANTS[variant].method].settings is not None
+    ]
+
+
+def _run(
+    spec: SpeedSpec,
+    model: str,
+    task: TaskSpec,
+    variant: str,
+    purpose: Any,
+    seed: int = 0,
+    rate: tuple[float, str] | None = None,
+    axis: Any = "",
+    value: int = 0,
+) -> SpeedRun:
+    lr, rate_from = rate or (METHODS[VARIANTS[variant].method].lr, "published")
+    return SpeedRun(
+        purpose=purpose,
+        model=model,
+        task=dataclasses.replace(task, expected={}),
+        data=spec.data,
+        variant=variant,
+        lr=lr,
+        rate_from=rate_from,
+        seed=seed,
+        points=spec.points if purpose == "curve" else 0,
+        dev_rows=spec.dev_rows if purpose == "curve" else None,
+        axis=axis,
+        value=value,
+    )
+
+
+def _shuffled(names: Iterable[str], seed: str) -> list[str]:
+    found = list(names)
+    random.Random(seed).shuffle(found)
+    return found

@@ -1,0 +1,154 @@
+"""What one timed process does, the identity that tells it from all others, and the rows it works on."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hadamard_adapter.bench import run as bench_run
+from hadamard_adapter.bench.rows import cut, read_rows
+from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.tasks import Examples, data_fingerprint
+from hadamard_adapter.tuning import TuneSettings, resolve
+from hadamard_adapter.tuning.content import base_content
+from hadamard_adapter.tuning.data import TuneData
+
+__all__ = ["SpeedRun", "data_of", "described", "identity", "name_of", "passes_of", "settings_of"]
+
+RECIPE = 1
+"""Counted up by every change of the code that moves a figure: earlier runs then count as others."""
+GROWTH_DEV_ROWS = 32
+"""Of a point of growth, which is no curve."""
+
+
+@dataclass(frozen=True)
+class SpeedRun:
+    """One process: a training under the clock, or a training step whose memory is measured."""
+
+    purpose: Literal["curve", "growth", "memory"]
+    """curve: score against seconds; growth: the seconds of one epoch; memory: of one step."""
+    model: str
+    """Folder or name on the hub."""
+    task: TaskSpec
+    """Rows, epochs, batch size."""
+    data: str
+    """Folder of GLUE."""
+    variant: str
+    """Name in the table of variants."""
+    lr: float
+    """Learning rate."""
+    rate_from: str
+    """Where it comes from: searched, spec or published."""
+    seed: int
+    """Of the head's start, the order of rows and dropout."""
+    points: int
+    """Points of the curve an epoch; 0: none."""
+    dev_rows: int | None
+    """Dev rows that give the curve; None: all."""
+    axis: Literal["", "rows", "length", "layers"] = ""
+    """What grows, in a run of growth; length in one of memory."""
+    value: int = 0
+    """How far."""
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "SpeedRun":
+        """The run that `dataclasses.asdict` turned into JSON."""
+        values: dict[str, Any] = {**content, "task": TaskSpec(**content["task"])}
+        return cls(**values)
+
+
+def described(run: SpeedRun) -> dict[str, Any]:
+    """What a record says of its run: all of it, with names in place of this machine's paths."""
+    files = {"train": run.task.train, "dev": run.task.dev}
+    names = {part: None if path is None else Path(path).name for part, path in files.items()}
+    places = {"model": Path(run.model).absolute().name, "data": Path(run.data).name}
+    return dataclasses.asdict(run) | places | {"task": dataclasses.asdict(run.task) | names}
+
+
+def settings_of(run: SpeedRun) -> TuneSettings:
+    """The settings of a run: those of its method in `hadamard bench`, and what its variant changes.
+
+    Raises:
+        SettingsError: the model cannot be found.
+    """
+    row = VARIANTS[run.variant]
+    usual = bench_run.Run(
+        purpose="score", model=run.model, task=run.task, data=run.data, method=row.method, lr=run.lr,
+        seed=run.seed, select="dev", bf16=False, dropout=False, search_rows=None,
+    )  # fmt: skip
+    settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
+    if run.axis != "layers":
+        return settings
+    n_layers = bench_run.config_of(run.model).num_hidden_layers
+    return dataclasses.replace(settings, layers=tuple(range(n_layers - run.value, n_layers)))
+
+
+def data_of(run: SpeedRun) -> TuneData:
+    """The rows to train on, and those that give the curve.
+
+    Raises:
+        DataError: a file or a row is not as it must be.
+    """
+    data = read_rows(run.task, run.data).to_score("dev")
+    n_dev = GROWTH_DEV_ROWS if run.purpose == "growth" else run.dev_rows
+    dev = data.dev if n_dev is None else cut(data.dev, n_dev)
+    train = data.train if run.axis != "length" else _lengthened(data.train, run.value)
+    return dataclasses.replace(data, train=train, dev=dev)
+
+
+@functools.cache
+def identity(run: SpeedRun) -> str:
+    """A hash of what changes the run's figures, the machine left out: rows, settings, variant, model.
+
+    Raises:
+        DataError: a file or a row is not as it must be.
+        SettingsError: the model cannot be found.
+    """
+    row, data = VARIANTS[run.variant], data_of(run)
+    key = dataclasses.asdict(run) | {"recipe": RECIPE, "path": row.path.name, "method": row.method}
+    key |= {"task": None, "data": None, "rate_from": None, "model": _content(run.model) or run.model}
+    settings = dataclasses.replace(
+        settings_of(run), model="none", task=None, data=None, train="rows", dev=None
+    )
+    key["settings"] = dataclasses.asdict(resolve(settings, len(data.train)))
+    key["rows"] = [data_fingerprint(part) for part in (data.train, data.dev)]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def name_of(run: SpeedRun) -> str:
+    """The name of the run's file: readable first, the beginning of its identity last."""
+    rows = run.task.name + (f"_{run.task.rows}" if run.task.rows else "")
+    what = {"curve": f"s{run.seed}", "growth": f"{run.axis}{run.value}", "memory": f"memory{run.value}"}
+    start = f"{Path(run.model).absolute().name}-{rows}-{run.variant}-{what[run.purpose]}"
+    return f"{start}-{identity(run)[:10]}"
+
+
+@functools.cache
+def passes_of(run: SpeedRun) -> float:
+    """The work of a run in rows that pass through the model, there and back; what its time is estimated from.
+
+    A row that is only evaluated counts a third. A run of memory counts as one of a hundred rows.
+    """
+    if run.purpose == "memory":
+        return 100.0
+    data = data_of(run)
+    epochs = resolve(settings_of(run), len(data.train)).epochs
+    assert epochs is not None  # resolved
+    longer = run.value / 32 if run.axis == "length" else 1.0
+    return epochs * longer * (len(data.train) + run.points * len(data.dev) / 3)
+
+
+def _lengthened(examples: Examples, n_tokens: int) -> Examples:
+    """Every text repeated until it has a word for each token, so that cutting it leaves just so many."""
+    texts = [" ".join([text] * math.ceil(n_tokens / max(1, len(text.split())))) for text in examples.texts]
+    return dataclasses.replace(examples, texts=texts)
+
+
+@functools.cache
+def _content(model: str) -> str | None:
+    return base_content(model)

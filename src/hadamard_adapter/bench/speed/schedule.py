@@ -1,0 +1,106 @@
+"""The runs of a spec of speed that are missing, one after the other, each in a fresh process."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.schedule import Outcome
+from hadamard_adapter.bench.speed.plan import missing
+from hadamard_adapter.bench.speed.run import SpeedRun, described, identity, name_of
+from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.bench.speed.worker import write_job
+from hadamard_adapter.bench.worker import BUSY, MENDABLE
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["Start", "in_a_process", "run_missing"]
+
+Start = Callable[[SpeedRun, Results], tuple[int, str]]
+"""Does a run and returns a worker's exit code, and the last line that it wrote."""
+
+
+def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
+    """Do a run in a fresh process, which ends with this one."""
+    job = write_job(run, results)
+    log = job.with_suffix(".log")
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "hadamard_adapter.bench.speed.worker", str(job)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            _cancel(run, results, "interrupted")
+            raise
+    return code, _last_line(log)
+
+
+def run_missing(
+    runs: Sequence[SpeedRun], results: Results, say: Callable[[str], None], start: Start = in_a_process
+) -> Outcome:
+    """Do the runs that have no record, never two at a time, since they would take time from each other.
+
+    A run whose process died is written down as cancelled, and the same command does it again from its start.
+
+    Args:
+        runs: in the order in which they are done.
+        results: what ran; receives the records.
+        say: receives a line when a run begins and when it ends.
+        start: does a run.
+
+    Raises:
+        SettingsError, DataError: rows or a model cannot be read.
+    """
+    outcome, left = Outcome(), missing(runs, results.records())
+    for number, run in enumerate(left, start=1):
+        name = name_of(run)
+        if results.is_finished(name):  # by another bench on this folder
+            continue
+        say(f"run {number} of {len(left)}: {name}")
+        code, last_words = start(run, results)
+        record = results.records().get(name, {})
+        if record.get("status") == "done":
+            outcome.n_done += 1
+            say(f"{name}: {_in_short(record)}")
+        elif record.get("status") == "failed":
+            outcome.failed[name] = record["error"]
+            say(f"{name}: failed: {record['error']}")
+        elif code == MENDABLE:
+            raise SettingsError(last_words.removeprefix("error: "))
+        else:
+            how = "another process has it" if code == BUSY else _how(code, last_words)
+            outcome.lost[name] = how
+            say(f"{name}: {how}")
+            if code != BUSY:
+                _cancel(run, results, how)
+    return outcome
+
+
+def _cancel(run: SpeedRun, results: Results, error: str) -> None:
+    content = {
+        "run": described(run),
+        "identity": identity(run),
+        "title": VARIANTS[run.variant].title,
+    }
+    results.write(name_of(run), {**content, "status": "cancelled", "error": error})
+
+
+def _in_short(record: dict[str, Any]) -> str:
+    """What a run came to, in a line."""
+    if record.get("points"):
+        last = record["points"][-1]
+        return f"{record['metric']} {last['score']:.4f} after {last['seconds']:.1f} s of training"
+    return f"done in {record['total_seconds']:.0f} s"
+
+
+def _how(code: int, last_words: str) -> str:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"its process died ({how}) {last_words}".strip()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,151 @@
+"""One timed run in a process of its own: `python -m hadamard_adapter.bench.speed.worker JOB.json`.
+
+A job is a JSON file with the run and the folder of results. Exit codes: 0 the record is written, 3 another
+process is at this run, 2 an error that the user can mend (in one line on standard error). A run is never
+continued: what a killed one left is thrown away, since half a time says nothing.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.speed.clock import Clock
+from hadamard_adapter.bench.speed.memory import footprint
+from hadamard_adapter.bench.speed.run import (
+    SpeedRun,
+    data_of,
+    described,
+    identity,
+    name_of,
+    passes_of,
+    settings_of,
+)
+from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
+from hadamard_adapter.errors import BusyError, DataError, HadamardError, SettingsError
+from hadamard_adapter.tuning.models import pick_device
+from hadamard_adapter.tuning.report import peak_memory_mb, versions
+from hadamard_adapter.tuning.resume import locked, remove, write_json
+
+__all__ = ["main", "measure", "write_job"]
+
+
+def write_job(run: SpeedRun, results: Results) -> Path:
+    """The file that tells a worker what to do."""
+    path = results.made("jobs") / f"{name_of(run)}.json"
+    write_json(path, {"run": dataclasses.asdict(run), "results": str(results.folder.absolute())})
+    return path
+
+
+def measure(run: SpeedRun, results: Results) -> bool:
+    """Do one run and write its record; whether it was done here or before, not by another process just now.
+
+    Raises:
+        DataError, SettingsError: the rows or the model cannot be read.
+    """
+    name = name_of(run)
+    work = results.made("work") / name
+    work.mkdir(exist_ok=True)
+    try:
+        with locked(work):
+            if not results.is_finished(name):
+                _empty(work)
+                results.write(name, _record(run, work))
+            remove(work)
+    except BusyError:
+        return False
+    return True
+
+
+def main(path: str) -> int:
+    """Do what a job says and return the exit code; an error of the user's is one line on standard error."""
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return DONE if measure(SpeedRun.from_json(job["run"]), Results(Path(job["results"]))) else BUSY
+    except HadamardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MENDABLE
+
+
+def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    data = data_of(run)
+    device = pick_device(settings_of(run).device).type
+    with _load() as load:
+        try:
+            found: dict[str, Any] = {"status": "done", **_found(run, work)}
+        except (DataError, SettingsError):
+            raise
+        except (HadamardError, torch.OutOfMemoryError) as error:
+            found = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {
+        "run": described(run),
+        "identity": identity(run),
+        "title": VARIANTS[run.variant].title,
+        "started_at": started_at,
+        **found,
+        "metric": data.task.metrics[0],
+        "rows": {"train": len(data.train), "dev": len(data.dev)},
+        "row_passes": passes_of(run),
+        "total_seconds": round(time.perf_counter() - started, 2),
+        "peak_memory_mb": peak_memory_mb(),
+        "machine": {
+            "device": device,
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "load_average": load,
+        },
+        "versions": versions(),
+    }
+
+
+def _found(run: SpeedRun, work: Path) -> dict[str, Any]:
+    data = data_of(run)
+    if run.purpose == "memory":
+        return footprint(run, data.task)
+    row, clock = VARIANTS[run.variant], Clock(data.task.metrics[0], run.points)
+    row.path.train(row.method, settings_of(run), data, work, clock)
+    clock.mark("prepare")
+    return clock.read()
+
+
+@contextlib.contextmanager
+def _load() -> Iterator[list[float]]:
+    """Receives the machine's load before and after, by which a disturbed run can be told."""
+    found: list[float] = []
+    for_this = getattr(os, "getloadavg", None)
+    if for_this is not None:
+        found.append(round(for_this()[0], 2))
+    yield found
+    if for_this is not None:
+        found.append(round(for_this()[0], 2))
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _empty(work: Path) -> None:
+    for entry in work.iterdir():
+        if entry.name != "lock":
+            remove(entry)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,334 @@
+"""The measurement of speed: curves are read as they are drawn, time is put where it belongs, no run twice."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from bench_help import lay_out, silent
+from command import hadamard
+from hadamard_adapter.analysis.report import write_report
+from hadamard_adapter.analysis.speed import paired, read_speed_groups, score_at, seconds_to, slope
+from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, find_spec, read_speed
+from hadamard_adapter.bench.speed.clock import Clock, is_due
+from hadamard_adapter.bench.speed.memory import footprint
+from hadamard_adapter.bench.speed.plan import missing, rate_of, runs_of
+from hadamard_adapter.bench.speed.run import data_of, name_of, settings_of
+from hadamard_adapter.bench.speed.schedule import run_missing
+from hadamard_adapter.bench.speed.spec import PACKED
+from hadamard_adapter.bench.speed.worker import measure
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.methods import METHODS
+from tuning_help import adapter_sha256, tiny_tune
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECS = [*PACKED.glob("*.toml"), ROOT / "experiments" / "speed-quick.toml"]
+
+SLOW = [(10.0, 0.2), (20.0, 0.5), (30.0, 0.80), (40.0, 0.80)]
+"""Seconds and score of a reference: its target, 99 % of 0.80, is reached after 30 seconds."""
+EARLY = [(1.0, 0.1), (3.0, 0.795), (6.0, 0.70)]
+LATE = [(30.0, 0.1), (60.0, 0.9)]
+NEVER = [(5.0, 0.3), (9.0, 0.7)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return lay_out(tmp_path_factory.mktemp("speed"))
+
+
+def spec_of(place: Path, variants: str, more: str = "", seeds: int = 2) -> SpeedSpec:
+    (place / "speed.toml").write_text(spec_text(place, variants, more, seeds), encoding="utf-8")
+    return read_speed(place / "speed.toml")
+
+
+def spec_text(place: Path, variants: str, more: str = "", seeds: int = 2) -> str:
+    return f"""
+kind = "speed"
+title = "tiny"
+models = ["{place / "model"}"]
+variants = {json.dumps(variants.split())}
+seeds = {seeds}
+points = 3
+{more}
+[[tasks]]
+name = "mood"
+train = "{place / "train.csv"}"
+dev = "{place / "dev.csv"}"
+epochs = 2
+head_epochs = 1
+batch_size = 16
+"""
+
+
+@pytest.mark.parametrize(
+    ("curve", "target", "expected"),
+    [
+        (SLOW, 0.792, 30.0),
+        (SLOW, 0.81, None),
+        (SLOW, 0.0, 10.0),
+        (EARLY, 0.792, 3.0),  # the first time counts, whatever comes after
+        (NEVER, 0.792, None),
+        ([], 0.1, None),
+    ],
+)
+def test_the_time_to_a_score_is_that_of_the_first_point_that_has_it(
+    curve: list[tuple[float, float]], target: float, expected: float | None
+) -> None:
+    assert seconds_to(curve, target) == expected
+
+
+def test_the_score_at_a_time_is_that_of_the_last_point_before_it() -> None:
+    assert [score_at(SLOW, at) for at in (5.0, 10.0, 29.9, 100.0)] == [None, 0.2, 0.5, 0.80]
+
+
+@pytest.mark.parametrize(
+    ("own", "n_reached", "ratio", "then"),
+    [
+        ({0: EARLY, 1: EARLY, 2: LATE}, 3, 0.1, 0.70),
+        ({0: EARLY, 1: EARLY, 2: NEVER}, 2, 0.1, 0.70),
+        ({0: EARLY, 1: NEVER, 2: NEVER}, 1, None, 0.70),  # most seeds do not get there: no ratio
+        ({0: SLOW, 1: SLOW, 2: SLOW}, 3, 1.0, 0.80),
+    ],
+)
+def test_a_variant_is_compared_seed_by_seed_and_a_miss_is_never_a_time(
+    own: dict[int, Any], n_reached: int, ratio: float | None, then: float
+) -> None:
+    found = paired(own, {0: SLOW, 1: SLOW, 2: SLOW, 9: SLOW})
+    assert found is not None
+    assert (found.n, found.n_reached, found.ratio, found.score_then) == (3, n_reached, ratio, then)
+    assert (found.high is None) == (n_reached < 3)
+
+
+def test_what_cannot_be_compared_is_not() -> None:
+    assert paired({0: EARLY}, {1: SLOW}) is None
+    assert paired({0: EARLY}, {0: [(1.0, 0.0)]}) is None  # a share of nothing is no target
+
+
+def test_a_straight_line_has_exponent_one_and_a_parabola_two() -> None:
+    assert slope([(v, 3.0 * v) for v in (1, 10, 67)]) == 1.0
+    assert slope([(v, 0.5 * v * v) for v in (2, 4, 8)]) == 2.0
+    assert slope([(2, 1.0)]) is None
+
+
+@pytest.mark.parametrize(("n_steps", "n_points"), [(100, 10), (13, 10), (7, 10), (1, 10), (10, 3)])
+def test_every_epoch_has_its_points_and_ends_with_one(n_steps: int, n_points: int) -> None:
+    due = [step for step in range(1, 2 * n_steps + 1) if is_due(step, n_steps, n_points)]
+    assert len(due) == 2 * min(n_steps, n_points)
+    assert n_steps in due and 2 * n_steps in due
+
+
+class Slow(TrainerCallback):
+    """Lets the clock's time pass where it is told to: 1 second a step, 1,000 a checkpoint."""
+
+    def __init__(self, time: Any) -> None:
+        self.time = time
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.time += 1.0
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        self.time += 1000.0
+
+
+class SlowClock(Clock):
+    """Reads a time that passes in steps, caches, evaluations and checkpoints alone."""
+
+    def __init__(self, metric: str, n_points: int, time: Any) -> None:
+        super().__init__(metric, n_points, lambda: time.copy())
+        self.time = time
+
+    def watch(self, trainer: Any) -> None:
+        inner = trainer.compute_metrics
+
+        def slowly(evaluated: Any) -> dict[str, float]:
+            self.time += 1000.0
+            return inner(evaluated)
+
+        trainer.compute_metrics = slowly
+        trainer.add_callback(Slow(self.time))
+        super().watch(trainer)
+
+    def step(self, step: int, loss: float | None) -> None:
+        if self.is_caching:
+            self.time += 100.0
+
+
+@pytest.mark.parametrize("variant", ["tune", "lora", "lora-ours", "full-grouped"])
+def test_time_of_caches_evaluation_and_checkpoints_is_held_apart(
+    place: Path, tmp_path: Path, variant: str
+) -> None:
+    """With 96 rows and batches of 16 there are 6 steps an epoch, in stage 1, with batches of 64, two."""
+    (run,) = runs_of(spec_of(place, variant, seeds=1))
+    row, time = VARIANTS[variant], np.zeros(2)
+    clock = SlowClock("accuracy", 3, time)
+    row.path.train(row.method, settings_of(run), data_of(run), tmp_path, clock)
+    stages = {"head": 2, "adapter": 12} if variant == "tune" else {"both": 12}
+    found = clock.read()
+    assert {name: stage["seconds"] for name, stage in found["stages"].items()} == stages
+    assert found["wall_seconds"]["train"] == sum(stages.values())
+    assert [point["seconds"] for point in found["points"]][-6:] == [
+        sum(stages.values()) - 12 + step for step in (2, 4, 6, 8, 10, 12)
+    ]
+    assert found["wall_seconds"]["evaluate"] >= 1000 * len(found["points"])
+    assert (found["wall_seconds"]["cache"] > 0) == (variant == "tune")
+    assert sum(found["wall_seconds"].values()) == pytest.approx(time[0])
+
+
+def test_what_is_trained_is_the_same_with_the_clock_and_without(place: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 1, "dropout": True}
+    for name, clock in (("with", Clock("accuracy", 5)), ("without", None)):
+        tiny_tune(place / "model", tmp_path / name, place / "train.csv", clock, **settings)
+        assert clock is None or len(clock.points) > 5
+    assert adapter_sha256(tmp_path / "with") == adapter_sha256(tmp_path / "without")
+
+
+def test_every_variant_runs_and_has_a_point_at_the_same_steps(place: Path, tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    runs = runs_of(spec_of(place, " ".join(VARIANTS), seeds=1))
+    assert {run.variant for run in runs} == set(VARIANTS)
+    for run in runs:
+        assert measure(run, results)
+    steps = set[tuple[int, ...]]()
+    for record in results.records().values():
+        assert record["status"] == "done" and str(place) not in json.dumps(record)
+        last = record["points"][-1]["stage"]
+        steps.add(tuple(point["step"] for point in record["points"] if point["stage"] == last))
+    assert steps == {(2, 4, 6, 8, 10, 12)}
+    (group,) = read_speed_groups(results.records().values())
+    assert {row.variant for row in group.rows} == set(VARIANTS)
+    names = {path.name for path in write_report(tmp_path)}
+    assert names >= {"speed.md", "speed.json"} and any(name.startswith("curves-") for name in names)
+    text = (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert all(variant.title in text for variant in VARIANTS.values())
+
+
+def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> None:
+    spec = spec_of(place, "tune full lora", "memory = { tokens = 12 }", seeds=1)
+    runs = {run.variant: run for run in runs_of(spec) if run.purpose == "memory"}
+    found = {name: footprint(run, data_of(run).task) for name, run in runs.items()}
+    assert found["tune"]["saved_bytes"] < found["lora"]["saved_bytes"] < found["full"]["saved_bytes"]
+    assert found["tune"]["result_bytes"] < found["full"]["result_bytes"] / 2
+    assert found["full"]["peak_bytes"] is None or found["full"]["peak_bytes"] >= 0
+
+
+def test_a_resumed_bench_runs_only_what_is_missing(place: Path, tmp_path: Path) -> None:
+    spec, results = spec_of(place, "tune lora full"), Results(tmp_path)
+    first, *others = runs = runs_of(spec)
+    assert measure(first, results)
+    (record,) = results.records().values()
+    for run in others[:-1]:
+        results.write(name_of(run), record)
+    results.write(name_of(others[-1]), {**record, "status": "cancelled"})
+    assert missing(runs, results.records()) == [others[-1]]
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    said = list[str]()
+    outcome = run_missing(runs, results, said.append)  # in a process of its own
+    assert (outcome.n_done, outcome.failed, outcome.lost) == (1, {}, {})
+    assert len(said) == 2 and name_of(others[-1]) in said[0]
+    changed = {path.name for path in (tmp_path / "runs").iterdir() if path.read_bytes() != kept[path.name]}
+    assert changed == {f"{name_of(others[-1])}.json"}
+    assert run_missing(runs, results, silent).n_done == 0
+
+
+def test_a_run_whose_process_died_is_written_down_and_done_again(place: Path, tmp_path: Path) -> None:
+    runs, results = runs_of(spec_of(place, "lora", seeds=1)), Results(tmp_path)
+    outcome = run_missing(runs, results, silent, lambda run, results: (-9, "killed"))
+    assert outcome.lost == {name_of(runs[0]): "its process died (signal 9) killed"}
+    assert [record["status"] for record in results.records().values()] == ["cancelled"]
+    with pytest.raises(SettingsError, match="no such model"):
+        run_missing(runs, results, silent, lambda run, results: (2, "error: no such model"))
+    outcome = run_missing(runs, results, silent, lambda run, results: (0 if measure(run, results) else 3, ""))
+    assert outcome.n_done == 1 and not outcome.lost
+
+
+def test_variants_take_turns_within_a_seed_in_an_order_of_their_own(place: Path) -> None:
+    runs = runs_of(spec_of(place, "tune lora full ia3", "memory = { tokens = 8 }", seeds=4))
+    assert [run.purpose for run in runs] == ["memory"] * 4 + ["curve"] * 16
+    curves = runs[4:]
+    assert [run.seed for run in curves] == [seed for seed in range(4) for _ in range(4)]
+    orders = [tuple(run.variant for run in curves[4 * seed : 4 * seed + 4]) for seed in range(4)]
+    assert len(set(orders)) > 1 and all(set(order) == {"tune", "lora", "full", "ia3"} for order in orders)
+
+
+def test_growth_changes_one_thing_at_a_time(place: Path) -> None:
+    more = "rows = [30, 60], lengths = [9], layers = [1], fixed_rows = 20"
+    more = f"growth = {{ variants = ['tune', 'lora'], {more} }}"
+    runs = [run for run in runs_of(spec_of(place, "tune", more)) if run.purpose == "growth"]
+    assert [(run.axis, run.value, run.variant) for run in runs] == [
+        ("rows", 30, "tune"), ("rows", 30, "lora"), ("rows", 60, "tune"), ("rows", 60, "lora"),
+        ("length", 9, "tune"), ("length", 9, "lora"), ("layers", 1, "tune"),
+    ]  # fmt: skip
+    assert [len(data_of(run).train) for run in runs] == [30, 30, 60, 60, 20, 20, 20]
+    assert {len(text.split()) >= 9 for text in data_of(runs[4]).train.texts} == {True}
+    assert settings_of(runs[4]).max_length == 9 and settings_of(runs[6]).layers == (1,)
+
+
+def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(place: Path) -> None:
+    spec = spec_of(place, "lora", 'rates = { "lora" = 0.5, "mood lora" = 0.25 }', seeds=1)
+    model, task = spec.models[0], spec.tasks[0]
+
+    def record(lr: float, score: float, **run: Any) -> dict[str, Any]:
+        usual = {"purpose": "search", "model": "elsewhere/model", "task": {"name": "mood"}, "method": "lora"}
+        found = {"status": "done", "metric": "accuracy", "score": score, "best": {"dev_loss": 0.1}}
+        return {**found, "run": {**usual, "lr": lr, **run}}
+
+    searched = {"a": record(1e-3, 0.7), "b": record(3e-3, 0.8), "c": record(9e-3, 0.9, method="full")}
+    assert rate_of(spec, model, task, "lora-ours", searched) == (3e-3, "searched")
+    assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
+    assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
+    assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
+def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
+    spec = read_speed(path)
+    assert {"tune", "lora", "full"} <= set(spec.variants)
+    assert all(task.head_epochs == 1 for task in spec.tasks)  # else dev would choose the head's epoch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("lora", "lorra"), "variants: no variant 'lorra'; did you mean 'lora'?"),
+        (('kind = "speed"', 'kind = "sped"'), "kind: no kind 'sped'; did you mean 'speed'?"),
+        (("points = 3", "pints = 3"), "unknown key 'pints'; did you mean 'points'?"),
+        (("points = 3", "points = 0"), "points: expected a number from 1 on, received 0"),
+        (("points = 3", "rates = { lroa = 1.0 }"), "rates: no method 'lroa'; did you mean 'lora'?"),
+        (("points = 3", 'rates = { "mod lora" = 1.0 }'), "rates: no task 'mod' in this spec"),
+        (
+            ("points = 3", "growth = { variants = ['tun'] }"),
+            "growth: variants: no variant 'tun'; did you mean",
+        ),
+        (("points = 3", "memory = { tokens = 1 }"), "memory: tokens: expected numbers from 2 on, received 1"),
+    ],
+)
+def test_what_is_wrong_in_a_spec_is_one_line_with_the_nearest_name(
+    place: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(spec_text(place, "tune lora").replace(*change), encoding="utf-8")
+    found = hadamard("bench", path, "--results", tmp_path / "r", "--plan")
+    assert found.code == 2 and found.err.count("error: ") == 1 and message in found.err, found.err
+
+
+def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no spec 'speeed'; did you mean 'speed'"):
+        find_spec("speeed")
+    found = hadamard("bench", "speed-mpne")
+    assert found.code == 2 and "did you mean 'speed-mpnet'?" in found.err
+    spec_of(place, "tune lora")
+    words = ("bench", place / "speed.toml", "--results", tmp_path / "r")
+    found = hadamard(*words, "--executor", "pool")
+    assert found.code == 2 and "whose runs must not take time from each other" in found.err
+    found = hadamard(*words, "--plan")
+    assert found.code == 0, found.err
+    assert "model mood tune curve: 0 finished; to run: 2 at 0.005 (published); unknown" in found.out
+    assert "4 runs, one after the other; 0 of them take about 0 s, 4 are of unknown length" in found.out
+    assert not (tmp_path / "r").exists()
