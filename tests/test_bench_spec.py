@@ -94,7 +94,7 @@ def test_every_method_of_a_spec_can_be_made_on_a_tiny_model_of_its_family(path: 
         family = MODELS[Path(model).name]
         base = tiny_model(family, **(DEBERTA_V3 if family == "deberta-v2" else {}))
         head = head_of(base)
-        for method in spec.methods:
+        for method in (name for name in spec.methods if METHODS[name].fit is None):
             made = METHODS[method].make(copy.deepcopy(base), head)
             assert trained_counts(made, head)[0] == METHODS[method].count(shape_of(base)), method
 

@@ -3,15 +3,19 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from adapter_help import logits
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
+from hadamard_adapter.methods.tfidf import tfidf
+from hadamard_adapter.tasks import Examples, Task
+from hadamard_adapter.tasks.metrics import decided
 from models import randomize_parameters, tiny_inputs, tiny_model
 
 FAMILIES = ("bert", "mpnet", "roberta")
-CASES = [(name, family) for name in METHODS for family in FAMILIES]
+CASES = [(name, family) for name, row in METHODS.items() if row.fit is None for family in FAMILIES]
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
@@ -63,6 +67,26 @@ def test_a_grid_rises_and_holds_the_published_rate(name: str) -> None:
     row = METHODS[name]
     assert row.lr in row.grid and list(row.grid) == sorted(set(row.grid)) and len(row.grid) > 1
     assert row.title and row.source
+
+
+FITTED = {
+    "single": (Task("t", "single_label_classification", ("a", "b", "c"), ("accuracy",)), [0, 1, 0, 1]),
+    "regression": (Task("t", "regression", (), ("pearson",)), [0.0, 1.0, 0.5, 1.0]),
+    "multi": (
+        Task("t", "multi_label_classification", ("a", "b", "c"), ("micro-f1",)),
+        [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("task", "labels"), FITTED.values(), ids=FITTED)
+@pytest.mark.parametrize("pairs", [None, ["it is", "it is", "so", "so"]], ids=["texts", "pairs"])
+def test_the_floor_learns_its_rows_whatever_the_problem(task: Task, labels: list[Any], pairs: Any) -> None:
+    texts = ["good film", "bad film", "good play", "bad play"]
+    found, n_fitted = tfidf(task, Examples(texts, pairs, labels), 1000.0)
+    values = found(texts, pairs)
+    assert values.shape == (4, task.n_outputs) and np.isfinite(values).all() and n_fitted > 4
+    np.testing.assert_allclose(decided(task, values), np.asarray(labels), atol=0.01)
 
 
 def test_titles_are_all_different() -> None:

@@ -108,7 +108,7 @@ def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Resul
     }
     if run.purpose == "search":
         return found
-    logits = trained.classifier().logits(dev.texts, dev.pairs)
+    logits = trained.logits(dev.texts, dev.pairs)
     scores = score(task, logits, dev.labels or [])
     predicted = decided(task, checked_logits(task, logits))
     fingerprint = data_fingerprint(dev)

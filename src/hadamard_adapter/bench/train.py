@@ -2,19 +2,22 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 from transformers import set_seed
 
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.bench.layers import offsets_by_layer
-from hadamard_adapter.methods import METHODS, Method, head_of, shape_of, trained_counts
-from hadamard_adapter.tasks import data_fingerprint
+from hadamard_adapter.methods import METHODS, Fit, Logits, Method, head_of, shape_of, trained_counts
+from hadamard_adapter.tasks import Task, data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData
@@ -40,8 +43,8 @@ __all__ = ["Trained", "train"]
 class Trained:
     """What a training came to."""
 
-    classifier: Callable[[], Classifier]
-    """Gives the model at its best epoch; only runs whose score counts ask for it."""
+    logits: Logits
+    """What the model at its best epoch says of texts; only runs whose score counts ask for it."""
     curve: list[dict[str, Any]]
     """An entry an epoch, with the name of its stage."""
     best: dict[str, Any]
@@ -74,10 +77,36 @@ def train(
     """
     settings = dataclasses.replace(settings, output=str(folder / "out"), quiet=True)
     row = METHODS[method]
+    if row.fit is not None:
+        return _fitted(row.fit, settings, data)
     if row.settings is not None:
         return _tuned(row, settings, data, progress)
     with quiet_libraries():
         return _wrapped(row, resolve(settings, len(data.train)), data, folder, progress)
+
+
+def _fitted(fit: Fit, settings: TuneSettings, data: TuneData) -> Trained:
+    """A method without a pre-trained model: one fit is its only epoch."""
+    assert isinstance(settings.lr, float)
+    logits, n_fitted = fit(data.task, data.train, settings.lr)
+    found, labels = logits(data.dev.texts, data.dev.pairs), data.dev.labels or []
+    entry = {
+        "stage": "both",
+        "epoch": 1,
+        "dev_loss": _loss(data.task, found, labels),
+        "scores": score(data.task, found, labels),
+    }
+    return Trained(logits, [entry], entry, 0, n_fitted, n_fitted, {})
+
+
+def _loss(task: Task, logits: np.ndarray, labels: Sequence[Any]) -> float:
+    """Mean loss of the kind that the problem type is trained with."""
+    given, wanted = torch.from_numpy(logits).float(), torch.tensor(np.asarray(labels))
+    if task.problem_type == "single_label_classification":
+        return float(nn.functional.cross_entropy(given, wanted.long()))
+    if task.problem_type == "regression":
+        return float(nn.functional.mse_loss(given[:, 0], wanted.float()))
+    return float(nn.functional.binary_cross_entropy_with_logits(given, wanted.float()))
 
 
 def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progress | None) -> Trained:
@@ -87,14 +116,14 @@ def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progre
     best_epoch = metrics["best_epoch"][last]
     best = next(e for e in metrics["curve"] if e["stage"] == last and e["epoch"] == best_epoch)
 
-    def classifier() -> Classifier:
+    def logits(texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
         loaded = load(result.output, device=settings.device)
         _check_count(row, metrics, loaded.model.get_base_model())
-        return loaded
+        return loaded.logits([*texts], None if pairs is None else [*pairs])
 
     offsets = read_weights(result.output / "adapter_model.safetensors")
     return Trained(
-        classifier,
+        logits,
         metrics["curve"],
         best,
         metrics["adapter_parameters"],
@@ -139,12 +168,13 @@ def _wrapped(
     with cached as stage, first_token_only(model, stage) if is_cut else contextlib.nullcontext():
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
 
-    def classifier() -> Classifier:
+    def logits(texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
         _load_checkpoint(model, outcome.checkpoint)
-        return Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
+        loaded = Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
+        return loaded.logits([*texts], None if pairs is None else [*pairs])
 
     curve = [{"stage": "both", **entry} for entry in outcome.curve]
-    return Trained(classifier, curve, {"stage": "both", **outcome.best}, n_trained, n_head, n_base, {})
+    return Trained(logits, curve, {"stage": "both", **outcome.best}, n_trained, n_head, n_base, {})
 
 
 def _check_count(row: Method, metrics: dict[str, Any], base: Any) -> None:

@@ -1,20 +1,28 @@
 """What a row of the table of methods holds, and the sizes of a model that its formula counts with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.adapter.heads import find_head
 from hadamard_adapter.adapter.norm import is_norm
+from hadamard_adapter.tasks import Examples, Task
 from hadamard_adapter.tuning.bench import poolers_of
 
-__all__ = ["Make", "Method", "Settings", "Shape", "head_of", "shape_of", "trained_counts"]
+__all__ = ["Fit", "Logits", "Make", "Method", "Settings", "Shape", "head_of", "shape_of", "trained_counts"]
 
 Make = Callable[[Any, tuple[str, ...]], Any]
 """Base model and full names of its head's modules -> the model to train, its masks set."""
+
+Logits = Callable[[Sequence[str], Sequence[str] | None], np.ndarray]
+"""Texts and pairs -> logits (b, l), or numbers (b, 1)."""
+
+Fit = Callable[[Task, Examples, float], tuple[Logits, int]]
+"""Task, rows with labels, value of `lr` -> what gives logits, and the number of fitted coefficients."""
 
 Settings = Callable[[Any], dict[str, Any]]
 """Config of the base model -> what differs from the defaults of `TuneSettings`."""
@@ -50,13 +58,15 @@ class Method:
     count: Callable[[Shape], int]
     """Number of parameters that train beside the head."""
     lr: float
-    """Published learning rate; within the published range where there are several."""
+    """Published learning rate, within the published range where there are several; without a model its C."""
     grid: tuple[float, ...]
     """Learning rates that a search begins with, rising; holds `lr`."""
     source: str
     """Paper, and whose implementation."""
     settings: Settings | None = None
     """Of `tune`, for variants of the Hadamard adapter; None: one stage, head and all else at one rate."""
+    fit: Fit | None = None
+    """For a method without a pre-trained model, which is fitted at once instead."""
 
 
 def head_of(base: nn.Module) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from hadamard_adapter.methods.houlsby import WIDTH, houlsby
 from hadamard_adapter.methods.method import Method, Settings, Shape
 from hadamard_adapter.methods.names import norms_behind
 from hadamard_adapter.methods.plain import attention_norms, biases, everything, head_only
+from hadamard_adapter.methods.tfidf import no_model, tfidf
 from hadamard_adapter.tuning.bench import adapter_config
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 
@@ -66,6 +67,15 @@ METHODS: dict[str, Method] = {
     ),
     "head": Method(
         "head only", head_only, lambda s: 0, 1e-3, (3e-4, 1e-3, 3e-3), "no paper; the rate of our stage 1"
+    ),
+    "tfidf": Method(
+        "TF-IDF + linear model",
+        no_model,
+        lambda s: 0,
+        1.0,
+        (0.3, 1.0, 3.0, 10.0),
+        "scikit-learn; its C stands in place of a learning rate. The grid is ours",
+        fit=tfidf,
     ),
     "bitfit": Method(
         "BitFit",
