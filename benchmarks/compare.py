@@ -119,8 +119,9 @@ def main(
                 if path.exists():
                     continue
                 given = {"epochs": EPOCHS.get(task, 5)} | METHODS[name].settings
+                dtype = "bfloat16" if bf16 else "float32"
                 settings = TuneSettings(
-                    **{"model": model, "output": "unused", "seed": seed, "bf16": bf16, "device": "cpu"}
+                    **{"model": model, "output": "unused", "seed": seed, "dtype": dtype, "device": "cpu"}
                     | (part_of(task, data, part) if part else rows_of(task, data))
                     | given
                     | changed

@@ -36,11 +36,11 @@ def hadamard(
     if scale is None and shift is None:
         return x
     wide = torch.promote_types(x.dtype, torch.float32)
-    y = x.to(wide)
     if scale is None:
         assert shift is not None
-        return (y + shift.to(wide)).to(x.dtype)
+        return (x + shift.to(wide)).to(x.dtype)
     factor = 1 + scale.to(wide)
+    # x is promoted inside the operation, so that backward keeps it as it came and not twice as large.
     if shift is None:
-        return (y * factor).to(x.dtype)
-    return torch.addcmul(shift.to(wide), y, factor).to(x.dtype)
+        return (x * factor).to(x.dtype)
+    return torch.addcmul(shift.to(wide), x, factor).to(x.dtype)

@@ -23,8 +23,8 @@ __all__ = ["RECIPE", "Run", "config_of", "data_of", "identity", "name_of", "sett
 RECIPE = 1
 """Counted up by every change of the code that moves a score: earlier runs then count as others."""
 
-_NOT_IN_IDENTITY = ("device", "cache_gb")
-"""Where and how fast it is computed; said in the record instead."""
+_NOT_IN_IDENTITY = ("device", "cache_gb", "dtype", "gradient_checkpointing", "torch_compile")
+"""Where and how fast it is computed; said in the record instead. What `dtype` changes says the run's bf16."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
         "batch_size": run.task.batch_size,
         "max_length": run.task.max_length,
         "seed": run.seed,
-        "bf16": run.bf16,
+        "dtype": "bfloat16" if run.bf16 else "float32",
         "dropout": run.dropout,
         "quiet": True,
     }
@@ -111,7 +111,7 @@ def identity(run: Run) -> str:
     rows, data = data_of(run)
     key = _key(settings_of(run), data, run.model)
     key = {name: value for name, value in key.items() if name not in _NOT_IN_IDENTITY}
-    key |= {"recipe": RECIPE, "method": run.method, "purpose": run.purpose}
+    key |= {"recipe": RECIPE, "method": run.method, "purpose": run.purpose, "bf16": run.bf16}
     if run.purpose == "score":
         key["test_data"] = data_fingerprint(rows.dev)
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -31,6 +31,7 @@ from hadamard_adapter.tuning.models import (
     pick_device,
     quiet_libraries,
 )
+from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import run_stage
@@ -137,7 +138,8 @@ def _wrapped(
     row: Method, settings: TuneSettings, data: TuneData, folder: Path, progress: Progress | None
 ) -> Trained:
     device = pick_device(settings.device)
-    settings = dataclasses.replace(settings, device=device.type)
+    dtype = pick_dtype(settings.dtype, device)
+    settings = dataclasses.replace(settings, device=device.type, dtype=dtype)
     tokenizer = load_tokenizer(settings.model)
     set_seed(settings.seed)
     base = load_base(settings.model, data.task, tokenizer.pad_token_id)
@@ -163,7 +165,7 @@ def _wrapped(
     key = {"base": base_fingerprint, "max_length": max_length}
     key |= {part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))}
     limit_gb = 0.0 if settings.dropout else settings.cache_gb
-    cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.bf16)
+    cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.dtype)
     is_cut = settings.first_token_only
     with cached as stage, first_token_only(model, stage) if is_cut else contextlib.nullcontext():
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)

@@ -18,11 +18,13 @@ from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.models import (
     DEFAULT_MAX_LENGTH,
+    collator,
     load_base,
     load_tokenizer,
     longest_input,
     tokenize,
 )
+from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.report import count_parameters
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Progress
@@ -101,6 +103,8 @@ def set_up(
             "and any Trainer take modules by name: hadamard inspect MODEL proposes them"
         )
     model = get_peft_model(base, adapter_config(settings, base, base_fingerprint))
+    cast_frozen(model, settings.dtype)
+    _try_dtype(settings, model, tokenizer)
     counts = count_parameters(model, n_base)
     say(
         f"preset {settings.preset}: sites {', '.join(settings.sites or ())}; "
@@ -164,6 +168,21 @@ def token_rows(tokenizer: Any, examples: Examples, max_length: int) -> tuple[lis
     return [
         {**row, "labels": label} for row, label in zip(tokens.rows, labels, strict=True)
     ], tokens.n_truncated
+
+
+def _try_dtype(settings: TuneSettings, model: Any, tokenizer: Any) -> None:
+    """Refuse half precision for a model whose code cannot compute in it (DeBERTa's masks, for one)."""
+    if settings.dtype == "float32":
+        return
+    batch = collator(tokenizer, "regression")(tokenize(tokenizer, ["a b"], None, DEFAULT_MAX_LENGTH).rows)
+    try:
+        with torch.inference_mode(), autocast(model.device, settings.dtype):
+            model.eval()(**batch)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"dtype: expected 'float32' for {settings.model!r}, whose code does not compute in "
+            f"{settings.dtype} ({error}); leave it out"
+        ) from error
 
 
 def _max_length(settings: TuneSettings, base: Any, tokenizer: Any) -> int:

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hadamard_adapter.adapter.families import family_of, find_sites
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.precision import in_float32
 from hadamard_adapter.tuning.probe import Outcome, is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.stage import Stage
 
@@ -42,7 +43,8 @@ def first_token_only(model: Any, stage: Stage) -> Iterator[bool]:
         if stage.train:
             model.eval()
             batch = to_device(stage.collate(probe_rows(stage)), model.device)
-            handles = cut_last_layer(model, batch)
+            with in_float32(model):
+                handles = cut_last_layer(model, batch)
         yield bool(handles)
     finally:
         _remove(handles)

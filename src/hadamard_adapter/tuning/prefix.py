@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.models import token_batches
+from hadamard_adapter.tuning.precision import autocast, in_float32
 from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
@@ -45,8 +46,8 @@ class _Prefix:
     """Whether the rest of the model reads nothing but the first token of a row."""
     width: int
     """Length of a hidden state."""
-    is_bf16: bool
-    """Whether hidden states are computed under bfloat16 autocast, as the stage computes."""
+    dtype: str
+    """Type of the products that hidden states are computed with, as in the stage."""
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def cached_prefix(
     limit_gb: float,
     say: Callable[[str], None],
     progress: Progress | None = None,
-    is_bf16: bool = False,
+    dtype: str = "float32",
 ) -> Iterator[Stage]:
     """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
 
@@ -74,10 +75,13 @@ def cached_prefix(
         limit_gb: largest size of the files in units of 1e9 bytes; 0: no cache.
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
-        is_bf16: whether the stage computes under bfloat16 autocast.
+        dtype: type that the stage computes products in, "float32" or "bfloat16".
     """
     layers, reason = frozen_prefix(model)
-    prefix = _probe(model, layers, stage, is_bf16) if layers and stage.train and limit_gb > 0 else None
+    prefix = None
+    if layers and stage.train and limit_gb > 0:
+        with in_float32(model):
+            prefix = _probe(model, layers, stage, dtype)
     if layers and prefix is None:
         reason = "with it this model computes something else"
     if prefix is not None and (size_gb := _size_bytes(prefix, stage) / 1e9) > limit_gb:
@@ -89,7 +93,7 @@ def cached_prefix(
         return
     size_mb = _size_bytes(prefix, stage) / 1e6
     say(f"what {len(layers)} frozen layers put out is computed once ({size_mb:.1f} MB on disk)")
-    key = {**key, "n_layers": len(layers), "is_first_only": prefix.is_first_only, "is_bf16": is_bf16}
+    key = {**key, "n_layers": len(layers), "is_first_only": prefix.is_first_only, "dtype": dtype}
     train, dev = (
         _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
         for part, rows in (("train", stage.train), ("dev", stage.dev))
@@ -132,7 +136,7 @@ class _Reached(Exception):
     """Ends a forward pass at the last layer whose output is wanted."""
 
 
-def _probe(model: Any, layers: list[nn.Module], stage: Stage, is_bf16: bool) -> _Prefix | None:
+def _probe(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> _Prefix | None:
     """How the model takes the layers' output; None where outputs or gradients differ from the usual way's."""
     rows = probe_rows(stage)
     if "attention_mask" not in rows[0]:
@@ -153,7 +157,7 @@ def _probe(model: Any, layers: list[nn.Module], stage: Stage, is_bf16: bool) -> 
         is_first_only = not bool(to_hidden[:, 1:].any()) and is_same(
             outcome(model, {**first, "prefix": hidden[:, :1]}, trained), expected
         )
-    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1], is_bf16)
+    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1], dtype)
 
 
 def _capture(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> Any:
@@ -260,8 +264,7 @@ def _write(
     n_done = 0
     for chosen in token_batches([len(row["input_ids"]) for row in rows], BATCH_TOKENS):
         batch = to_device(collate([rows[index] for index in chosen]), model.device)
-        autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=prefix.is_bf16)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(model.device, prefix.dtype):
             hidden = _hidden(_capture(model, prefix.layers, batch)).float()
         mask = batch["attention_mask"].bool()
         for index, states, is_token in zip(chosen, hidden, mask, strict=True):

@@ -22,6 +22,7 @@ from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.report import (
     count_parameters,
@@ -47,6 +48,7 @@ from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of,
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
+from hadamard_adapter.tuning.trained_layers import checkpointed, compiled
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
 
@@ -115,7 +117,8 @@ def tune(
         data = read_data(settings) if data is None else data
         say(describe_task(data.task))
         say(data.how_split)
-        settings = dataclasses.replace(settings, device=device.type)
+        dtype = pick_dtype(settings.dtype, device)
+        settings = dataclasses.replace(settings, device=device.type, dtype=dtype)
         trials = trials_of(settings)
         work = _run if len(trials) == 1 else functools.partial(_search, trials)
         key = _key_of(settings, trials, data)
@@ -220,11 +223,16 @@ def _run(
 
 def _stage(bench: Bench, name: str) -> None:
     """Run one stage, or take its result from an earlier, killed run; the model then is at its best epoch."""
-    state, done = PartialState(), _done(bench, name)
+    state, done, nothing = PartialState(), _done(bench, name), contextlib.nullcontext()
     _set_masks(bench.model, bench.settings, name)
     if not done.is_dir():
         started = time.perf_counter()
-        with _cached(bench, _make_stage(bench, name)) as stage, _shortened(bench, stage):
+        with (
+            _cached(bench, _make_stage(bench, name)) as stage,
+            _shortened(bench, stage),
+            checkpointed(bench.model) if bench.settings.gradient_checkpointing else nothing,
+            compiled(bench.model) if bench.settings.torch_compile else nothing,
+        ):
             cache_seconds = time.perf_counter() - started
             outcome = run_stage(
                 bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
@@ -305,7 +313,7 @@ def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Sta
     }
     return cached_prefix(
         bench.model, stage, _cache(bench) / stage.name, key, settings.cache_gb, bench.say, bench.progress,
-        settings.bf16,
+        settings.dtype,
     )  # fmt: skip
 
 

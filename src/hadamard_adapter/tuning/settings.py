@@ -168,8 +168,12 @@ class TuneSettings:
     """Number of seeds, from --seed on: a run with each, of which dev chooses one."""
     device: str | None = None
     """cpu, cuda or mps; None: the fastest that is there."""
-    bf16: bool = False
-    """Whether to compute in bfloat16 (autocast); the adapter stays in float32."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Type of the frozen weights and of products with them (auto: bfloat16 where the device has it)."""
+    gradient_checkpointing: bool = False
+    """Whether backward computes activations again instead of keeping them: less memory, slower."""
+    torch_compile: bool = False
+    """Whether to compile the layers with torch.compile, which takes minutes at the start of a stage."""
     overwrite: bool = False
     """Whether a result or an unfinished run of other settings in the output folder may be replaced."""
     allow_remote_code: bool = False
@@ -332,6 +336,7 @@ def _check_choices(settings: TuneSettings) -> None:
         "stages": (1, 2),
         "class_weights": ("none", "balanced"),
         "schedule": ("linear", "cosine", "constant_with_warmup"),
+        "dtype": ("float32", "bfloat16", "auto"),
         "problem_type": (None, "single_label_classification", "multi_label_classification", "regression"),
     }
     for name, known in choices.items():

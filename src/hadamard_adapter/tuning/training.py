@@ -147,8 +147,8 @@ class _Trainer(Trainer):
         if not np.isfinite(value):
             raise TrainingError(
                 f"loss is {value} at step {step}; expected a finite number. Try a lower learning rate, a "
-                "longer warmup, or no bf16, with overwrite to replace this run; its last good checkpoint "
-                "is kept"
+                "longer warmup, or dtype float32, with overwrite to replace this run; its last good "
+                "checkpoint is kept"
             )
         if self.progress is not None and self.is_world_process_zero():
             self.step_loss += value  # its batches' shares add up
@@ -231,7 +231,7 @@ def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingAr
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
         max_grad_norm=settings.max_grad_norm,
-        bf16=settings.bf16,
+        bf16=settings.dtype == "bfloat16",
         seed=settings.seed,
         full_determinism=device == "cuda",
         use_cpu=device == "cpu",

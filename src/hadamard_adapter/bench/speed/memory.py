@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
+from hadamard_adapter.bench.speed.paths import OURS
 from hadamard_adapter.bench.speed.run import SpeedRun, settings_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
+from hadamard_adapter.tuning.precision import cast_frozen
 
 __all__ = ["footprint", "saved_bytes"]
 
@@ -43,19 +45,21 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         batch = _batch(model, task, run.task.batch_size, run.value)
         small = {name: value[:2] if name == "labels" else value[:2, :4] for name, value in batch.items()}
         row.path.ready(model, small)
+        if row.path is OURS:
+            cast_frozen(model, settings.dtype)
         model(**small).loss.backward()
         model.zero_grad()
         loaded = _kb("VmRSS")
         _forget_peak()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
         for _ in range(N_STEPS):
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16"):
                 loss = model(**batch).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         peak = _kb("VmHWM")
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16"):
             saved = saved_bytes(model, batch)
         n_trained, n_head = trained_counts(model, head)
         return {

@@ -69,7 +69,7 @@ def _plain(
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             train_sampling_strategy=strategy,
-            bf16=settings.bf16,
+            bf16=settings.dtype == "bfloat16",
             seed=settings.seed,
             use_cpu=device.type == "cpu",
             dataloader_pin_memory=device.type == "cuda",

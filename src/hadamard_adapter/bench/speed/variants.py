@@ -22,12 +22,12 @@ class Variant:
     """Of `TuneSettings`, where they differ from the defaults."""
 
 
-_BF16: dict[str, Any] = {"bf16": True}
+_BF16: dict[str, Any] = {"dtype": "bfloat16"}
 _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning": "LN-tuning"}
 
 VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS),
-    "tune-bf16": Variant("hadamard tune --bf16", "hadamard-wide", OURS, _BF16),
+    "tune-bf16": Variant("hadamard tune --dtype bfloat16", "hadamard-wide", OURS, _BF16),
     **{name: Variant(title, name, PLAIN) for name, title in _OTHERS.items()},
     **{
         f"{name}-grouped": Variant(f"{title}, grouped, bf16", name, GROUPED, _BF16)

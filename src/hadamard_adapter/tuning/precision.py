@@ -1,0 +1,85 @@
+"""Half precision of what is frozen: where bfloat16 is computed at all, and weights that are cast once.
+
+Autocast casts every frozen weight anew in every forward pass, and keeps the copy until backward is over (it
+remembers only the casts of weights that train). A weight that is cast beforehand is the same bits without
+that work: the results of a step, gradients included, are those of autocast over float32 weights, bit for bit.
+So only the weights are cast that autocast would cast; norms, embeddings, the sums of residual connections,
+and all that trains stay in float32.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from hadamard_adapter.adapter.projection import PROJECTIONS
+
+__all__ = ["autocast", "cast_frozen", "has_bfloat16", "in_float32", "pick_dtype"]
+
+CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Flags of processors with instructions for products of bfloat16, x86 and Arm."""
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; elsewhere it is emulated, or slower than float32.
+
+    Looked up: `torch.cpu.get_capabilities` reads the processor's own flags, `torch.cuda.is_bf16_supported`
+    the GPU's compute capability. False for other devices, and where PyTorch is too old to tell.
+
+    Example:
+        >>> has_bfloat16(torch.device("meta"))
+        False
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        flags = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(flags.get(flag, False) for flag in CPU_FLAGS)
+    return False
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """ "float32" or "bfloat16": the one that is named, for "auto" bfloat16 where the device computes in it.
+
+    Example:
+        >>> pick_dtype("auto", torch.device("meta"))
+        'float32'
+    """
+    return name if name != "auto" else "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """A context in which matrix products are computed in `dtype`; without effect for "float32"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def cast_frozen(model: nn.Module, dtype: str) -> None:
+    """Rounds the frozen weights of projections to `dtype` ("float32" leaves them), in place.
+
+    A model that was cast computes under `autocast` alone: hidden states between projections are float32.
+
+    Args:
+        model: its masks set as in the stage that trains most: what trains now, or may later, is not cast.
+        dtype: as `pick_dtype` gives it.
+    """
+    if dtype == "float32":
+        return
+    for module in model.modules():
+        if isinstance(module, tuple(PROJECTIONS)):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(getattr(torch, dtype))
+
+
+@contextlib.contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Within it weights in bfloat16 are float32 of the same value, so that a trial sees no rounding."""
+    cast = [parameter for parameter in model.parameters() if parameter.dtype == torch.bfloat16]
+    for parameter in cast:
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for parameter in cast:
+            parameter.data = parameter.data.bfloat16()

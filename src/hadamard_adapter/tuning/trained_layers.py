@@ -1,0 +1,121 @@
+"""The layers that a backward pass runs through, checkpointed or compiled while a stage trains.
+
+transformers' own gradient checkpointing asks whether a layer is in training mode, which would switch on the
+dropout that the recipe leaves off, and some families (MPNet, ALBERT) lack it. Here the layers' forward
+itself is checkpointed: backward computes a layer's activations again from its input, so that a batch keeps
+one hidden state a layer (b, s, d) and the activations of one layer at a time.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from hadamard_adapter.adapter.families import layer_stacks
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.prefix import frozen_prefix
+
+__all__ = ["checkpointed", "compiled", "trained_layers"]
+
+
+def trained_layers(model: Any) -> list[nn.Module]:
+    """The layers from the first one on in which something trains.
+
+    Args:
+        model: a transformers model of a known family, or a PEFT model around one, masks set.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from hadamard_adapter import HadamardConfig
+        >>> base = BertForSequenceClassification(BertConfig(hidden_size=8, num_attention_heads=2))
+        >>> model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS", layers_to_transform=[10]))
+        >>> len(trained_layers(model))
+        2
+    """
+    layers = [layer for stack in layer_stacks(_base(model)) for layer in stack]
+    is_trained = any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
+    return layers[len(frozen_prefix(model)[0]) :] if is_trained else []
+
+
+@contextlib.contextmanager
+def checkpointed(model: Any) -> Iterator[None]:
+    """Within it backward computes these layers' activations again; a decoder keeps no keys and values.
+
+    Results and gradients are the same as without, bit for bit.
+
+    Args:
+        model: PEFT model with the stage's masks set.
+
+    Example:
+        >>> with checkpointed(model):  # doctest: +SKIP
+        ...     trainer.train()
+    """
+    config, layers = _base(model).config, trained_layers(model)
+    use_cache = getattr(config, "use_cache", None)
+    try:
+        if use_cache is not None:
+            config.use_cache = False  # computing a layer again would append to the cache again
+        for layer in layers:
+            layer.forward = functools.partial(_forward, layer.forward)
+        yield
+    finally:
+        if use_cache is not None:
+            config.use_cache = use_cache
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+@contextlib.contextmanager
+def compiled(model: Any) -> Iterator[None]:
+    """Within it these layers run compiled by torch.compile, each by itself, for any length of rows.
+
+    Results and gradients are the same as without up to rounding.
+
+    Args:
+        model: PEFT model with the stage's masks set.
+
+    Raises:
+        SettingsError: the model is on the CPU, where torch.compile needs a C++ compiler, and there is none.
+
+    Example:
+        >>> with compiled(model):  # doctest: +SKIP
+        ...     trainer.train()
+    """
+    layers = trained_layers(model)
+    if layers and model.device.type == "cpu" and not any(map(shutil.which, _compilers())):
+        raise SettingsError(
+            f"torch_compile: expected a C++ compiler on the CPU, found none of {_compilers()}; install one, "
+            "name it in the environment's CXX, or leave torch_compile out"
+        )
+    try:
+        for layer in layers:
+            layer.compile(dynamic=True)
+        yield
+    finally:
+        for layer in layers:
+            # What nn.Module.compile sets; there is no public way back.
+            layer._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
+        if layers:
+            torch.compiler.reset()
+
+
+def _forward(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _compilers() -> list[str]:
+    return [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]

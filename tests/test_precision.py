@@ -1,0 +1,132 @@
+"""Laws of half precision: a weight cast once computes what autocast does, and nothing else is cast."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from adapter_help import adapted
+from hadamard_adapter.adapter.fingerprint import fingerprint
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.functional import hadamard
+from hadamard_adapter.tuning import load
+from hadamard_adapter.tuning.precision import autocast, cast_frozen, has_bfloat16, in_float32, pick_dtype
+from hadamard_adapter.tuning.prefix import cached_prefix
+from test_prefix import TEXT, head_stage_model, outcome, stage_for
+from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+
+CPU = torch.device("cpu")
+FLOAT32_ALONE = {"deberta"}  # its code fills a mask in bfloat16 with float32's smallest number
+
+
+def under_autocast(model: Any, name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    stage = stage_for(name)
+    with autocast(CPU, "bfloat16"):
+        return outcome(model, stage, stage.train)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXT if name not in FLOAT32_ALONE])
+def test_weights_cast_once_give_the_results_and_gradients_of_autocast_bit_for_bit(name: str) -> None:
+    model = adapted(name)
+    logits, gradients = under_autocast(model, name)
+    cast_frozen(model, "bfloat16")
+    halved, halved_gradients = under_autocast(model, name)
+    assert gradients.keys() == halved_gradients.keys() and gradients
+    assert torch.equal(logits, halved)
+    assert all(torch.equal(gradients[key], halved_gradients[key]) for key in gradients)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_offsets_norms_and_head_stay_in_float32_and_the_fingerprint_stays(name: str) -> None:
+    model = adapted(name)
+    before = fingerprint(model)
+    cast_frozen(model, "bfloat16")
+    halves = {key for key, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert halves and not any("hadamard_" in key or "norm" in key.lower() for key in halves)
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    assert fingerprint(model) == before
+
+
+def test_a_trial_in_float32_leaves_the_cast_weights_as_they_were() -> None:
+    model = adapted("bert")
+    cast_frozen(model, "bfloat16")
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    with in_float32(model):
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        model(**{"input_ids": torch.tensor([[5, 6]])})
+    assert all(torch.equal(p, before[key]) and p.dtype == before[key].dtype
+               for key, p in model.named_parameters())  # fmt: skip
+
+
+def test_float32_casts_nothing_and_auto_is_looked_up() -> None:
+    model = adapted("bert")
+    cast_frozen(model, "float32")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert pick_dtype("auto", CPU) == ("bfloat16" if has_bfloat16(CPU) else "float32")
+    assert [pick_dtype(name, CPU) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")
+def test_the_processor_is_asked_and_says_what_the_kernel_says() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert has_bfloat16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+def test_backward_keeps_what_the_adapter_scales_in_its_own_type() -> None:
+    kept: list[torch.dtype] = []
+    x = torch.randn(3, 5, 8, dtype=torch.bfloat16)
+    scale, shift = (torch.randn(8, requires_grad=True) for _ in range(2))
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.extend([tensor.dtype] if tensor.shape == x.shape else [])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hadamard(x, scale, shift)
+    assert kept == [torch.bfloat16]
+
+
+def test_a_cache_of_another_type_is_made_anew(tmp_path: Path) -> None:
+    model, stage = head_stage_model("bert"), stage_for("bert")
+    cast_frozen(model, "bfloat16")
+    found: list[Any] = []
+    for dtype in ("bfloat16", "bfloat16", "float32"):
+        with in_float32(model), cached_prefix(model, stage, tmp_path, {}, 1.0, silent, None, dtype) as cached:
+            found.append(cached.train[0]["prefix"].copy())
+    assert (found[0] == found[1]).all() and (found[0] != found[2]).any()
+
+
+def test_a_run_in_half_precision_saves_a_float32_adapter_of_the_float32_checkpoint(tmp_path: Path) -> None:
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 48)
+    results = {
+        name: tiny_tune(model, tmp_path / name, train, dtype=dtype, epochs=1, head_epochs=1)
+        for name, dtype in (("whole", "float32"), ("half", "bfloat16"), ("again", "bfloat16"))
+    }
+    assert adapter_sha256(tmp_path / "half") == adapter_sha256(tmp_path / "again")
+    assert adapter_sha256(tmp_path / "half") != adapter_sha256(tmp_path / "whole")
+    tensors = load_file(tmp_path / "half" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert len({result.run["base_fingerprint"] for result in results.values()}) == 1
+    assert load(tmp_path / "half").predict(["w10"])[0].label is not None
+    losses = {name: [entry["loss"] for entry in r.metrics["curve"]] for name, r in results.items()}
+    torch.testing.assert_close(
+        torch.tensor(losses["half"]), torch.tensor(losses["whole"]), rtol=3e-2, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("name", sorted(FLOAT32_ALONE))
+def test_a_model_that_does_not_compute_in_half_precision_is_refused(name: str, tmp_path: Path) -> None:
+    model, train = tiny_folder(tmp_path / "model", name), write_rows(tmp_path / "train.csv", 32)
+    with pytest.raises(SettingsError, match=r"dtype: expected 'float32' for .*leave it out"):
+        tiny_tune(model, tmp_path / "out", train, dtype="bfloat16")
+
+
+def test_auto_is_the_run_of_the_type_that_it_stands_for(tmp_path: Path) -> None:
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 32)
+    settings: dict[str, Any] = {"epochs": 1, "head_epochs": 1}
+    first = tiny_tune(model, tmp_path / "out", train, dtype="auto", **settings)
+    assert first.run["settings"]["dtype"] == pick_dtype("auto", CPU)
+    assert tiny_tune(model, tmp_path / "out", train, dtype=pick_dtype("auto", CPU), **settings) == first

@@ -1,0 +1,121 @@
+"""Laws of checkpointed and compiled layers: the same results, less kept, nothing left behind."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapter_help import adapted
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.precision import autocast, cast_frozen
+from hadamard_adapter.tuning.prefix import cached_prefix
+from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, trained_layers
+from test_prefix import TEXT, head_stage_model, outcome, stage_for
+from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+
+
+def kept_bytes(call: Callable[[], Any], model: nn.Module) -> int:
+    """Bytes that a forward pass keeps for backward beside the parameters."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept.update({} if storage.data_ptr() in own else {storage.data_ptr(): storage.nbytes()})
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = call()
+    assert output is not None
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_checkpointed_layers_compute_the_same_bits_and_keep_less(name: str) -> None:
+    model, stage = adapted(name), stage_for(name)
+    batch = stage.collate(stage.train)
+    expected, expected_gradients = outcome(model, stage, stage.train)
+    plain = kept_bytes(lambda: model(**batch), model)
+    before = dict(vars(model.config))
+    with checkpointed(model):
+        found, gradients = outcome(model, stage, stage.train)
+        assert kept_bytes(lambda: model(**batch), model) < plain / 2
+        assert not any(layer.training for layer in trained_layers(model))
+    assert torch.equal(found, expected) and gradients.keys() == expected_gradients.keys() and gradients
+    assert all(torch.equal(gradients[key], expected_gradients[key]) for key in gradients)
+    assert vars(model.config) == before
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_only_layers_that_backward_runs_through_are_checkpointed() -> None:
+    assert not trained_layers(head_stage_model("bert"))
+    model = adapted("bert", layers_to_transform=[1])
+    with checkpointed(model):
+        base: Any = model.get_base_model()
+        layers = base.bert.encoder.layer
+        assert ["forward" in vars(layer) for layer in layers] == [False, True]
+
+
+def test_checkpointing_composes_with_a_cached_prefix_and_half_precision(tmp_path: Path) -> None:
+    model, stage = adapted("bert", layers_to_transform=[1]), stage_for("bert")
+    cast_frozen(model, "bfloat16")
+    with cached_prefix(model, stage, tmp_path, {}, 1.0, silent, None, "bfloat16") as cached:
+        assert cached is not stage
+        with autocast(model.device, "bfloat16"):
+            expected = outcome(model, cached, cached.train)
+            with checkpointed(model):
+                found = outcome(model, cached, cached.train)
+    assert torch.equal(found[0], expected[0])
+    assert all(torch.equal(found[1][key], expected[1][key]) for key in expected[1])
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_checkpointed_run_ends_at_the_same_adapter(tmp_path: Path) -> None:
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 32)
+    for name, is_on in (("plain", False), ("again", True)):
+        settings: dict[str, Any] = {"dropout": True, "epochs": 1, "head_epochs": 1}  # random states come back
+        tiny_tune(model, tmp_path / name, train, gradient_checkpointing=is_on, **settings)
+    assert adapter_sha256(tmp_path / "plain") == adapter_sha256(tmp_path / "again")
+
+
+def test_compiled_layers_need_a_compiler_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with (
+        pytest.raises(SettingsError, match=r"expected a C\+\+ compiler.*no-such-compiler"),
+        compiled(adapted()),
+    ):
+        pass
+
+
+def can_compile() -> bool:
+    with contextlib.suppress(SettingsError), compiled(adapted()):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not can_compile(), reason="no C++ compiler")
+def test_a_compiled_run_ends_at_the_same_losses(tmp_path: Path) -> None:
+    """In a process of its own, since the checks of shapes that tests run under cannot be compiled."""
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 32)
+    settings: dict[str, Any] = {"epochs": 1, "head_epochs": 1, "layers": (1,)}
+    plain = tiny_tune(model, tmp_path / "plain", train, **settings).metrics
+    code = (
+        "from pathlib import Path; from tuning_help import tiny_tune; "
+        f"tiny_tune(Path({str(model)!r}), Path({str(tmp_path / 'compiled')!r}), Path({str(train)!r}), "
+        f"torch_compile=True, **{settings!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True)
+    compiled_run = json.loads((tmp_path / "compiled" / "metrics.json").read_text())
+    losses = [
+        torch.tensor([[entry["loss"], entry["dev_loss"]] for entry in metrics["curve"]])
+        for metrics in (plain, compiled_run)
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
+    assert adapter_sha256(tmp_path / "plain") != adapter_sha256(tmp_path / "compiled")  # it was compiled
