@@ -1,14 +1,16 @@
-"""Pictures of a report as SVG text: score against trained parameters, every seed, offsets by layer."""
+"""Pictures of a report as SVG text: scores against parameters, seeds, offsets by layer; figures as files."""
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hadamard_adapter.analysis.table import Group, Row
+from hadamard_adapter.errors import SettingsError
 
-__all__ = ["offsets_picture", "scores_picture", "seeds_picture"]
+__all__ = ["offsets_picture", "save_figure", "scores_picture", "seeds_picture"]
 
 Draw = Callable[[Any, Any], None]
 
@@ -77,6 +79,23 @@ def offsets_picture(row: Row) -> str:
         figure.colorbar(image, ax=axes, label="rms of offsets")
 
     return _svg(draw, (5.2, 1.1 + 0.3 * len(row.layers)))
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure on white, as SVG or PNG by the name's ending; the same figure gives the same bytes.
+
+    Raises:
+        SettingsError: another ending.
+    """
+    import matplotlib
+
+    target = Path(path).expanduser()
+    kind = target.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise SettingsError(f"picture {str(path)!r}: expected a name that ends in .svg or .png")
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard"}):
+        figure.savefig(target, format=kind, dpi=110, metadata=metadata)
 
 
 def _done(group: Group) -> list[Row]:
