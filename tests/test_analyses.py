@@ -239,6 +239,13 @@ def test_the_mean_of_the_others_leaves_out_its_own() -> None:
     np.testing.assert_array_equal(sharing.mean_of_others(RANDOM, 2), sharing.mean_of_others(changed, 2))
 
 
+def test_a_task_without_part_in_the_basis_is_not_helped_by_its_own_other_seed() -> None:
+    vectors, tasks = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), ["a", "a", "b"]
+    np.testing.assert_array_equal(sharing.share_of_unseen(vectors, tasks, 1), 0.0)
+    np.testing.assert_allclose(sharing.kept_share(vectors, sharing.basis(vectors, 2)), 1.0)
+    assert np.isnan(sharing.share_of_unseen(vectors, tasks, 2))[:2].all()
+
+
 # Commands
 
 
@@ -303,6 +310,7 @@ def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
         (("patterns", "--adapters", "ADAPTER"), "two adapters or more"),
         (("patterns", "--adapters", "ADAPTER,ADAPTER"), "names that differ"),
         (("patterns", "--adapters", "ADAPTER,nowhere"), "no adapter in 'nowhere'"),
+        (("sharing", "--adapters", "ADAPTER"), "two tasks or more"),
         (("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "a.csv,b.csv"), "expected 1 files"),
         (("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "DEV", "--tokens", "40"), "more than"),
         (("prune", "--adapters", "ADAPTER", "--keep", "3"), "expected at most 2"),

@@ -151,7 +151,7 @@ def outputs_of_models(
     pairs: Sequence[str] | None = None,
     *,
     position: str = "output",
-    n_tokens: int = 6000,
+    n_tokens: int = 12000,
     max_length: int = 128,
 ) -> dict[str, Any]:
     """The analysis of a base model and one tuned from it: norms and fits by layer, on the given texts.

@@ -71,7 +71,7 @@ class OutputsOptions(PictureOptions):
     """Column of the second text of a pair."""
     position: Literal["output", "input"] = "output"
     """Whether to look at what attention's projection puts out or at what it takes in."""
-    tokens: int = 6000
+    tokens: int = 12000
     """Tokens of each file, at most; 70 % make the fits, the others score them."""
     max_length: int = 128
     """Tokens after which a row is cut."""
@@ -93,7 +93,7 @@ class OutputsOptions(PictureOptions):
 class PruneOptions(AdaptersOptions):
     """The options of `hadamard prune`."""
 
-    by: Literal["offset", "zero", "fisher"] = "zero"
+    by: Literal["offset", "zero", "fisher"] = "offset"
     """What ranks the layers: size of the offsets, loss without the layer, or Fisher information."""
     keep: int | None = None
     """Layers to keep; None: two thirds."""
@@ -153,6 +153,27 @@ def patterns_command(options: AdaptersOptions) -> None:
     shares = ", ".join(f"{100 * share:.0f} %" for share in found["components"]["variance_share"][:4])
     data_console().print(f"\nprincipal components hold {shares} of the variance")
     _write(options, {"made_with": made, **found}, patterns_picture)
+
+
+@command_from("sharing", AdaptersOptions)
+def sharing_command(options: AdaptersOptions) -> None:
+    """Show how much of each adapter a basis of k shared directions holds, by squared length.
+
+    "task left out" makes the basis of the other tasks' adapters. A task then stores k numbers.
+
+    \b
+    Example:
+      hadamard analyse sharing --adapters cola-0,cola-1,rte-0,rte-1 --plot sharing.svg
+    """
+    from hadamard_adapter.analysis.offsets import made_with
+    from hadamard_adapter.analysis.sharing import sharing_of_folders, sharing_picture
+
+    found = sharing_of_folders(options.adapters)
+    for part in ("in_basis", "task_left_out"):
+        rows = [(k, *(_number(share) for share in shares)) for k, shares in found[part].items()]
+        _print(f"{part.replace('_', ' ')}: k", found["adapters"], rows)
+    made = {Path(folder).name: made_with(folder) for folder in options.adapters}
+    _write(options, {"made_with": made, **found}, sharing_picture)
 
 
 @command_from("outputs", OutputsOptions)
@@ -311,5 +332,5 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-for _command in (outputs_command, patterns_command):
+for _command in (outputs_command, patterns_command, sharing_command):
     analyse_group.add_command(_command)
