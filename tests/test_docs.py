@@ -13,7 +13,7 @@ from hadamard_adapter.tuning import TuneSettings, merge, tune
 from tuning_help import silent
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = ("a fine film", "a dull film", "a warm story", "a cold story")
 
 

@@ -1,7 +1,8 @@
-"""Pictures of a report as SVG text: scores, seeds and offsets of methods, curves and growth of speed."""
+"""Pictures as SVG text: scores, seeds and offsets of methods, curves and growth of speed; figures as files."""
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,16 @@ import numpy as np
 from hadamard_adapter.analysis.speed import GrowthLine, SpeedGroup
 from hadamard_adapter.analysis.table import Group, Row
 from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.errors import SettingsError
 
-__all__ = ["curves_picture", "growth_picture", "offsets_picture", "scores_picture", "seeds_picture"]
+__all__ = [
+    "curves_picture",
+    "growth_picture",
+    "offsets_picture",
+    "save_figure",
+    "scores_picture",
+    "seeds_picture",
+]
 
 Draw = Callable[[Any, Any], None]
 
@@ -129,6 +138,23 @@ def growth_picture(lines: Sequence[GrowthLine]) -> str:
 
 GROWN = {"rows": "training rows", "length": "tokens of every row", "layers": "layers adapted"}
 """Axis of growth -> its name for readers."""
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure on white, as SVG or PNG by the name's ending; the same figure gives the same bytes.
+
+    Raises:
+        SettingsError: another ending.
+    """
+    import matplotlib
+
+    target = Path(path).expanduser()
+    kind = target.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise SettingsError(f"picture {str(path)!r}: expected a name that ends in .svg or .png")
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard"}):
+        figure.savefig(target, format=kind, dpi=110, metadata=metadata)
 
 
 def _done(group: Group) -> list[Row]:

@@ -20,6 +20,7 @@ from click.shell_completion import shell_complete
 
 from hadamard_adapter import __version__
 from hadamard_adapter.allocator import keep_freed_memory
+from hadamard_adapter.cli.analyse import analyse_group, prune_command
 from hadamard_adapter.cli.bank import bank_group
 from hadamard_adapter.cli.bench import bench_command
 from hadamard_adapter.cli.eval import eval_command
@@ -59,6 +60,8 @@ def hadamard(context: click.Context) -> None:
     hadamard serve --model MODEL --store STORE
     hadamard bench experiments/quick.toml --results results/quick
     hadamard report results/quick
+    hadamard prune --adapters adapter --output smaller
+    hadamard analyse patterns --adapters adapter,other
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -66,7 +69,8 @@ def hadamard(context: click.Context) -> None:
 
 hadamard.params.extend([quiet_option(), debug_option()])
 _COMMANDS = (tune_command, eval_command, predict_command, merge_command, inspect_command)
-for _command in (*_COMMANDS, bank_group, serve_command, serve_key_command, bench_command, report_command):
+_MORE = (bank_group, serve_command, serve_key_command, bench_command, report_command)
+for _command in (*_COMMANDS, *_MORE, analyse_group, prune_command):
     hadamard.add_command(_command)
 
 

@@ -1,0 +1,125 @@
+"""Adapters as arrays: the offsets of one or several folders, by kind and layer; a layer left out is zeros."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config
+from hadamard_adapter.tuning.weights import read_weights
+
+__all__ = ["flat", "layer_of", "made_with", "read_offsets", "stacked"]
+
+_NAME = re.compile(
+    r"(?:base_model\.model\.)?(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)"
+    r"\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)"
+)
+_ORDER = ("scale", "shift", "norm_weight", "norm_bias")
+
+
+def layer_of(name: str) -> int | None:
+    """The layer of a tensor of an adapter's file, from 0; None for the head, or outside a list of layers.
+
+    Example:
+        >>> layer_of("base_model.model.bert.encoder.layer.3.attention.output.dense.hadamard_scale")
+        3
+    """
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match["layer"])
+
+
+def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "a l d"]]:
+    """Kind and module -> offsets from the identity (a, l, d), float32, of adapters of one base model.
+
+    Layers count from 0 to the highest that any of them adapts.
+
+    Args:
+        folders: a of them, made by `hadamard tune`.
+
+    Raises:
+        AdapterError: a folder holds no Hadamard adapter, is damaged, or belongs to another base model.
+
+    Example:
+        >>> read_offsets(["cola", "rte"])["scale attention.output.dense"].shape  # doctest: +SKIP
+        (2, 12, 768)
+    """
+    places = [Path(folder).expanduser() for folder in folders]
+    prints = [read_config(place).base_fingerprint for place in places]
+    for place, found in zip(places, prints, strict=True):
+        if found != prints[0]:
+            raise AdapterError(
+                f"expected adapters of one base model, received {str(places[0])!r} of {prints[0]!r} and "
+                f"{str(place)!r} of {found!r}; leave one of them out"
+            )
+    return stacked([read_weights(place / WEIGHTS) for place in places])
+
+
+def stacked(adapters: Sequence[Mapping[str, Tensor]]) -> dict[str, Float[np.ndarray, "a l d"]]:
+    """The same from the tensors of a adapters; kinds stand in the order scale, shift, norm.
+
+    Raises:
+        AdapterError: a vector has one length in one adapter, another in another.
+
+    Example:
+        >>> import torch
+        >>> name = "base_model.model.bert.encoder.layer.1.output.dense.hadamard_shift"
+        >>> stacked([{name: torch.ones(2)}, {}])["shift output.dense"].tolist()
+        [[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    """
+    found: dict[tuple[str, str, str], dict[tuple[int, int], np.ndarray]] = {}
+    for index, tensors in enumerate(adapters):
+        for name, tensor in tensors.items():
+            match = _NAME.fullmatch(name)
+            if match is not None:
+                key = match["kind"], match["path"], match["stack"]
+                found.setdefault(key, {})[index, int(match["layer"])] = tensor.float().numpy()
+    stacks = {stack for _, _, stack in found}
+    n_layers = 1 + max((layer for values in found.values() for _, layer in values), default=-1)
+    table: dict[str, np.ndarray] = {}
+    for kind, path, stack in sorted(found, key=lambda key: (_ORDER.index(key[0]), *key[1:])):
+        values = found[kind, path, stack]
+        lengths = {len(value) for value in values.values()}
+        if len(lengths) > 1:
+            raise AdapterError(
+                f"{kind} of {path}: expected one length, received {sorted(lengths)}; the adapters belong to "
+                "different base models"
+            )
+        array = np.zeros((len(adapters), n_layers, lengths.pop()), dtype=np.float32)
+        for (index, layer), value in values.items():
+            array[index, layer] = value
+        table[f"{kind} {path}" if len(stacks) == 1 else f"{kind} {stack}.*.{path}"] = array
+    return table
+
+
+def flat(table: Mapping[str, Float[np.ndarray, "a l d"]]) -> Float[np.ndarray, "a n"]:
+    """All offsets of each adapter in one row, kind after kind, layer after layer.
+
+    Example:
+        >>> flat({"scale x": np.zeros((2, 3, 4)), "shift x": np.ones((2, 3, 4))}).shape
+        (2, 24)
+    """
+    return np.concatenate([array.reshape(len(array), -1) for array in table.values()], axis=1)
+
+
+def made_with(folder: str | Path) -> dict[str, Any]:
+    """What an adapter was tuned with, from its run.json: task, rows, epochs, seed; empty where there is none.
+
+    Example:
+        >>> made_with("no/such/folder")
+        {}
+    """
+    path = Path(folder).expanduser() / "run.json"
+    if not path.is_file():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        settings = {name: run["settings"][name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
+        return {"task": run["task"]["name"], "rows": run["rows"], **settings}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{str(path)!r} is damaged: {error!r}; copy it again, or tune again") from error

@@ -1,0 +1,343 @@
+"""Redundant layers: which layers' adapters a task can do without, and an adapter without them.
+
+A layer that is dropped is a row of zeros, the base model's own layer; what is left is a normal adapter.
+
+Source: Chen et al., 2023, arXiv 2407.11033, section 5 (8 of BERT's 12 layers, 0.022 % of its parameters).
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hadamard_adapter.analysis.offsets import layer_of
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tasks import Examples, score
+from hadamard_adapter.tuning import Classifier, TuneSettings, tune
+from hadamard_adapter.tuning.bench import token_rows
+from hadamard_adapter.tuning.data import TuneData, read_data
+from hadamard_adapter.tuning.folder import WEIGHTS
+from hadamard_adapter.tuning.models import collator
+from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.tuning.weights import read_weights
+
+__all__ = [
+    "CRITERIA",
+    "dropped",
+    "kept_layers",
+    "layer_scores",
+    "n_to_keep",
+    "prune_curve",
+    "prune_picture",
+    "rank_agreement",
+    "score_without",
+    "settings_and_data",
+    "spread_rows",
+    "tune_again",
+    "without_layers",
+    "write_pruned",
+]
+
+
+def kept_layers(scores: Sequence[float], n_keep: int) -> tuple[int, ...]:
+    """The layers with the n highest scores, from the lowest on; of equal scores the lower layer stays.
+
+    Example:
+        >>> kept_layers([0.3, 0.1, 0.2], 2)
+        (0, 2)
+    """
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    return tuple(sorted(int(layer) for layer in order[:n_keep]))
+
+
+def n_to_keep(n_layers: int) -> int:
+    """Two thirds of the layers, rounded: the paper's 8 of 12.
+
+    Example:
+        >>> n_to_keep(12), n_to_keep(6)
+        (8, 4)
+    """
+    return round(2 * n_layers / 3)
+
+
+def dropped(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of an adapter's file, those of some layers all zero; the head stays.
+
+    Example:
+        >>> name = "bert.encoder.layer.{}.output.dense.hadamard_scale"
+        >>> tensors = {name.format(index): torch.ones(1) for index in range(2)}
+        >>> [tensor.item() for tensor in dropped(tensors, [1]).values()]
+        [1.0, 0.0]
+    """
+    return {
+        name: torch.zeros_like(tensor) if layer_of(name) in layers else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+@contextlib.contextmanager
+def without_layers(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
+    """Inside, the adapters of these layers are zero; afterwards every bit is as before.
+
+    Args:
+        model: a PEFT model with one Hadamard adapter, not merged.
+        layers: from 0.
+    """
+    found = {name: p for name, p in _parameters(model).items() if layer_of(name) in layers}
+    before = {name: p.detach().clone() for name, p in found.items()}
+    try:
+        for parameter in found.values():
+            parameter.data.zero_()
+        yield
+    finally:
+        for name, parameter in found.items():
+            parameter.data.copy_(before[name])
+
+
+def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float]]:
+    """How much each layer's adapter seems to matter, by each of `CRITERIA`, layer by layer.
+
+    offset: |δ|, the Euclidean norm of all offsets of the layer; needs no rows.
+    zero: mean loss without the layer's adapter less the mean loss with it.
+    fisher: sum of F δ² / 2, F = mean over rows of (d loss of the row / d offset)²: a second-order guess of
+        what "zero" measures, from one backward pass a row.
+
+    Args:
+        classifier: an adapter that is loaded, not merged.
+        rows: labelled rows; of the training, so that the rows that score the result stay unseen.
+    """
+    layers = sorted(
+        {layer for name in _parameters(classifier.model) if (layer := layer_of(name)) is not None}
+    )
+    if not layers:
+        raise AdapterError(f"{str(classifier.folder)!r}: expected an adapter of layers, found none")
+    n_layers = layers[-1] + 1
+    offset, fisher = np.zeros(n_layers), np.zeros(n_layers)
+    for name, squares in _squared_gradients(classifier, rows).items():
+        delta = _parameters(classifier.model)[name].detach().double()
+        offset[layer_of(name)] += float(delta.square().sum())
+        fisher[layer_of(name)] += float((squares * delta.square()).sum()) / 2
+    base, zero = _loss(classifier, rows), np.zeros(n_layers)
+    for layer in layers:
+        with without_layers(classifier.model, [layer]):
+            zero[layer] = _loss(classifier, rows) - base
+    found = {"offset": np.sqrt(offset), "zero": zero, "fisher": fisher}
+    return {name: [float(f"{value:.6g}") for value in values] for name, values in found.items()}
+
+
+CRITERIA = ("offset", "zero", "fisher")
+"""Names of the scores of `layer_scores`."""
+
+
+def prune_curve(
+    scores: Mapping[str, Sequence[float]], evaluate: Callable[[tuple[int, ...]], float]
+) -> dict[str, list[dict[str, Any]]]:
+    """For each criterion what is left of a score when only its n best layers stay, n from all to none.
+
+    Args:
+        scores: criterion -> score of each layer.
+        evaluate: gives the score of the adapter with these layers only; asked once for each set of layers.
+
+    Returns:
+        criterion -> entries with "n", "layers" and "score".
+
+    Example:
+        >>> prune_curve({"x": [1.0, 2.0]}, lambda layers: float(sum(layers)))["x"][1]
+        {'n': 1, 'layers': [1], 'score': 1.0}
+    """
+    known: dict[tuple[int, ...], float] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, values in scores.items():
+        found[name] = []
+        for n in range(len(values), -1, -1):
+            layers = kept_layers(values, n)
+            if layers not in known:
+                known[layers] = evaluate(layers)
+            found[name].append({"n": n, "layers": list(layers), "score": known[layers]})
+    return found
+
+
+def score_without(classifier: Classifier, rows: Examples, layers: Sequence[int]) -> float:
+    """The task's first metric on rows, with the adapters of some layers at zero."""
+    with without_layers(classifier.model, layers):
+        return score(classifier.task, classifier.logits(rows.texts, rows.pairs), rows.labels or [])[
+            classifier.task.metrics[0]
+        ]
+
+
+def rank_agreement(scores: Sequence[Sequence[float]]) -> float | None:
+    """Mean Spearman correlation of the layers' order over all pairs of tasks; None for fewer than two tasks.
+
+    Example:
+        >>> rank_agreement([[1.0, 2.0, 3.0], [3.0, 5.0, 9.0]])
+        1.0
+    """
+    from scipy.stats import rankdata
+
+    if len(scores) < 2:
+        return None
+    ranks = np.stack([rankdata(row) for row in scores])
+    first, second = np.triu_indices(len(scores), k=1)
+    return round(float(np.corrcoef(ranks)[first, second].mean()), 4)
+
+
+def spread_rows(rows: Examples, n: int) -> Examples:
+    """Every k-th row, so that about n of them are spread over all."""
+    step = max(1, len(rows) // n)
+    return rows.take(range(0, len(rows), step)[:n])
+
+
+def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:
+    """The settings that an adapter was tuned with, from its run.json, and its rows, read again.
+
+    Raises:
+        AdapterError: the folder has no run.json of `hadamard tune`.
+        DataError: the rows are no longer where they were.
+    """
+    try:
+        given = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+        }
+        settings = TuneSettings(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"{str(folder)!r}: expected a run.json of `hadamard tune`, which says the rows and the settings "
+            f"({type(error).__name__}: {error}); tune again"
+        ) from error
+    return settings, read_data(settings)
+
+
+def tune_again(settings: TuneSettings, data: TuneData, layers: Sequence[int], output: Path) -> dict[str, Any]:
+    """Tune an adapter of some layers from the start; the others are not in it. Returns layers and dev score.
+
+    Args:
+        settings: of the whole adapter.
+        data: its rows.
+        layers: to adapt, one or more.
+        output: new folder.
+
+    Raises:
+        SettingsError: as `tune`.
+    """
+    chosen = dataclasses.replace(settings, layers=tuple(layers), output=str(output), quiet=True)
+    metrics = tune(chosen, data=data).metrics
+    return {
+        "layers": list(layers),
+        "score": metrics["dev"][metrics["metric"]],
+        "adapter_parameters": metrics["adapter_parameters"],
+        "share_percent": metrics["share_percent"],
+    }
+
+
+def write_pruned(source: Path, output: Path, layers: Sequence[int], remark: Mapping[str, Any]) -> None:
+    """Copy an adapter with some layers' offsets zero; the files that tell of the whole adapter stay behind.
+
+    Args:
+        source: folder of the adapter.
+        output: new folder.
+        layers: to be dropped.
+        remark: goes into run.json as "pruned".
+
+    Raises:
+        SettingsError: the output is there already, or cannot be made.
+    """
+    refuse_no_place("output", output.absolute())
+    if output.exists():
+        raise SettingsError(f"output {str(output)!r} is there already; choose another folder")
+    tensors = dropped(read_weights(source / WEIGHTS), layers)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    stale = ("metrics.json", "curve.png", "README.md", "head", "search.json", WEIGHTS)
+    shutil.copytree(source, partial, ignore=lambda _, names: [name for name in names if name in stale])
+    save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+    if (partial / "run.json").is_file():
+        run = json.loads((partial / "run.json").read_text(encoding="utf-8"))
+        write_json(partial / "run.json", {**run, "pruned": dict(remark)})
+    partial.rename(output)
+
+
+def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A figure: for each adapter its curve above, its layers' scores below, each criterion's largest as 1.
+
+    Args:
+        found: name of the adapter -> "metric", "scores", "curve", and where it was tuned again "again".
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.0 * len(found) + 0.8, 5.2), layout="constrained")
+    axes = figure.subplots(2, len(found), squeeze=False, height_ratios=(3, 1.4))
+    for (upper, lower), (name, one) in zip(axes.T, found.items(), strict=True):
+        for criterion, entries in one["curve"].items():
+            upper.plot([e["n"] for e in entries], [e["score"] for e in entries], marker=".", label=criterion)
+        again = one.get("again")
+        if again is not None:
+            upper.plot([len(again["layers"])], [again["score"]], "*", color="black", label="tuned again")
+        upper.set(title=name, xlabel="layers kept", ylabel=one["metric"])
+        heights = np.array(list(one["scores"].values()))
+        largest = np.maximum(heights.max(axis=1, keepdims=True), 1e-12)
+        lower.imshow(np.maximum(heights, 0) / largest, aspect="auto", cmap="viridis", vmin=0, vmax=1)
+        lower.set_yticks(range(len(heights)), list(one["scores"]))
+        lower.set(xlabel="layer")
+    axes[0, -1].legend(fontsize=8)
+    return figure
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The offsets of a PEFT model's one adapter, by their names in its file."""
+    return {
+        name.removesuffix(".default"): parameter
+        for name, parameter in model.named_parameters()
+        if ".hadamard_" in name
+    }
+
+
+def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tensor]:
+    """Mean over rows of the squared gradient of a row's loss, offset by offset."""
+    parameters = _parameters(classifier.model)
+    were = {name: p.requires_grad for name, p in parameters.items()}
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    collate = collator(classifier.tokenizer, classifier.task.problem_type)
+    tokens, _ = token_rows(classifier.tokenizer, rows, classifier.max_length)
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for row in tokens:
+            batch = {name: value.to(classifier.model.device) for name, value in collate([row]).items()}
+            labels = batch.pop("labels")
+            loss = _LOSSES[classifier.task.problem_type](classifier.model(**batch).logits, labels)
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            for name, gradient in zip(parameters, gradients, strict=True):
+                sums[name] += gradient.double().square()
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(were[name])
+    return {name: total / max(1, len(tokens)) for name, total in sums.items()}
+
+
+def _mse(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.mse_loss(logits.squeeze(-1), labels)
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "single_label_classification": nn.functional.cross_entropy,
+    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
+    "regression": _mse,
+}
+"""Kind of problem -> mean loss of logits and labels."""
+
+
+def _loss(classifier: Classifier, rows: Examples) -> float:
+    logits = torch.from_numpy(classifier.logits(rows.texts, rows.pairs)).double()
+    kind = classifier.task.problem_type
+    labels = torch.tensor(rows.labels, dtype=torch.long if kind.startswith("single") else torch.float64)
+    return float(_LOSSES[kind](logits, labels))

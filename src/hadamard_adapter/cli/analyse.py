@@ -1,0 +1,336 @@
+"""`hadamard analyse` and `hadamard prune`: the paper's analyses, as tables, JSON and pictures."""
+
+import json as jsonlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from rich.table import Table
+
+from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.options import command_from, refuse_no_file
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["analyse_group", "prune_command"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Options of every analysis."""
+
+    json: str | None = None
+    """JSON file that receives all numbers, with what they were made from."""
+    plot: str | None = None
+    """SVG or PNG file that receives the picture."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is computed."""
+        for name in ("json", "plot"):
+            target = getattr(self, name)
+            if target is not None:
+                refuse_no_file(f"--{name}", target)
+        if self.plot is not None and Path(self.plot).suffix.lower() not in (".svg", ".png"):
+            raise SettingsError(f"--plot {self.plot!r}: expected a name that ends in .svg or .png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptersOptions(PictureOptions):
+    """Options of analyses of adapters."""
+
+    adapters: tuple[str, ...]
+    """Folders that `hadamard tune` made, of one base model."""
+
+    def __post_init__(self) -> None:
+        """Refuse one adapter under two names, which would count as agreement."""
+        super().__post_init__()
+        names = [Path(folder).name for folder in self.adapters]
+        if not names or len(set(names)) < len(names):
+            raise SettingsError(
+                f"--adapters: expected folders with names that differ, received {','.join(self.adapters)!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputsOptions(PictureOptions):
+    """The options of `hadamard analyse outputs`."""
+
+    model: str
+    """The base model: a folder with config.json, or a name on the hub."""
+    tuned: tuple[str, ...]
+    """Folders of the same model after tuning, made by `save_pretrained`."""
+    data: tuple[str, ...]
+    """Rows whose tokens are looked at, a file for each tuned model."""
+    text: str | None = None
+    """Column of the text; found by its name or its content if not given."""
+    pair: str | None = None
+    """Column of the second text of a pair."""
+    position: Literal["output", "input"] = "output"
+    """Whether to look at what attention's projection puts out or at what it takes in."""
+    tokens: int = 12000
+    """Tokens of each file, at most; 70 % make the fits, the others score them."""
+    max_length: int = 128
+    """Tokens after which a row is cut."""
+
+    def __post_init__(self) -> None:
+        """Check that every tuned model has its rows."""
+        super().__post_init__()
+        if len(self.tuned) != len(self.data):
+            raise SettingsError(
+                f"--data: expected {len(self.tuned)} files, one a tuned model, received {len(self.data)}"
+            )
+        for name, least in {"tokens": 1, "max_length": 2}.items():
+            if getattr(self, name) < least:
+                word = name.replace("_", "-")
+                raise SettingsError(f"--{word}: expected {least} or more, received {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(AdaptersOptions):
+    """The options of `hadamard prune`."""
+
+    by: Literal["offset", "zero", "fisher"] = "offset"
+    """What ranks the layers: size of the offsets, loss without the layer, or Fisher information."""
+    keep: int | None = None
+    """Layers to keep; None: two thirds."""
+    rows: int = 400
+    """Training rows that rank the layers, at most."""
+    curve: bool = False
+    """Whether to score every number of layers, by every ranking; --plot asks for it too."""
+    output: str | None = None
+    """New folder that receives the adapter without the layers that matter least; of one adapter only."""
+    tune_again: bool = False
+    """Whether the layers that stay are tuned again, from the start, with the adapter's own settings."""
+
+    def __post_init__(self) -> None:
+        """Check numbers, and that an output belongs to one adapter."""
+        super().__post_init__()
+        if self.output is not None and len(self.adapters) > 1:
+            raise SettingsError(f"--output: expected one adapter, received {len(self.adapters)}")
+        if self.tune_again and self.output is None:
+            raise SettingsError("--tune-again needs --output, the folder for the new adapter")
+        for name, least in {"keep": 0, "rows": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"--{name}: expected {least} or more, received {value!r}")
+
+
+@click.group("analyse", short_help="Look into adapters and tuned models, as the paper does.")
+def analyse_group() -> None:
+    """Look into adapters and tuned models, as the paper does.
+
+    \b
+    Example:
+      hadamard analyse patterns --adapters cola-0,cola-1,rte-0 --plot patterns.svg
+      hadamard analyse outputs --model MODEL --tuned full-cola --data dev.tsv --plot outputs.svg
+    """
+
+
+@command_from("patterns", AdaptersOptions)
+def patterns_command(options: AdaptersOptions) -> None:
+    """Compare adapters of several tasks and seeds, layer by layer.
+
+    Cosines are means over pairs of adapters of one task (seeds) and of different tasks.
+
+    \b
+    Example:
+      hadamard analyse patterns --adapters cola-0,cola-1,rte-0,rte-1 --plot patterns.svg
+    """
+    from hadamard_adapter.analysis.offsets import made_with
+    from hadamard_adapter.analysis.patterns import patterns_of_folders, patterns_picture
+
+    found: dict[str, Any] = patterns_of_folders(options.adapters)
+    made = {Path(folder).name: made_with(folder) for folder in options.adapters}
+    rows = [
+        (kind, _number(found["within_task"][kind]), _number(found["between_tasks"][kind]))
+        for kind in found["cosine"]
+    ]
+    _print("cosine of", ("seeds of one task", "different tasks"), rows)
+    shares = ", ".join(f"{100 * share:.0f} %" for share in found["components"]["variance_share"][:4])
+    data_console().print(f"\nprincipal components hold {shares} of the variance")
+    _write(options, {"made_with": made, **found}, patterns_picture)
+
+
+@command_from("sharing", AdaptersOptions)
+def sharing_command(options: AdaptersOptions) -> None:
+    """Show how much of each adapter a basis of k shared directions holds, by squared length.
+
+    "task left out" makes the basis of the other tasks' adapters. A task then stores k numbers.
+
+    \b
+    Example:
+      hadamard analyse sharing --adapters cola-0,cola-1,rte-0,rte-1 --plot sharing.svg
+    """
+    from hadamard_adapter.analysis.offsets import made_with
+    from hadamard_adapter.analysis.sharing import sharing_of_folders, sharing_picture
+
+    found = sharing_of_folders(options.adapters)
+    for part in ("in_basis", "task_left_out"):
+        rows = [(k, *(_number(share) for share in shares)) for k, shares in found[part].items()]
+        _print(f"{part.replace('_', ' ')}: k", found["adapters"], rows)
+    made = {Path(folder).name: made_with(folder) for folder in options.adapters}
+    _write(options, {"made_with": made, **found}, sharing_picture)
+
+
+@command_from("outputs", OutputsOptions)
+def outputs_command(options: OutputsOptions) -> None:
+    """Show what full fine-tuning does to the outputs of self-attention, and which map would do the same.
+
+    R² of a fit is the share of the outputs' change that it explains on tokens it was not made from.
+
+    \b
+    Example:
+      hadamard analyse outputs --model MODEL --tuned full-cola --data dev.tsv --plot outputs.svg
+    """
+    stay_offline_without_hub([options.model, *options.data])
+    from hadamard_adapter.analysis.outputs import outputs_of_models, outputs_picture
+    from hadamard_adapter.tasks import encode_texts, find_columns, read_table
+
+    found: dict[str, Any] = {}
+    for tuned, data in zip(options.tuned, options.data, strict=True):
+        table = read_table(data)
+        columns = find_columns(table, options.text, options.pair, None, False)
+        rows = encode_texts(table, columns)
+        found[Path(tuned).name] = outputs_of_models(
+            options.model,
+            tuned,
+            rows.texts,
+            rows.pairs,
+            position=options.position,
+            n_tokens=options.tokens,
+            max_length=options.max_length,
+        )
+    for name, one in found.items():
+        n_layers = len(one["layers"]["change"])
+        rows = [(row, *(f"{value:.3f}" for value in values)) for row, values in one["layers"].items()]
+        _print(f"{name}: layer", [str(layer) for layer in range(n_layers)], rows)
+    _write(options, found, outputs_picture)
+
+
+@command_from("prune", PruneOptions)
+def prune_command(options: PruneOptions) -> None:
+    """Find the layers whose adapters a task can do without, and write the adapter without them.
+
+    Layers are ranked on training rows; scores are on the dev rows of the adapter's own tuning, read again
+    from where its run.json says. A layer that is dropped is a row of zeros.
+
+    \b
+    Example:
+      hadamard prune --adapters cola --output cola-pruned
+      hadamard prune --adapters cola,mrpc,rte --plot prune.svg
+    """
+    stay_offline_without_hub([base_model_of(folder) for folder in options.adapters])
+    from hadamard_adapter.analysis.prune import CRITERIA, prune_picture, rank_agreement
+
+    found: dict[str, Any] = {}
+    for folder in options.adapters:
+        one = found[Path(folder).name] = _pruned(options, Path(folder).expanduser())
+        layers = [str(layer) for layer in range(len(one["scores"]["offset"]))]
+        rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in one["scores"].items()]
+        _print(f"{Path(folder).name}: layer", layers, rows)
+        for name, entries in one.get("curve", {}).items():
+            text = "  ".join(f"{entry['n']}: {entry['score']:.4f}" for entry in entries)
+            data_console().print(f"{one['metric']} by layers kept, by {name}:  {text}", soft_wrap=True)
+        kept = ",".join(map(str, one["kept"]))
+        data_console().print(f"keep {kept} by {options.by}: {one['metric']} {one['kept_score']:.4f}")
+        if "again" in one:
+            data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
+    if len(found) > 1:
+        shown = {name: rank_agreement([one["scores"][name] for one in found.values()]) for name in CRITERIA}
+        text = ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
+        data_console().print(f"\nagreement of the rankings over adapters (mean Spearman): {text}")
+        found = {"agreement": shown, "adapters": found}
+    else:
+        found = {"adapters": found}
+    _write(options, found, lambda all: prune_picture(all["adapters"]))
+
+
+def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
+    """The analysis of one adapter, and where an output is wanted its folder."""
+    from hadamard_adapter.analysis.offsets import made_with
+    from hadamard_adapter.analysis.prune import (
+        kept_layers,
+        layer_scores,
+        n_to_keep,
+        prune_curve,
+        score_without,
+        settings_and_data,
+        spread_rows,
+        tune_again,
+        write_pruned,
+    )
+    from hadamard_adapter.tuning import load
+
+    settings, data = settings_and_data(folder)
+    classifier = load(folder)
+    scores = layer_scores(classifier, spread_rows(data.train, options.rows))
+    n_layers = len(scores["zero"])
+    keep = n_to_keep(n_layers) if options.keep is None else options.keep
+    if keep > n_layers:
+        raise SettingsError(f"--keep: expected at most {n_layers}, the adapter's layers, received {keep}")
+    kept = kept_layers(scores[options.by], keep)
+    gone = [layer for layer in range(n_layers) if layer not in kept]
+
+    def evaluate(layers: Sequence[int]) -> float:
+        return score_without(classifier, data.dev, [n for n in range(n_layers) if n not in layers])
+
+    found: dict[str, Any] = {
+        "made_with": made_with(folder),
+        "metric": data.task.metrics[0],
+        "rows": {"ranked_on": min(options.rows, len(data.train)), "scored_on": len(data.dev)},
+        "scores": scores,
+        "by": options.by,
+        "kept": list(kept),
+        "kept_score": evaluate(kept),
+    }
+    if options.curve or options.plot is not None:
+        found["curve"] = prune_curve(scores, evaluate)
+    if options.output is None:
+        return found
+    output = Path(options.output).expanduser()
+    if options.tune_again:
+        found["again"] = tune_again(settings, data, kept, output)
+    else:
+        remark = {name: found[name] for name in ("by", "kept", "metric", "kept_score")}
+        write_pruned(folder, output, gone, remark)
+    message_console(options.quiet).print(f"adapter in {output}")
+    return found
+
+
+def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[[Any], Any]) -> None:
+    """The files that were asked for."""
+    console = message_console(options.quiet)
+    if options.json is not None:
+        from hadamard_adapter.tuning.report import versions
+        from hadamard_adapter.tuning.resume import write_json
+
+        text = jsonlib.dumps({**found, "versions": versions()})
+        write_json(Path(options.json).expanduser(), jsonlib.loads(text))
+        console.print(f"numbers in {options.json}")
+    if options.plot is not None:
+        from hadamard_adapter.analysis.pictures import save_figure
+
+        save_figure(picture(found), options.plot)
+        console.print(f"picture in {options.plot}")
+
+
+def _print(first: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    data_console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+for _command in (outputs_command, patterns_command, sharing_command):
+    analyse_group.add_command(_command)

@@ -1,0 +1,328 @@
+"""The paper's analyses: laws of the functions over arrays, and the commands on tiny adapters."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from command import hadamard, tuned
+from hadamard_adapter.analysis import outputs, patterns, prune, sharing
+from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets, stacked
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tasks import Examples
+from hadamard_adapter.tuning import load
+from models import tiny_inputs, tiny_model
+
+NAME = "base_model.model.bert.encoder.layer.{}.attention.output.dense.hadamard_{}"
+RANDOM = np.random.default_rng(0).normal(size=(6, 40))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A copy of the tiny adapter with the sign of every offset changed."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for path in tuned().adapter.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    changed = {name: -t if ".hadamard_" in name else t for name, t in tensors.items()}
+    save_file(changed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+# Adapters as arrays
+
+
+def test_a_layer_that_an_adapter_leaves_out_is_a_row_of_zeros() -> None:
+    one = {NAME.format(index, "shift"): torch.full((3,), 1.0 + index) for index in range(3)}
+    two = {NAME.format(1, "shift"): torch.ones(3), "classifier.weight": torch.ones(2, 3)}
+    (array,) = stacked([one, two]).values()
+    assert array.shape == (2, 3, 3)
+    assert array[0, :, 0].tolist() == [1.0, 2.0, 3.0] and array[1, :, 0].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_every_offset_of_a_file_is_in_the_table_once() -> None:
+    tensors = load_file(tuned().adapter / "adapter_model.safetensors")
+    offsets = [t for name, t in tensors.items() if ".hadamard_" in name]
+    found = flat(read_offsets([tuned().adapter]))
+    assert found.shape == (1, sum(t.numel() for t in offsets))
+    assert np.square(found).sum() == pytest.approx(sum(float(t.square().sum()) for t in offsets), rel=1e-5)
+
+
+def test_vectors_of_two_widths_are_refused() -> None:
+    with pytest.raises(AdapterError, match=r"expected one length, received \[2, 3\]"):
+        stacked([{NAME.format(0, "scale"): torch.ones(n)} for n in (2, 3)])
+
+
+# Patterns
+
+
+def test_cosines_forget_lengths_and_know_signs() -> None:
+    found = patterns.cosines(np.concatenate([RANDOM, 3 * RANDOM[:1], -RANDOM[:1], 0 * RANDOM[:1]]))
+    np.testing.assert_allclose(found, found.T)
+    np.testing.assert_allclose(np.diag(found)[:-1], 1.0)
+    assert found[0, 6] == pytest.approx(1) and found[0, 7] == pytest.approx(-1) and not found[8].any()
+
+
+def test_principal_components_keep_all_distances_and_shares_sum_to_one() -> None:
+    points, shares = patterns.principal_components(RANDOM)
+    assert points.shape == (6, 5) and shares.sum() == pytest.approx(1)
+    assert (np.diff(shares) <= 0).all()
+    np.testing.assert_allclose(
+        np.linalg.norm(points[:, None] - points[None], axis=-1),
+        np.linalg.norm(RANDOM[:, None] - RANDOM[None], axis=-1),
+    )
+
+
+def test_components_do_not_depend_on_where_the_adapters_lie() -> None:
+    moved, _ = patterns.principal_components(RANDOM + 5.0)
+    np.testing.assert_allclose(moved, patterns.principal_components(RANDOM)[0], atol=1e-10)
+
+
+# Outputs
+
+
+def made_by(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs before, and after an element-wise polynomial of that degree."""
+    rng = np.random.default_rng(degree)
+    x = rng.normal(size=(200, 5))
+    return x, x + sum(rng.normal(size=5) * x**power for power in range(degree + 1))
+
+
+@pytest.mark.parametrize(("degree", "first"), [(0, "shift"), (1, "linear"), (2, "quadratic"), (3, "cubic")])
+def test_a_change_is_explained_by_the_fit_of_its_degree_and_by_no_lower_one(degree: int, first: str) -> None:
+    x, y = made_by(degree)
+    found = {
+        name: outputs.explained(x[100:], y[100:], fit(x[:100], y[:100], x[100:]))
+        for name, fit in outputs.FITS.items()
+    }
+    names = ["shift", "linear", "quadratic", "cubic"]
+    assert all(found[name] > 1 - 1e-9 for name in names[names.index(first) :])
+    assert all(found[name] < 0.999 for name in names[: names.index(first)])
+
+
+def test_a_full_map_explains_what_mixes_the_dimensions_and_no_element_wise_fit_does() -> None:
+    x, _ = made_by(1)
+    y = x[:, ::-1] + 1.0
+    found = outputs.fits_of_layers(x[None], y[None], 100)
+    assert found["full map"][0] == pytest.approx(1) and found["cubic"][0] < 0.8
+
+
+def test_no_change_is_explained_by_nothing() -> None:
+    x, _ = made_by(0)
+    assert outputs.explained(x, x, x + 1) == 0.0
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "distilbert", "deberta-v2"])
+def test_attention_outputs_are_those_of_the_tokens_that_are_not_padding(name: str) -> None:
+    model, batch = tiny_model(name), tiny_inputs(name)
+    whole = outputs.attention_outputs(model, [batch])
+    assert whole.shape == (2, int(batch["attention_mask"].sum()), 32)
+    rows = [
+        {key: v[i : i + 1, : int(batch["attention_mask"][i].sum())] for key, v in batch.items()}
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(outputs.attention_outputs(model, rows), whole, atol=1e-5)
+    assert not any(vars(module)["_forward_hooks"] for module in model.modules())
+
+
+# Pruning
+
+
+def test_kept_layers_are_the_best_and_every_smaller_set_is_within_the_larger() -> None:
+    scores = [0.3, -0.1, 0.3, 0.9]
+    sets = [set(prune.kept_layers(scores, n)) for n in range(5)]
+    assert [len(one) for one in sets] == [0, 1, 2, 3, 4] and sets[2] == {0, 3}
+    assert all(small <= large for small, large in itertools.pairwise(sets))
+
+
+def test_a_curve_asks_for_each_set_of_layers_once() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def evaluate(layers: tuple[int, ...]) -> float:
+        asked.append(layers)
+        return float(len(layers))
+
+    found = prune.prune_curve({"a": [1.0, 2.0], "b": [1.0, 2.0]}, evaluate)
+    assert found["a"] == found["b"] and asked == [(0, 1), (1,), ()]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Examples:
+    texts = [f"w{10 + index % 3 + 10 * (index % 2)} w{30 + index}" for index in range(12)]
+    return Examples(texts, None, [index % 2 for index in range(12)])
+
+
+def test_without_layers_is_the_base_model_there_and_leaves_no_trace(rows: Examples) -> None:
+    classifier = load(tuned().adapter, device="cpu")
+    before = classifier.logits(rows.texts)
+    with prune.without_layers(classifier.model, [0, 1]):
+        bare = classifier.logits(rows.texts)
+    assert not np.allclose(bare, before, atol=1e-4)
+    again = load(tuned().adapter, device="cpu")
+    assert np.array_equal(again.logits(rows.texts), before)
+    with prune.without_layers(again.model, [0, 1]):
+        assert np.array_equal(again.logits(rows.texts), bare)
+    assert np.array_equal(again.logits(rows.texts), before)
+
+
+def test_scores_of_layers_are_zero_where_the_adapter_is(rows: Examples) -> None:
+    classifier = load(tuned().adapter, device="cpu")
+    for name, parameter in classifier.model.named_parameters():
+        if ".hadamard_" in name and layer_of(name.removesuffix(".default")) == 1:
+            parameter.data.zero_()
+    found = prune.layer_scores(classifier, rows)
+    assert set(found) == set(prune.CRITERIA)
+    assert all(values[1] == 0.0 and values[0] != 0.0 for values in found.values()), found
+
+
+def test_fisher_is_half_of_the_mean_square_of_the_row_gradients_times_the_offsets(rows: Examples) -> None:
+    classifier = load(tuned().adapter, device="cpu")
+    found = prune.layer_scores(classifier, rows)["fisher"]
+    parameters = {n: p for n, p in classifier.model.named_parameters() if ".hadamard_" in n}
+    expected = np.zeros(2)
+    for text, label in zip(rows.texts, rows.labels or [], strict=True):
+        classifier.model.zero_grad()
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        batch = classifier.tokenizer([text], return_tensors="pt")
+        classifier.model(**batch, labels=torch.tensor([label])).loss.backward()
+        for name, p in parameters.items():
+            assert p.grad is not None
+            slope = float((p.grad * p.detach()).square().sum())
+            expected[layer_of(name.removesuffix(".default"))] += slope / 24
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_rankings_that_are_opposite_disagree() -> None:
+    assert prune.rank_agreement([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]) == -1.0
+    assert prune.rank_agreement([[1.0, 2.0]]) is None
+
+
+# Sharing
+
+
+def test_a_vector_is_the_adapter_and_back_and_the_head_stays() -> None:
+    tensors = load_file(tuned().adapter / "adapter_model.safetensors")
+    back = sharing.as_tensors(sharing.vector_of(tensors), tensors)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    with pytest.raises(SettingsError, match="offsets, received 3"):
+        sharing.as_tensors(np.zeros(3), tensors)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_a_basis_is_orthonormal_and_the_best_of_its_size(k: int) -> None:
+    directions = sharing.basis(RANDOM, k)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(k), atol=1e-10)
+    kept = np.square(sharing.coefficients(RANDOM, directions)).sum()
+    assert kept == pytest.approx(np.square(np.linalg.svd(RANDOM, compute_uv=False)[:k]).sum())
+    chance = np.linalg.qr(np.random.default_rng(1).normal(size=(40, k)))[0].T
+    assert kept > np.square(sharing.coefficients(RANDOM, chance)).sum()
+
+
+def test_as_many_directions_as_adapters_hold_all_of_them_and_no_more_are_given() -> None:
+    np.testing.assert_allclose(sharing.kept_share(RANDOM, sharing.basis(RANDOM, 6)), 1.0)
+    with pytest.raises(SettingsError, match="expected 1 to 6"):
+        sharing.basis(RANDOM, 7)
+
+
+def test_the_mean_of_the_others_leaves_out_its_own() -> None:
+    changed = RANDOM.copy()
+    changed[2] = 100.0
+    np.testing.assert_array_equal(sharing.mean_of_others(RANDOM, 2), sharing.mean_of_others(changed, 2))
+
+
+def test_a_task_without_part_in_the_basis_is_not_helped_by_its_own_other_seed() -> None:
+    vectors, tasks = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), ["a", "a", "b"]
+    np.testing.assert_array_equal(sharing.share_of_unseen(vectors, tasks, 1), 0.0)
+    np.testing.assert_allclose(sharing.kept_share(vectors, sharing.basis(vectors, 2)), 1.0)
+    assert np.isnan(sharing.share_of_unseen(vectors, tasks, 2))[:2].all()
+
+
+# Commands
+
+
+def numbers(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_patterns_of_opposite_adapters(other: Path, tmp_path: Path) -> None:
+    words = ("--json", tmp_path / "p.json", "--plot", tmp_path / "p.svg")
+    found = hadamard("analyse", "patterns", "--adapters", f"{tuned().adapter},{other}", *words)
+    assert found.code == 0, found.err
+    written = numbers(tmp_path / "p.json")
+    kinds = [kind for kind in written["cosine"] if not kind.startswith("1 + ")]
+    assert all(written["within_task"][kind] == -1.0 for kind in kinds)
+    assert set(written["between_tasks"].values()) == {None}
+    assert written["made_with"]["adapter"]["rows"]["train"] == 96
+    assert (tmp_path / "p.svg").read_text(encoding="utf-8").count("adapter") >= 1
+
+
+def test_a_pruned_adapter_is_the_adapter_without_these_layers(tmp_path: Path) -> None:
+    out, words = tmp_path / "small", ("--json", tmp_path / "p.json", "--plot", tmp_path / "p.png")
+    found = hadamard("prune", "--adapters", tuned().adapter, "--keep", 1, "--output", out, *words)
+    assert found.code == 0, found.err
+    one = numbers(tmp_path / "p.json")["adapters"]["adapter"]
+    (gone,) = {0, 1} - set(one["kept"])
+    texts = ["w10 w40", "w20 w41 w42"]
+    whole = load(tuned().adapter, device="cpu")
+    with prune.without_layers(whole.model, [gone]):
+        expected = whole.logits(texts)
+    np.testing.assert_array_equal(load(out, device="cpu").logits(texts), expected)
+    assert not (out / "metrics.json").exists() and numbers(out / "run.json")["pruned"]["kept"] == one["kept"]
+    assert [entry["n"] for entry in one["curve"]["zero"]] == [2, 1, 0]
+    scored = hadamard("eval", "--adapter", out, "--data", tuned().dev, "--json")
+    assert json.loads(scored.out)["accuracy"] == pytest.approx(one["kept_score"])
+
+
+def test_layers_that_stay_can_be_tuned_again(tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    words = ("--keep", 1, "--rows", 12, "--output", out, "--tune-again", "--json", tmp_path / "p.json")
+    found = hadamard("prune", "--adapters", tuned().adapter, *words)
+    assert found.code == 0, found.err
+    again = numbers(tmp_path / "p.json")["adapters"]["adapter"]["again"]
+    assert again["adapter_parameters"] * 2 == sum(
+        t.numel()
+        for name, t in load_file(tuned().adapter / "adapter_model.safetensors").items()
+        if ".hadamard_" in name
+    )
+    assert {layer_of(n) for n in load_file(out / "adapter_model.safetensors")} - {None} == {*again["layers"]}
+
+
+def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
+    words = ("--tuned", tuned().model, "--data", tuned().train, "--json", tmp_path / "o.json")
+    found = hadamard("analyse", "outputs", "--model", tuned().model, *words, "--plot", tmp_path / "o.svg")
+    assert found.code == 0, found.err
+    layers = numbers(tmp_path / "o.json")["model"]["layers"]
+    assert layers["change"] == [0.0, 0.0] and layers["norm before"] == layers["norm after"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("patterns", "--adapters", "ADAPTER"), "two adapters or more"),
+        (("patterns", "--adapters", "ADAPTER,ADAPTER"), "names that differ"),
+        (("patterns", "--adapters", "ADAPTER,nowhere"), "no adapter in 'nowhere'"),
+        (("sharing", "--adapters", "ADAPTER"), "two tasks or more"),
+        (("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "a.csv,b.csv"), "expected 1 files"),
+        (("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "DEV", "--tokens", "40"), "more than"),
+        (("prune", "--adapters", "ADAPTER", "--keep", "3"), "expected at most 2"),
+        (("prune", "--adapters", "ADAPTER", "--tune-again"), "needs --output"),
+        (("prune", "--adapters", "ADAPTER,x", "--output", "out"), "expected one adapter"),
+        (("prune", "--adapters", "ADAPTER", "--plot", "x.pdf"), r"\.svg or \.png"),
+        (("prune", "--adapters", "ADAPTER", "--output", "ADAPTER"), "is there already"),
+    ],
+)
+def test_what_cannot_be_analysed_is_refused(words: tuple[str, ...], expected: str) -> None:
+    places = {"ADAPTER": tuned().adapter, "MODEL": tuned().model, "DEV": tuned().dev}
+    given = [",".join(str(places.get(part, part)) for part in word.split(",")) for word in words]
+    found = hadamard(*([] if given[0] == "prune" else ["analyse"]), *given)
+    assert found.code == 2 and expected.replace("\\", "") in found.err, found.err
+    assert found.err.count("error: ") == 1 and "Traceback" not in found.err
