@@ -14,7 +14,7 @@ from torch import Tensor
 from adapter_help import BOTH, STD, randomize
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.serving import AdapterBank, BankAdapter, read_adapter
+from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
 from hadamard_adapter.serving.backbone import ENCODERS
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.models import load_tokenizer
@@ -27,6 +27,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"sites": ["attention"]},
     {"sites": BOTH, "layers_to_transform": [1], "id2label": {index: f"x{index}" for index in range(5)}},
     {"sites": BOTH, "norm_modules": [], "id2label": {0: "a", 1: "b"}},
+    {"sites": BOTH, "identity_modules": True},
 )
 
 
@@ -58,6 +59,23 @@ def test_every_row_is_as_alone_with_its_adapter(name: str, tmp_path: Path) -> No
             expected = (plain if id == "base" else alone[id])(**inputs).logits[row].detach()
             torch.testing.assert_close(mixed[row, : len(expected)], expected, atol=1e-5, rtol=1e-4)
             assert bool((mixed[row, len(expected) :] == float("-inf")).all())
+
+
+def test_linear_heads_share_one_identity_that_outlives_each_of_them(tmp_path: Path) -> None:
+    inputs, pack = tiny_inputs("roberta"), tmp_path / "pack"
+    alone = [tuned("roberta", seed, tmp_path / f"{seed}", identity_modules=True) for seed in range(2)]
+    tuned("roberta", 2, tmp_path / "full")
+    write_pack(pack, ((f"a{seed}", "0", read_adapter(tmp_path / f"{seed}")) for seed in range(2)))
+    bank = AdapterBank(tiny_model("roberta"), pack=PackedAdapters(pack))
+    assert bank.entry("a0").adapter.head_bytes == 4 * (3 * 32 + 3)
+    slot = bank.slot_of("a1")
+    bank.remove("a0")
+    bank.add("full", tmp_path / "full")
+    found = bank.forward([slot] * 4, **inputs)
+    torch.testing.assert_close(found, logits(alone[1], inputs), atol=1e-5, rtol=1e-4)
+    with pytest.raises(AdapterError, match=r"makes 'classifier.out_proj' the identity: expected a layer bef"):
+        other = dataclasses.replace(read_adapter(tmp_path / "0"), identity=("classifier.out_proj",))
+        bank.add("other", other)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,10 @@ class Backbone:
             else:
                 table.values[slot] = row
         for path, layer in self._heads.items():
-            layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
+            if path in adapter.identity and not isinstance(layer, BankOutput):
+                layer.put_identity(slot)
+            else:
+                layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
         self._sizes[slot] = adapter.task.n_outputs
         return slot
 
@@ -131,7 +134,14 @@ class Backbone:
                     f"adapter {id!r}: expected {adapter.task.n_outputs} outputs, one a label, received "
                     f"{len(tensor)}"
                 )
-        missing = sorted(self._fresh - set(adapter.head))
+        for path in adapter.identity:
+            if isinstance(self._heads.get(path), (BankOutput, type(None))):
+                raise AdapterError(
+                    f"adapter {id!r} makes {path!r} the identity: expected a layer before the output layer "
+                    "of this model's head"
+                )
+        identity = {f"{path}.{name}" for path in adapter.identity for name in ("weight", "bias")}
+        missing = sorted(self._fresh - set(adapter.head) - identity)
         if missing:
             raise AdapterError(
                 f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"

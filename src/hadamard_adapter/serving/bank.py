@@ -347,7 +347,7 @@ class AdapterBank:
             entry.slot = 0
 
 
-def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " l"]]) -> list[Prediction]:
+def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " _"]]) -> list[Prediction]:
     """One prediction a row, by the task of its adapter.
 
     Args:
