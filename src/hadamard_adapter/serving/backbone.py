@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hadamard_adapter.adapter.families import find_sites
+from hadamard_adapter.adapter.families import find_sites, layer_stacks
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
 from hadamard_adapter.adapter.heads import find_head, fresh_parameters
 from hadamard_adapter.errors import AdapterError, SettingsError
@@ -79,6 +79,8 @@ class Backbone:
             else:
                 layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
         self._sizes[slot] = adapter.task.n_outputs
+        layers = [self._layer_of_site[self._places[place]] for place in adapter.offsets]
+        self._depths[slot] = min(layers, default=len(self.layers))
         return slot
 
     def free(self, slot: int) -> None:
@@ -86,6 +88,10 @@ class Backbone:
         for layer in self._heads.values():
             layer.drop(slot)
         self._free.append(slot)
+
+    def depths(self, slots: Sequence[int]) -> list[int]:
+        """For each slot, the number of layers below the first one that its adapter changes."""
+        return [self._depths[slot] for slot in slots]
 
     def take(self, slots: Sequence[int]) -> None:
         """Take what the rows of the next forward pass need out of the tables."""
@@ -187,6 +193,9 @@ class Backbone:
 
     def _wrap_sites(self) -> None:
         sites = find_sites(self.model, ["attention", "ffn"])
+        self.layers: list[nn.Module] = list(layer_stacks(self.model)[0])
+        self._layer_of_site = [site.layer_index for site in sites]
+        self._depths = {0: len(self.layers)}
         norms = Counter(site.norm for site in sites)
         width = 0
         for index, site in enumerate(sites):
