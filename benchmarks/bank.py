@@ -41,7 +41,8 @@ ENDS = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}
 @click.option("--model", required=True, help="Folder of the base model.")
 @click.option("--rounds", default=20, show_default=True, help="Rounds of each comparison.")
 @click.option("--output", default="results/bank.json", show_default=True, help="File of the result.")
-def main(model: str, rounds: int, output: str) -> None:
+@click.option("--only-shared", is_flag=True, help="Measure adapters on one text alone.")
+def main(model: str, rounds: int, output: str, only_shared: bool) -> None:
     """Measure and write the ratios."""
     torch.set_num_threads(1)
     bare = load(model)
@@ -49,14 +50,15 @@ def main(model: str, rounds: int, output: str) -> None:
     found: dict[str, Any] = {"model": name, "rounds": rounds, "threads": 1, "versions": versions()}
     like = an_adapter(bare)
     found |= {"adapter_bytes": like.offset_bytes, "head_bytes": like.head_bytes}
-    for n_rows, n_tokens in SHAPES:
+    for n_rows, n_tokens in () if only_shared else SHAPES:
         found[f"{n_rows}x{n_tokens}"] = mixed(bare, like, n_rows, n_tokens, rounds)
         click.echo(f"{n_rows}x{n_tokens}: {json.dumps(found[f'{n_rows}x{n_tokens}'])}")
     found["shared"] = shared(bare, like, rounds)
     click.echo(f"shared: {json.dumps(found['shared'])}")
-    found["growth"] = growth(bare, like, rounds)
-    found["cold_ms"] = cold(bare, like)
-    click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
+    if not only_shared:
+        found["growth"] = growth(bare, like, rounds)
+        found["cold_ms"] = cold(bare, like)
+        click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)

@@ -250,9 +250,8 @@ class AdapterBank:
         self, shared: Shared, slots: Sequence[int], inputs: dict[str, Tensor]
     ) -> Float[Tensor, "b l"]:
         model, layers = self.backbone.model, self.backbone.layers[: shared.depth]
-        pairs = zip(shared.firsts, shared.is_base, strict=True)
         with self._lock:
-            self.backbone.take([0 if is_base else slots[row] for row, is_base in pairs])
+            self.backbone.take([slots[row] for row in shared.firsts])
         output = capture_output(model, layers, {key: tensor[shared.firsts] for key, tensor in inputs.items()})
         with self._lock:
             self.backbone.take(slots)

@@ -19,11 +19,9 @@ class Shared:
     depth: int
     """Number of layers that run once a text."""
     firsts: list[int]
-    """Rows that run through them."""
+    """Rows that run through them, each for all that share with it: these layers see the base model."""
     of_row: list[int]
     """For each row of the batch, the position in `firsts` of the one whose output it takes."""
-    is_base: list[bool]
-    """For each of `firsts`, whether several rows share it; in these layers all of them are the base model."""
 
 
 def keys_of(inputs: dict[str, Int64[Tensor, "b s"]]) -> list[bytes]:
@@ -44,7 +42,7 @@ def find_shared(keys: Sequence[Hashable], depths: Sequence[int]) -> Shared | Non
 
     Example:
         >>> find_shared("aab", [2, 3, 0])
-        Shared(depth=2, firsts=[0, 2], of_row=[0, 0, 1], is_base=[True, False])
+        Shared(depth=2, firsts=[0, 2], of_row=[0, 0, 1])
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, (key, depth) in enumerate(zip(keys, depths, strict=True)):
@@ -59,5 +57,4 @@ def find_shared(keys: Sequence[Hashable], depths: Sequence[int]) -> Shared | Non
         depth,
         [rows[0] for rows in rows_of.values()],
         [of_row[row] for row in range(len(keys))],
-        [len(rows) > 1 for rows in rows_of.values()],
     )
