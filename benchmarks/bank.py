@@ -42,7 +42,8 @@ ENDS = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}
 @click.option("--model", required=True, help="Folder of the base model.")
 @click.option("--rounds", default=20, show_default=True, help="Rounds of each comparison.")
 @click.option("--output", default="results/bank.json", show_default=True, help="File of the result.")
-def main(model: str, rounds: int, output: str) -> None:
+@click.option("--only-shared", is_flag=True, help="Measure adapters on one text alone.")
+def main(model: str, rounds: int, output: str, only_shared: bool) -> None:
     """Measure and write the ratios."""
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -51,12 +52,15 @@ def main(model: str, rounds: int, output: str) -> None:
     found: dict[str, Any] = {"model": name, "rounds": rounds, "threads": 1, "versions": versions()}
     like = an_adapter(bare)
     found |= {"adapter_bytes": like.offset_bytes, "head_bytes": like.head_bytes}
-    for n_rows, n_tokens in SHAPES:
+    for n_rows, n_tokens in () if only_shared else SHAPES:
         found[f"{n_rows}x{n_tokens}"] = mixed(bare, like, n_rows, n_tokens, rounds)
         click.echo(f"{n_rows}x{n_tokens}: {json.dumps(found[f'{n_rows}x{n_tokens}'])}")
-    found["growth"] = growth(bare, like, rounds)
-    found["cold_ms"] = cold(bare, like)
-    click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
+    found["shared"] = shared(bare, like, rounds)
+    click.echo(f"shared: {json.dumps(found['shared'])}")
+    if not only_shared:
+        found["growth"] = growth(bare, like, rounds)
+        found["cold_ms"] = cold(bare, like)
+        click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
@@ -110,6 +114,28 @@ def mixed(
     }
     with torch.inference_mode():
         return ratios(calls, "bare", rounds)
+
+
+def shared(bare: torch.nn.Module, like: BankAdapter, rounds: int) -> dict[str, object]:
+    """Eight adapters on each of eight texts, by the lower layers they leave alone, against 64 texts."""
+    n_layers = bare.config.num_hidden_layers
+    texts = torch.randint(1000, 20_000, (64, 32))
+    calls: dict[str, Callable[[], object]] = {}
+    for depth in (0, n_layers // 3, 2 * n_layers // 3):
+        upper = {
+            place: tensor
+            for place, tensor in like.offsets.items()
+            if int(next(part for part in place[0].split(".") if part.isdigit())) >= depth
+        }
+        bank = bank_of(bare, dataclasses.replace(like, offsets=upper), 8)
+        slots = [bank.slot_of(f"a{row % 8}") for row in range(64)]
+        if not depth:
+            calls["64_texts"] = partial(bank.forward, slots, input_ids=texts)
+        calls[f"8_texts_above_{depth}"] = partial(
+            bank.forward, slots, input_ids=texts[:8].repeat_interleave(8, 0)
+        )
+    with torch.inference_mode():
+        return ratios(calls, "64_texts", rounds)
 
 
 def lora_of(bare: torch.nn.Module, names: list[str]) -> PeftModel:

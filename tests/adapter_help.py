@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hadamard_adapter import HadamardConfig
-from hadamard_adapter.adapter.heads import HeadWrapper
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
 from models import tiny_model
 
@@ -41,11 +41,18 @@ def adapted(
 
 
 def added(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
-    """The parameters of one adapter: offsets and head."""
+    """The parameters of one adapter: offsets and head, without layers that are the identity."""
+    identity = tuple(
+        f"{path}.modules_to_save.{adapter}.{inner}".removesuffix(".") + "."
+        for path, wrapper in model.named_modules()
+        if isinstance(wrapper, HeadWrapper)
+        for inner in wrapper.identity.get(adapter, ())
+    )
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if ("hadamard_" in name and name.endswith(f".{adapter}")) or f".modules_to_save.{adapter}." in name
+        if ("hadamard_" in name and name.endswith(f".{adapter}"))
+        or (f".modules_to_save.{adapter}." in name and not name.startswith(identity))
     }
 
 

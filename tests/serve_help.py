@@ -24,11 +24,15 @@ from tuning_help import tiny_folder
 LABELS = {"mood": ("bad", "good"), "topic": ("art", "sport", "trade"), "shop-size": ("s", "m", "l", "xl")}
 
 
-def make_adapter(model: Path, folder: Path, labels: tuple[str, ...], seed: int) -> Path:
+def make_adapter(
+    model: Path, folder: Path, labels: tuple[str, ...], seed: int, problem_type: str | None = None
+) -> Path:
     """A random adapter of a tiny model, as `tune` would leave it."""
     names = dict(enumerate(labels))
     base = AutoModelForSequenceClassification.from_pretrained(model, id2label=names)
-    tuned = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS", sites=BOTH, id2label=names))
+    tuned = get_peft_model(
+        base, HadamardConfig(task_type="SEQ_CLS", sites=BOTH, id2label=names, problem_type=problem_type)
+    )
     randomize(tuned, "default", seed)
     tuned.save_pretrained(folder)
     return folder

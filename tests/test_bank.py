@@ -14,8 +14,9 @@ from torch import Tensor
 from adapter_help import BOTH, STD, randomize
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.serving import AdapterBank, BankAdapter, read_adapter
+from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
 from hadamard_adapter.serving.backbone import ENCODERS
+from hadamard_adapter.serving.layers import BankProjection
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.models import load_tokenizer
 from models import TINY, tiny_inputs, tiny_model
@@ -27,6 +28,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"sites": ["attention"]},
     {"sites": BOTH, "layers_to_transform": [1], "id2label": {index: f"x{index}" for index in range(5)}},
     {"sites": BOTH, "norm_modules": [], "id2label": {0: "a", 1: "b"}},
+    {"sites": BOTH, "identity_modules": True},
 )
 
 
@@ -58,6 +60,41 @@ def test_every_row_is_as_alone_with_its_adapter(name: str, tmp_path: Path) -> No
             expected = (plain if id == "base" else alone[id])(**inputs).logits[row].detach()
             torch.testing.assert_close(mixed[row, : len(expected)], expected, atol=1e-5, rtol=1e-4)
             assert bool((mixed[row, len(expected) :] == float("-inf")).all())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_adapters_on_one_text_share_the_layers_below_the_first_adapted_one(name: str, tmp_path: Path) -> None:
+    bank, inputs, n_rows_of = AdapterBank(tiny_model(name)), tiny_inputs(name), list[int]()
+    settings = ({"layers_to_transform": [1]}, {"sites": BOTH}, {"layers_to_transform": [1], "sites": BOTH})
+    alone = [tuned(name, seed, tmp_path / f"a{seed}", **chosen) for seed, chosen in enumerate(settings)]
+    for seed in range(len(alone)):
+        bank.add(f"a{seed}", tmp_path / f"a{seed}")
+    projection = next(m for m in bank.backbone.layers[0].modules() if isinstance(m, BankProjection))
+    projection.register_forward_hook(lambda module, args, output: n_rows_of.append(len(output)))
+    rows, ids = [0, 0, 0, 0, 1, 2, 2, 3, 3], [0, 1, 2, None, 2, 1, 1, 1, 0]  # None: the base model
+    slots = [0 if id is None else bank.slot_of(f"a{id}") for id in ids]
+    found = bank.forward(slots, **{key: tensor[rows] for key, tensor in inputs.items()})
+    assert n_rows_of == [7], "three rows of text 0 share; a1 changes layer 0, so its rows stand alone"
+    for row, id, logit in zip(rows, ids, found, strict=True):
+        expected = (tiny_model(name) if id is None else alone[id])(**inputs).logits[row].detach()
+        torch.testing.assert_close(logit, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_linear_heads_share_one_identity_that_outlives_each_of_them(tmp_path: Path) -> None:
+    inputs, pack = tiny_inputs("roberta"), tmp_path / "pack"
+    alone = [tuned("roberta", seed, tmp_path / f"{seed}", identity_modules=True) for seed in range(2)]
+    tuned("roberta", 2, tmp_path / "full")
+    write_pack(pack, ((f"a{seed}", "0", read_adapter(tmp_path / f"{seed}")) for seed in range(2)))
+    bank = AdapterBank(tiny_model("roberta"), pack=PackedAdapters(pack))
+    assert bank.entry("a0").adapter.head_bytes == 4 * (3 * 32 + 3)
+    slot = bank.slot_of("a1")
+    bank.remove("a0")
+    bank.add("full", tmp_path / "full")
+    found = bank.forward([slot] * 4, **inputs)
+    torch.testing.assert_close(found, logits(alone[1], inputs), atol=1e-5, rtol=1e-4)
+    with pytest.raises(AdapterError, match=r"makes 'classifier.out_proj' the identity: expected a layer bef"):
+        other = dataclasses.replace(read_adapter(tmp_path / "0"), identity=("classifier.out_proj",))
+        bank.add("other", other)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from transformers import BertForSequenceClassification
 from adapter_help import TASK_TYPES, adapted, added, assert_same_bits, logits, randomize
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter.families import FAMILIES
-from hadamard_adapter.adapter.heads import HeadWrapper, find_head, fresh_parameters, uncovered_parameters
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper
+from hadamard_adapter.adapter.heads import find_head, fresh_parameters, uncovered_parameters
 from hadamard_adapter.errors import AdapterError
 from models import TINY, tiny_inputs, tiny_model
 

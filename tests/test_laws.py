@@ -18,7 +18,7 @@ from adapter_help import (
     randomize,
 )
 from hadamard_adapter import HadamardConfig
-from hadamard_adapter.adapter.heads import HeadWrapper
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
 from models import TINY, tiny_inputs, tiny_model
 

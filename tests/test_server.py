@@ -23,7 +23,7 @@ from command import assert_refused, hadamard
 from hadamard_adapter.serving import AdapterStore
 from hadamard_adapter.serving.keys import make_key
 from hadamard_adapter.serving.load import load_bank
-from serve_help import LABELS, Served, make_place, served, zipped
+from serve_help import LABELS, Served, make_adapter, make_place, served, zipped
 
 TEXTS = [f"w{index} " * (1 + index * 7 % 23) for index in range(40)]
 N_REQUESTS = 1200
@@ -396,6 +396,38 @@ def test_without_keys_other_machines_are_not_listened_to(
     assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--port", "70000"], "0 to 65535")
     assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--queue-texts", "0"], "--queue-texts")
     assert_refused(lambda: ["serve", "--model", "m", "--store", "s", "--tls-cert", "x"], "both or none")
+
+
+def test_pairs_multi_label_and_regression_are_answered_as_offline(place: Path, tmp_path: Path) -> None:
+    kinds = {"tags": ("multi_label_classification", ("x", "y", "z")), "stars": ("regression", ("value",))}
+    store, bank = AdapterStore(tmp_path / "store"), load_bank(str(place / "model"), "cpu")
+    for seed, (id, (kind, labels)) in enumerate(kinds.items()):
+        folder = make_adapter(place / "model", tmp_path / id, labels, 90 + seed, kind)
+        store.add(id, folder)
+        bank.add(id, folder)
+    texts, seconds, ids = ["w10 w50", "w20"], ["w41", "w42 w43"], list(kinds)
+    with served(place / "model", tmp_path / "store", tmp_path / "log") as server:
+        for pairs in (None, seconds):
+            body = {"models": ids, "input": texts, "pairs": pairs}
+            rows = server.client.post("/classify", json=body).json()["data"]
+            expected = bank.predict(
+                [text for text in texts for _ in ids],
+                ids * 2,
+                None if pairs is None else [pair for pair in pairs for _ in ids],
+            )
+            assert [(row["index"], row["model"]) for row in rows] == [(i, id) for i in range(2) for id in ids]
+            for row, one in zip(rows, expected, strict=True):
+                np.testing.assert_allclose(row["probs"], list(one.probabilities.values()), atol=1e-4)
+                assert row["label"] is None and row["labels"] == (
+                    list(one.label) if one.label is not None else None
+                )
+                assert row["value"] == pytest.approx(one.value, abs=1e-4)
+        inputs = [list(pair) for pair in zip(texts, seconds, strict=True)]
+        scores = server.client.post("/adapters/stars/predict", json={"inputs": inputs}).json()
+        assert [row[0]["label"] for row in scores] == ["value"] * 2
+        assert [row[0]["score"] for row in scores] == pytest.approx(
+            [one.value for one in expected[1::2]], abs=1e-4
+        )
 
 
 def test_a_key_is_made_by_the_command(tmp_path: Path) -> None:

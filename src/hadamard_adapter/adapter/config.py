@@ -24,6 +24,7 @@ NAMES = {
     "train_shift": "True, False, names as a list, or one regular expression",
     "modules_to_save": "names as a list",
     "head_modules": "names as a list",
+    "identity_modules": "True, False or names as a list",
 }
 """The fields that hold names of modules, and what each takes."""
 USAGE = """
@@ -65,6 +66,8 @@ class HadamardConfig(PeftConfig):
         freeze_adapter: Whether the adapter stays as it is while the head trains (stage 1 of the paper).
         modules_to_save: Further modules to train and save whole.
         head_modules: Full names of the head's modules. None: found (see `hadamard_adapter.adapter.heads`).
+        identity_modules: Layers of the head that are the identity, neither trained nor saved. True: all
+            before the output layer, so that the head is one linear layer (see `adapter.identity`).
         init_weights: True: zeros, the base model. False: small random values, for tests.
         id2label: Label names of this adapter's task; None: those of the base model. For another number of
             labels the adapter's head gets a new output layer.
@@ -94,6 +97,9 @@ class HadamardConfig(PeftConfig):
     freeze_adapter: bool = field(default=False, metadata={"help": "keep the adapter as it is"})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "trained and saved whole"})
     head_modules: list[str] | None = field(default=None, metadata={"help": "the head, found if None"})
+    identity_modules: bool | list[str] = field(
+        default=False, metadata={"help": "layers of the head that are the identity"}
+    )
     init_weights: bool = field(default=True, metadata={"help": "start at the identity"})
     # JSON makes strings of the indices; __post_init__ undoes it.
     id2label: dict[int, str] | dict[str, str] | None = field(default=None, metadata={"help": "label names"})
@@ -127,7 +133,8 @@ class HadamardConfig(PeftConfig):
     @property
     def is_resolved(self) -> bool:
         """Whether nothing is left open: the names were resolved against a model, or all were given."""
-        return None not in (self.target_modules, self.norm_modules, self.train_shift, self.head_modules)
+        names = (self.target_modules, self.norm_modules, self.train_shift, self.head_modules)
+        return None not in names and self.identity_modules is not True
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Writes adapter_config.json, and into PEFT's model card how to load an adapter of this method."""
@@ -154,7 +161,7 @@ class HadamardConfig(PeftConfig):
 def _checked_names(field_name: str, value: Any) -> Any:
     """Names as a list, or the regular expression as it is; a bool or None is left as it is."""
     expected = NAMES[field_name]
-    if value is None or (isinstance(value, bool) and field_name == "train_shift"):
+    if value is None or (isinstance(value, bool) and field_name in ("train_shift", "identity_modules")):
         return value
     if isinstance(value, str) and "regular expression" in expected:
         _check_pattern(field_name, value)

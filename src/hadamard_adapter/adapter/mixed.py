@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hadamard_adapter.adapter.heads import HeadWrapper
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
 
 __all__ = ["mixed_batch", "repeats_of"]

@@ -13,7 +13,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.config import HadamardConfig
-from hadamard_adapter.adapter.heads import HeadWrapper, uncovered_parameters, wrap_head
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper, wrap_head
+from hadamard_adapter.adapter.heads import uncovered_parameters
 from hadamard_adapter.adapter.labels import adapter_labels, labels_of, remember_labels, switch_labels
 from hadamard_adapter.adapter.layers import HadamardLayer
 from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of

@@ -21,6 +21,7 @@ from hadamard_adapter.adapter.families import (
     shift_can_merge,
 )
 from hadamard_adapter.adapter.heads import find_head, own_modules
+from hadamard_adapter.adapter.identity import inner_layers
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 
@@ -57,6 +58,11 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
     if config.head_modules is None:
         has_task = config.task_type in TASKS_WITH_HEAD
         config.head_modules = list(find_head(model, config.modules_to_save or (), has_task))
+    if config.identity_modules is True:
+        heads = tuple(config.head_modules)
+        own = [(name.replace(".original_module", ""), module) for name, module in own_modules(model)]
+        inside = [(name, m) for name, m in own if f"{name}.".startswith(tuple(f"{head}." for head in heads))]
+        config.identity_modules = inner_layers(inside)
 
 
 def matches(config: HadamardConfig, key: str, names: Sequence[str] | str | None) -> object:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from hadamard_adapter.adapter.heads import HeadWrapper
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
 
 __all__ = ["all_or_nothing"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 
-from hadamard_adapter.adapter.heads import HeadWrapper
+from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
 from hadamard_adapter.errors import AdapterError
 
@@ -66,6 +66,11 @@ def _check(
     if head is None and sum(weights) == 0:
         raise AdapterError(
             f"weights {list(weights)} add up to 0, so heads have no mean: head={adapters[0]!r}"
+        )
+    if head is None and len({str(config.identity_modules) for config in configs}) > 1:
+        raise AdapterError(
+            f"adapters {list(adapters)} have heads of different layers; name one of them: "
+            f"head={adapters[0]!r}"
         )
     if head is None and len({str(config.id2label) for config in configs}) > 1:
         raise AdapterError(

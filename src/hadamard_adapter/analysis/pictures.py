@@ -1,4 +1,4 @@
-"""Pictures as SVG text: scores, seeds and offsets of methods, curves and growth of speed; figures as files."""
+"""Pictures as SVG text: scores, seeds and offsets of methods, speed; figures as files."""
 
 import io
 from collections.abc import Callable, Sequence

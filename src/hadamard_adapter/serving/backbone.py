@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hadamard_adapter.adapter.families import find_sites
+from hadamard_adapter.adapter.families import find_sites, layer_stacks
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
 from hadamard_adapter.adapter.heads import find_head, fresh_parameters
 from hadamard_adapter.errors import AdapterError, SettingsError
@@ -74,8 +74,13 @@ class Backbone:
             else:
                 table.values[slot] = row
         for path, layer in self._heads.items():
-            layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
+            if path in adapter.identity and not isinstance(layer, BankOutput):
+                layer.put_identity(slot)
+            else:
+                layer.put(slot, adapter.head.get(f"{path}.weight"), adapter.head.get(f"{path}.bias"))
         self._sizes[slot] = adapter.task.n_outputs
+        layers = [self._layer_of_site[self._places[place]] for place in adapter.offsets]
+        self._depths[slot] = min(layers, default=len(self.layers))
         return slot
 
     def free(self, slot: int) -> None:
@@ -83,6 +88,10 @@ class Backbone:
         for layer in self._heads.values():
             layer.drop(slot)
         self._free.append(slot)
+
+    def depths(self, slots: Sequence[int]) -> list[int]:
+        """For each slot, the number of layers below the first one that its adapter changes."""
+        return [self._depths[slot] for slot in slots]
 
     def take(self, slots: Sequence[int]) -> None:
         """Take what the rows of the next forward pass need out of the tables."""
@@ -131,7 +140,14 @@ class Backbone:
                     f"adapter {id!r}: expected {adapter.task.n_outputs} outputs, one a label, received "
                     f"{len(tensor)}"
                 )
-        missing = sorted(self._fresh - set(adapter.head))
+        for path in adapter.identity:
+            if isinstance(self._heads.get(path), (BankOutput, type(None))):
+                raise AdapterError(
+                    f"adapter {id!r} makes {path!r} the identity: expected a layer before the output layer "
+                    "of this model's head"
+                )
+        identity = {f"{path}.{name}" for path in adapter.identity for name in ("weight", "bias")}
+        missing = sorted(self._fresh - set(adapter.head) - identity)
         if missing:
             raise AdapterError(
                 f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
@@ -177,6 +193,9 @@ class Backbone:
 
     def _wrap_sites(self) -> None:
         sites = find_sites(self.model, ["attention", "ffn"])
+        self.layers: list[nn.Module] = list(layer_stacks(self.model)[0])
+        self._layer_of_site = [site.layer_index for site in sites]
+        self._depths = {0: len(self.layers)}
         norms = Counter(site.norm for site in sites)
         width = 0
         for index, site in enumerate(sites):

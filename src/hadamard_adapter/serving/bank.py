@@ -16,9 +16,11 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.packed import PackedAdapters
+from hadamard_adapter.serving.sharing import Shared, find_shared, keys_of
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 from hadamard_adapter.tuning.classifier import Prediction, read_logits
 from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, token_batches, tokenize
+from hadamard_adapter.tuning.prefix import capture_output, hidden_of, reading_prefix
 from hadamard_adapter.tuning.probe import to_device
 
 __all__ = ["AdapterBank", "BankEntry", "read_rows"]
@@ -228,14 +230,33 @@ class AdapterBank:
     def forward(self, slots: Sequence[int], **inputs: Tensor) -> Float[Tensor, "b l"]:
         """Logits of a batch, as wide as the widest head in it, padded with -inf.
 
+        Equal rows run once through the layers below the first one that their adapters change.
+
         Args:
             slots: of each row, as `slot_of` gives them; 0 is the base model.
             inputs: the model's, as the tokenizer makes them.
         """
         with self._turn:
             with self._lock:
+                depths = self.backbone.depths(slots)
+            shared = find_shared(keys_of(inputs), depths) if any(depths) else None
+            if shared is not None:
+                return self._forward_shared(shared, slots, inputs)
+            with self._lock:
                 self.backbone.take(slots)
             return self.backbone.model(**inputs).logits
+
+    def _forward_shared(
+        self, shared: Shared, slots: Sequence[int], inputs: dict[str, Tensor]
+    ) -> Float[Tensor, "b l"]:
+        model, layers = self.backbone.model, self.backbone.layers[: shared.depth]
+        with self._lock:
+            self.backbone.take([slots[row] for row in shared.firsts])
+        output = capture_output(model, layers, {key: tensor[shared.firsts] for key, tensor in inputs.items()})
+        with self._lock:
+            self.backbone.take(slots)
+        with reading_prefix(model, layers, len(output) if isinstance(output, tuple) else 0):
+            return model(**inputs, prefix=hidden_of(output)[shared.of_row]).logits
 
     def measure_pace(self, n_rows: int = 8, n_tokens: int = 64) -> float:
         """Seconds a token that a pass of the base model takes now, after one that warms up.
@@ -347,7 +368,7 @@ class AdapterBank:
             entry.slot = 0
 
 
-def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " l"]]) -> list[Prediction]:
+def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " _"]]) -> list[Prediction]:
     """One prediction a row, by the task of its adapter.
 
     Args:

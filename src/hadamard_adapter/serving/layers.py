@@ -91,6 +91,9 @@ class _HeadLayer(nn.Module):
         self.weight = RowTable(base_layer.weight.t().contiguous().to(dtype))
         self.bias = RowTable(bias_of(base_layer).to(dtype))
 
+        self.identity_row: int | None = None
+        """Row of the identity, which all slots with it share; None until there is one."""
+
     def put(
         self, slot: int, weight: Float[Tensor, "..."] | None = None, bias: Float[Tensor, "..."] | None = None
     ) -> None:
@@ -98,10 +101,21 @@ class _HeadLayer(nn.Module):
         if weight is None:
             self.slots.set(slot, 0)
             return
+        self.slots.set(slot, self._put_row(weight, bias))
+
+    def put_identity(self, slot: int) -> None:
+        """Give a slot the identity: W = I and c = 0, or γ = 1 and β = 0."""
+        if self.identity_row is None:
+            like = self.base_layer.weight
+            values = torch.eye(len(like)) if like.ndim == 2 else torch.ones(len(like))
+            self.identity_row = self._put_row(values.to(like), None)
+        self.slots.set(slot, self.identity_row)
+
+    def _put_row(self, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."] | None) -> int:
         row = self.weight.put(weight.t())
         same = self.bias.put(torch.zeros_like(self.bias.values[0]) if bias is None else bias)
         assert row == same, "both tables are filled and emptied together"
-        self.slots.set(slot, row)
+        return row
 
     def taken(self, like: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
         """Weight and bias of each row of the batch, in the dtype of its activations."""
@@ -113,8 +127,9 @@ class _HeadLayer(nn.Module):
         row = int(self.slots.index[slot])
         if row:
             self.slots.set(slot, 0)
-            self.weight.drop(row)
-            self.bias.drop(row)
+            if row != self.identity_row:
+                self.weight.drop(row)
+                self.bias.drop(row)
 
 
 class BankLinear(_HeadLayer):

@@ -247,6 +247,7 @@ def _unpack(
             head[name] = part.view(shape)
     task = described.pop("task")
     task |= {name: tuple(task[name]) for name in ("label_names", "metrics")}
+    described["identity"] = tuple(described.get("identity", ()))
     return BankAdapter(Task(**task), offsets, head, base_fingerprint=base_fingerprint, **described)
 
 
@@ -255,6 +256,7 @@ def _describe(adapter: BankAdapter) -> dict[str, Any]:
         "task": dataclasses.asdict(adapter.task),
         "max_length": adapter.max_length,
         "has_pair": adapter.has_pair,
+        "identity": adapter.identity,
     }
 
 

@@ -35,6 +35,8 @@ class BankAdapter:
     """Of the backbone that it was trained on, if known."""
     has_pair: bool | None
     """Whether a row has a second text; None: not known."""
+    identity: tuple[str, ...] = ()
+    """Paths of the head's layers that are the identity; `head` does not have them."""
 
     @property
     def offset_bytes(self) -> int:
@@ -86,4 +88,5 @@ def read_adapter(folder: str | Path) -> BankAdapter:
         max_length=run.max_length or DEFAULT_MAX_LENGTH,
         base_fingerprint=config.base_fingerprint,
         has_pair=None if run.columns is None else run.columns.pair is not None,
+        identity=tuple(config.identity_modules) if isinstance(config.identity_modules, list) else (),
     )

@@ -150,7 +150,8 @@ def adapter_config(
         train_shift=None if settings.train_shift else False,
         position=settings.position,
         layers_to_transform=None if settings.layers is None else list(settings.layers),
-        modules_to_save=poolers_of(base) or None if settings.train_pooler else None,
+        modules_to_save=poolers_of(base) or None if settings.head == "full" else None,
+        identity_modules=settings.head == "linear",
         base_fingerprint=base_fingerprint,
     )
 

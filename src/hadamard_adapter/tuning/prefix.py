@@ -29,7 +29,7 @@ from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_devic
 from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
 
-__all__ = ["cached_prefix", "frozen_prefix"]
+__all__ = ["cached_prefix", "capture_output", "frozen_prefix", "hidden_of", "reading_prefix"]
 
 BATCH_TOKENS = 2048
 
@@ -98,7 +98,7 @@ def cached_prefix(
         _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
         for part, rows in (("train", stage.train), ("dev", stage.dev))
     )
-    with _reading(model, prefix.layers, prefix.n_outputs):
+    with reading_prefix(model, prefix.layers, prefix.n_outputs):
         yield dataclasses.replace(stage, train=train, dev=dev, collate=_collate(stage.collate))
 
 
@@ -144,12 +144,12 @@ def _probe(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> _Pr
     batch = to_device(stage.collate(rows), model.device)
     model.eval()
     with torch.no_grad():
-        output = _capture(model, layers, batch)
+        output = capture_output(model, layers, batch)
     n_outputs = len(output) if isinstance(output, tuple) else 0
-    hidden = _hidden(output).detach().requires_grad_()
+    hidden = hidden_of(output).detach().requires_grad_()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     expected = outcome(model, batch, trained)
-    with _reading(model, layers, n_outputs):
+    with reading_prefix(model, layers, n_outputs):
         logits, (to_hidden, *to_trained) = outcome(model, {**batch, "prefix": hidden}, [hidden, *trained])
         if to_hidden is None or not is_same((logits, to_trained), expected):
             return None
@@ -160,7 +160,7 @@ def _probe(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> _Pr
     return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1], dtype)
 
 
-def _capture(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> Any:
+def capture_output(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> Any:
     """What the last of the layers puts out, as it hands it on: a tensor, or a tuple that starts with one."""
     found: list[Any] = []
 
@@ -177,12 +177,13 @@ def _capture(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> A
     return found[0]
 
 
-def _hidden(output: Any) -> Float[Tensor, "b s d"]:
+def hidden_of(output: Any) -> Float[Tensor, "b s d"]:
+    """The hidden states in what a layer puts out."""
     return output[0] if isinstance(output, tuple) else output
 
 
 @contextlib.contextmanager
-def _reading(model: Any, layers: list[nn.Module], n_outputs: int) -> Iterator[None]:
+def reading_prefix(model: Any, layers: list[nn.Module], n_outputs: int) -> Iterator[None]:
     """Within it the model takes "prefix" (b, s, d) beside its other inputs, and the layers hand that out."""
     now: dict[str, Tensor] = {}
 
@@ -265,7 +266,7 @@ def _write(
     for chosen in token_batches([len(row["input_ids"]) for row in rows], BATCH_TOKENS):
         batch = to_device(collate([rows[index] for index in chosen]), model.device)
         with torch.inference_mode(), autocast(model.device, prefix.dtype):
-            hidden = _hidden(_capture(model, prefix.layers, batch)).float()
+            hidden = hidden_of(capture_output(model, prefix.layers, batch)).float()
         mask = batch["attention_mask"].bool()
         for index, states, is_token in zip(chosen, hidden, mask, strict=True):
             own = states[:1] if prefix.is_first_only else states[is_token]

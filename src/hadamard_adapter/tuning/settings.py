@@ -138,8 +138,8 @@ class TuneSettings:
     """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout."""
     first_token_only: bool = True
     """Whether the last layer leaves out, behind its attention, tokens that the head does not read."""
-    train_pooler: bool = True
-    """Whether a pooler that the checkpoint brings is tuned as a part of the head."""
+    head: Literal["full", "linear"] = "full"
+    """full: the class's own head, a pooler of the checkpoint with it; linear: its output layer alone."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Course of the learning rates after the warm-up."""
     warmup: float = 0.06
@@ -335,6 +335,7 @@ def _check_choices(settings: TuneSettings) -> None:
         "position": ("output", "input"),
         "stages": (1, 2),
         "class_weights": ("none", "balanced"),
+        "head": ("full", "linear"),
         "schedule": ("linear", "cosine", "constant_with_warmup"),
         "dtype": ("float32", "bfloat16", "auto"),
         "problem_type": (None, "single_label_classification", "multi_label_classification", "regression"),
