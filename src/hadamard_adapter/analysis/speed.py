@@ -177,8 +177,8 @@ def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve], share: floa
         share: of the reference's final score, which is the target.
 
     Example:
-        >>> paired({0: [(1.0, 0.8)], 1: [(2.0, 0.8)]}, {0: [(2.0, 0.8)], 1: [(3.0, 0.8)]}).ratio
-        0.583
+        >>> paired({0: [(1.0, 0.8)], 1: [(3.0, 0.8)]}, {0: [(2.0, 0.8)], 1: [(4.0, 0.8)]}).ratio
+        0.625
     """
     times, ratios, then = list[float](), list[float](), list[float]()
     for seed in sorted(own.keys() & reference.keys()):
