@@ -74,6 +74,22 @@ def test_a_merged_classifier_predicts_the_same_with_fewer_modules(name: str, tmp
     assert is_cut == (name in FIRST_TOKEN)
 
 
+def test_half_precision_keeps_the_order_and_stays_close(place: Path) -> None:
+    whole = load(place / "tuned").merged()
+    texts = [" ".join(f"w{5 + (index * 7 + k) % 40}" for k in range(1 + index % 7)) for index in range(40)]
+    half, difference = whole.halved(texts, batch_size=8)
+    logits = half.logits(texts, batch_size=8)
+    assert logits.dtype == np.float32 and half.dtype == "bfloat16" and whole.dtype == "float32"
+    alone = np.concatenate([half.logits([text]) for text in texts])
+    # Rounding depends on the batch, the order does not; rows that stood elsewhere would not correlate.
+    assert np.corrcoef(logits[:, 0], alone[:, 0])[0, 1] > 0.9
+    found, expected = (
+        [list(p.probabilities.values()) for p in one.predict(texts, batch_size=8)] for one in (half, whole)
+    )
+    assert difference == pytest.approx(np.abs(np.subtract(found, expected)).max())
+    assert 0 < difference < 1e-2
+
+
 def test_what_cannot_be_folded_stays_beside_the_weights(tmp_path: Path) -> None:
     tiny_folder(tmp_path / "model", "t5")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)

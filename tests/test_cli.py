@@ -115,7 +115,7 @@ def test_predict_keeps_every_column_and_agrees_with_the_library(tmp_path: Path) 
         writer.writeheader()
         writer.writerows(rows)
     words = ("--input", tmp_path / "in.csv", "--output", tmp_path / "out.jsonl", "--all-probabilities")
-    assert hadamard("predict", "--adapter", tuned().adapter, *words).code == 0
+    assert hadamard("predict", "--adapter", tuned().adapter, "--dtype", "float32", *words).code == 0
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [{name: row[name] for name in rows[0]} for row in written] == rows
     for row, expected in zip(
@@ -125,6 +125,24 @@ def test_predict_keeps_every_column_and_agrees_with_the_library(tmp_path: Path) 
         assert row["probability"] == row[f"probability_{expected.label}"]
         assert row["probability_bad"] == pytest.approx(expected.probabilities["bad"], abs=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl"]
+
+
+def test_predict_says_which_type_it_computed_in_and_falls_back_where_that_changes_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, tuple[str, str]] = {}
+    words = ("predict", "--adapter", tuned().adapter, "--input", tuned().dev, "--device", "cpu")
+    for case, dtype, tolerance in (
+        *(("whole", "float32", 1e-2), ("half", "bfloat16", 1e-2)),
+        *(("fallen back", "bfloat16", 0.0),),
+    ):
+        monkeypatch.setattr("hadamard_adapter.cli.predict._TOLERANCE", tolerance)
+        outcome = hadamard(*words, "--output", tmp_path / "out.csv", "--dtype", dtype)
+        assert outcome.code == 0, outcome.err
+        found[case] = outcome.err, (tmp_path / "out.csv").read_text()
+    assert "a second, float32)" in found["whole"][0] and "a second, bfloat16)" in found["half"][0]
+    assert "more than 0: float32 instead" in " ".join(found["fallen back"][0].split())
+    assert found["fallen back"][1] == found["whole"][1] != found["half"][1]
 
 
 def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:
@@ -231,9 +249,12 @@ def test_merge_reports_the_change_and_predicts_as_the_adapter_does(tmp_path: Pat
     assert "largest change of a logit" in merged.err
     called = merged.err.splitlines()[-1].removeprefix("next     transformers.")
     classify = eval(called, {"pipeline": pipeline})
-    row = hadamard("predict", "--adapter", tuned().adapter, stdin="text\nw10 w50\n").out.splitlines()[1]
+    words = ("predict", "--adapter", tuned().adapter, "--dtype", "float32")
+    row = hadamard(*words, stdin="text\nw10 w50\n").out.splitlines()[1]
     found = classify("w10 w50")[0]
-    assert row == f"w10 w50,{found['label']},{found['score']:.6f}".rstrip("0")
+    *cells, probability = row.split(",")
+    assert cells == ["w10 w50", found["label"]]
+    assert float(probability) == pytest.approx(found["score"], abs=2e-6)  # six digits, rounded
 
 
 def test_inspect_of_an_adapter_shows_counts_bars_and_a_picture(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,8 @@ __all__ = ["PredictOptions", "predict_command"]
 
 _ROWS_PER_BATCH = 512
 _DIGITS = 6
+_TOLERANCE = 1e-2
+"""Largest change of a probability (regression: of a value, over the largest) for half precision."""
 _LABEL_PREFIX = "probability_"
 
 
@@ -35,6 +37,8 @@ class PredictOptions(RowOptions):
     """File that receives the rows: csv, tsv or jsonl; - is standard output."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Type to compute in; auto: bfloat16 where the device has it and the first rows stay within 0.01."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"
@@ -80,6 +84,7 @@ def predict_command(options: PredictOptions) -> None:
     console = message_console(options.quiet)
     classifier = load(options.adapter, options.model, options.device, options.allow_remote_code).merged()
     cuts: list[int] = []
+    classifier = _in_dtype(classifier, first, options, console.print)
     separator = None if format_of(options.output, target) == "jsonl" else classifier.task.separator
     _refuse_separator(classifier.task, separator)
     labelled = _labelled(chain([first], batches), classifier, options, separator, cuts)
@@ -88,9 +93,35 @@ def predict_command(options: PredictOptions) -> None:
         n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
     where = "" if options.output == "-" else f", in {options.output}"
     pace = n_rows / (time.perf_counter() - started)
-    console.print(f"{n_rows} rows labelled{where} ({pace:,.0f} a second)")
+    console.print(f"{n_rows} rows labelled{where} ({pace:,.0f} a second, {classifier.dtype})")
     if sum(cuts):
         console.print(cut_line(sum(cuts), n_rows, classifier.max_length))
+
+
+def _in_dtype(
+    classifier: "Classifier", first: "Table", options: PredictOptions, say: Callable[[str], None]
+) -> "Classifier":
+    """The classifier in half precision where that is wanted and close enough, else as it is; it is said."""
+    from hadamard_adapter.tasks import encode_texts
+    from hadamard_adapter.tuning.precision import pick_dtype
+
+    if pick_dtype(options.dtype, classifier.model.device) == "float32" or not first.rows:
+        return classifier
+    columns = classifier.columns_in(first, options.text, options.pair)
+    rows = encode_texts(first, columns)
+    texts = rows.texts[: options.batch_size]
+    pairs = None if rows.pairs is None else rows.pairs[: options.batch_size]
+    try:
+        half, difference = classifier.halved(texts, pairs, options.batch_size)
+    except SettingsError:
+        if options.dtype == "bfloat16":
+            raise
+        return classifier
+    what = f"on the first {len(texts)} rows bfloat16 changes probabilities by up to {difference:.1g}"
+    if difference <= _TOLERANCE:
+        return half
+    say(f"{what}, more than {_TOLERANCE:g}: float32 instead")
+    return classifier
 
 
 def _check_output(source: str, target: str) -> None:

@@ -1,6 +1,7 @@
 """Use of a tuned adapter: load it with checks, and predict."""
 
 import contextlib
+import copy
 import dataclasses
 import re
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from hadamard_adapter.tuning.models import (
     quiet_libraries,
     tokenize,
 )
+from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.probe import PROBES, to_device
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
@@ -63,6 +65,8 @@ class Classifier:
     """Names of the columns in training, if known."""
     folder: Path
     """Where the adapter was read."""
+    dtype: str = "float32"
+    """Type of the products that it computes: float32, or bfloat16 after `halved`."""
 
     def predict(
         self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
@@ -105,6 +109,40 @@ class Classifier:
                 model, to_device(collator(self.tokenizer, self.task.problem_type)(rows), model.device)
             )
         return dataclasses.replace(self, model=model)
+
+    def halved(
+        self, texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
+    ) -> tuple["Classifier", float]:
+        """The same classifier in bfloat16, and how far its probabilities are from those in float32.
+
+        The difference is the largest one of a probability over these texts; for regression, of a value, in
+        units of the largest value. This classifier's model stays as it is, so the two are in memory together.
+
+        Args:
+            texts: to compare on; one at least.
+            pairs: second texts, if the task has them.
+            batch_size: rows at a time.
+
+        Raises:
+            SettingsError: as `logits`, or the model's code does not compute in bfloat16.
+
+        Example:
+            >>> half, difference = load("out").merged().halved(["a fine film"])  # doctest: +SKIP
+            >>> difference < 1e-2  # doctest: +SKIP
+            True
+        """
+        model = copy.deepcopy(self.model).requires_grad_(False)
+        cast_frozen(model, "bfloat16")
+        half = dataclasses.replace(self, model=model, dtype="bfloat16")
+        whole = _scores(self.task, self.logits(texts, pairs, batch_size))
+        try:
+            difference = np.abs(_scores(self.task, half.logits(texts, pairs, batch_size)) - whole).max()
+        except RuntimeError as error:
+            raise SettingsError(
+                f"dtype: expected 'float32' for this model, whose code does not compute in bfloat16 ({error})"
+            ) from error
+        is_value = self.task.problem_type == "regression"
+        return half, float(difference / max(np.abs(whole).max(), 1e-6) if is_value else difference)
 
     def read(self, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
         """One prediction per row of logits (b, l)."""
@@ -185,8 +223,15 @@ class Classifier:
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
             batch = {name: t.to(self.model.device) for name, t in collate([rows[i] for i in chosen]).items()}
-            found[chosen] = self.model(**batch).logits.float().cpu().numpy()
+            with autocast(self.model.device, self.dtype):
+                found[chosen] = self.model(**batch).logits.float().cpu().numpy()
         return found
+
+
+def _scores(task: Task, logits: Float32[np.ndarray, "b l"]) -> Float[np.ndarray, "..."]:
+    """Probabilities of rows; for regression their values."""
+    found, probabilities = predictions(task, logits)
+    return np.asarray(found) if task.problem_type == "regression" else probabilities
 
 
 def read_logits(task: Task, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
