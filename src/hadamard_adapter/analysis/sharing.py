@@ -90,8 +90,8 @@ def basis(vectors: Float[np.ndarray, "a n"], k: int) -> Float[np.ndarray, "k n"]
         >>> np.abs(basis(np.array([[0.0, 2.0], [0.0, 5.0]]), 1)).round(6).tolist()
         [[0.0, 1.0]]
     """
-    _, s, directions = np.linalg.svd(np.asarray(vectors, dtype=np.float64), full_matrices=False)
-    rank = int((s > 1e-9 * max(s[0], 1e-30)).sum())
+    _, _, directions = np.linalg.svd(np.asarray(vectors, dtype=np.float64), full_matrices=False)
+    rank = _rank(vectors)
     if not 1 <= k <= rank:
         raise SettingsError(
             f"k: expected 1 to {rank}, the number of independent adapters, received {k!r}; give more adapters"
@@ -126,7 +126,7 @@ def share_of_unseen(
     """Share of each adapter's squared length that a basis of the other tasks' adapters holds.
 
     The adapter's own task had no part in the basis, under any seed. NaN where the other tasks have fewer
-    than k adapters.
+    than k independent adapters.
 
     Example:
         >>> share_of_unseen(np.array([[1.0, 1.0], [0.0, 2.0]]), ["a", "b"], 1).round(4).tolist()
@@ -135,7 +135,7 @@ def share_of_unseen(
     found = np.full(len(vectors), np.nan)
     for index, task in enumerate(tasks):
         others = vectors[[other != task for other in tasks]]
-        if k <= len(others):
+        if k <= _rank(others):
             found[index] = kept_share(vectors[index : index + 1], basis(others, k))[0]
     return found
 
@@ -154,7 +154,7 @@ def sharing_of_folders(folders: Sequence[str]) -> dict[str, Any]:
     if len(set(tasks)) < 2:
         raise SettingsError(f"expected adapters of two tasks or more, received {tasks!r}")
     vectors = flat(read_offsets(folders))
-    sizes = [k for k in SIZES if k <= len(vectors)]
+    sizes = [k for k in SIZES if k <= _rank(vectors)]
     unseen = {k: share_of_unseen(vectors, tasks, k) for k in sizes}
     return {
         "adapters": [Path(folder).name for folder in folders],
@@ -187,6 +187,14 @@ def sharing_picture(found: Mapping[str, Any]) -> Any:
     axes.set(xlabel="directions, k", ylabel="share of the squared length", ylim=(0, 1.02))
     axes.legend()
     return figure
+
+
+def _rank(vectors: Float[np.ndarray, "a n"]) -> int:
+    """Number of independent adapters."""
+    if not len(vectors):
+        return 0
+    s = np.linalg.svd(np.asarray(vectors, dtype=np.float64), compute_uv=False)
+    return int((s > 1e-9 * s[0]).sum())
 
 
 def _offsets(tensors: Mapping[str, Any]) -> Sequence[str]:
