@@ -210,10 +210,11 @@ def test_every_variant_runs_and_has_a_point_at_the_same_steps(place: Path, tmp_p
 
 
 def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> None:
-    spec = spec_of(place, "tune full lora", "memory = { tokens = 12 }", seeds=1)
+    spec = spec_of(place, "tune tune-bf16 full lora", "memory = { tokens = 12 }", seeds=1)
     runs = {run.variant: run for run in runs_of(spec) if run.purpose == "memory"}
     found = {name: footprint(run, data_of(run).task) for name, run in runs.items()}
     assert found["tune"]["saved_bytes"] < found["lora"]["saved_bytes"] < found["full"]["saved_bytes"]
+    assert found["tune-bf16"]["saved_bytes"] < found["tune"]["saved_bytes"]
     assert found["tune"]["result_bytes"] < found["full"]["result_bytes"] / 2
     assert found["full"]["peak_bytes"] is None or found["full"]["peak_bytes"] >= 0
 

@@ -14,7 +14,7 @@ from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
-from hadamard_adapter.tuning.precision import cast_frozen
+from hadamard_adapter.tuning.precision import autocast, cast_frozen
 
 __all__ = ["footprint", "saved_bytes"]
 
@@ -35,7 +35,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         run: of purpose "memory".
         task: gives the head.
     """
-    row, settings = VARIANTS[run.variant], settings_of(run)
+    row, settings, device = VARIANTS[run.variant], settings_of(run), torch.device("cpu")
     with quiet_libraries():
         set_seed(run.seed)
         tokenizer = load_tokenizer(run.model)
@@ -47,19 +47,21 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         row.path.ready(model, small)
         if row.path is OURS:
             cast_frozen(model, settings.dtype)
-        model(**small).loss.backward()
+        with autocast(device, settings.dtype):
+            loss = model(**small).loss
+        loss.backward()
         model.zero_grad()
         loaded = _kb("VmRSS")
         _forget_peak()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
         for _ in range(N_STEPS):
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+            with autocast(device, settings.dtype):
                 loss = model(**batch).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         peak = _kb("VmHWM")
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+        with autocast(device, settings.dtype):
             saved = saved_bytes(model, batch)
         n_trained, n_head = trained_counts(model, head)
         return {
