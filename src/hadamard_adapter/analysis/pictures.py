@@ -21,6 +21,10 @@ __all__ = [
     "seeds_picture",
 ]
 
+_STABLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hadamard"}
+_METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+"""With these the same figure gives the same bytes, its text kept as text."""
+
 Draw = Callable[[Any, Any], None]
 
 
@@ -150,11 +154,10 @@ def save_figure(figure: Any, path: str | Path) -> None:
 
     target = Path(path).expanduser()
     kind = target.suffix.lower().removeprefix(".")
-    if kind not in ("svg", "png"):
+    if kind not in _METADATA:
         raise SettingsError(f"picture {str(path)!r}: expected a name that ends in .svg or .png")
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard"}):
-        figure.savefig(target, format=kind, dpi=110, metadata=metadata)
+    with matplotlib.rc_context(_STABLE):
+        figure.savefig(target, format=kind, dpi=110, metadata=_METADATA[kind])
 
 
 def _done(group: Group) -> list[Row]:
@@ -166,10 +169,10 @@ def _svg(draw: Draw, size: tuple[float, float]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hadamard", "font.size": 10.5}):
+    with matplotlib.rc_context({**_STABLE, "font.size": 10.5}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, figure.subplots())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(buffer, format="svg", metadata=_METADATA["svg"], transparent=True)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

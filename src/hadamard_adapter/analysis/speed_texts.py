@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hadamard_adapter.analysis.pictures import GROWN, curves_picture, growth_picture
@@ -21,6 +21,7 @@ from hadamard_adapter.analysis.speed import (
     read_speed_groups,
     slope,
 )
+from hadamard_adapter.analysis.texts import table_line
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
@@ -114,7 +115,7 @@ def _table(group: SpeedGroup) -> list[str]:
     ratios = [f"× {title}" for title in names.values()]
     heads = ["variant", "lr", "s an epoch", f"s to {_PERCENT} of LoRA", *ratios, "× LoRA with caches"]
     heads += ["final", "at LoRA's end", "prepare s", "caches s"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    lines = [table_line(heads), table_line(["---"] * len(heads))]
     for row in group.rows:
         lora = row.pairings.get("lora")
         cells = [row.title + (f" [{row.n_failed} failed]" if row.n_failed else "")]
@@ -124,7 +125,7 @@ def _table(group: SpeedGroup) -> list[str]:
         cells += [_ratio(row.cached_pairings.get("lora")), _final(row)]
         cells += [_number(None if lora is None else lora.score_then, 4)]
         cells += [_number(row.prepare_seconds, 1), _number(row.cache_seconds, 1)]
-        lines.append(_line(cells))
+        lines.append(table_line(cells))
     return lines
 
 
@@ -137,14 +138,18 @@ def _memory(found: Sequence[Footprint]) -> list[str]:
         lora = next((one.peak_bytes for one in members if one.variant == "lora"), None)
         lines += [f"## Memory of a step: {model}, {shape[0]}x{shape[1]} tokens", ""]
         lines += [
-            _line(["variant", "beyond the loaded model, MB", "× LoRA", "saved tensors, MB", "result, kB"])
+            table_line(
+                ["variant", "beyond the loaded model, MB", "× LoRA", "saved tensors, MB", "result, kB"]
+            )
         ]
-        lines += [_line(["---"] * 5)]
+        lines += [table_line(["---"] * 5)]
         for one in members:
             ratio = one.peak_bytes / lora if one.peak_bytes is not None and lora else None
             peak = None if one.peak_bytes is None else one.peak_bytes / 1e6
             cells = [one.title, _number(peak, 0), _number(ratio, 2)]
-            lines.append(_line([*cells, _number(one.saved_bytes / 1e6, 1), f"{one.result_bytes / 1e3:,.0f}"]))
+            lines.append(
+                table_line([*cells, _number(one.saved_bytes / 1e6, 1), f"{one.result_bytes / 1e3:,.0f}"])
+            )
         lines.append("")
     return lines
 
@@ -153,11 +158,11 @@ def _growth(found: Sequence[GrowthLine]) -> list[str]:
     if not found:
         return []
     lines = ["## Growth of an epoch's time", ""]
-    lines += [_line(["model", "over", "variant", "value: seconds", "exponent"]), _line(["---"] * 5)]
+    lines += [table_line(["model", "over", "variant", "value: seconds", "exponent"]), table_line(["---"] * 5)]
     for line in found:
         points = ", ".join(f"{value:g}: {seconds:.2f}" for value, seconds in line.points)
         power = slope(line.points)
-        lines.append(_line([line.model, GROWN[line.axis], line.title, points, _number(power, 2)]))
+        lines.append(table_line([line.model, GROWN[line.axis], line.title, points, _number(power, 2)]))
     return [*lines, "", "Exponent p of seconds ~ value^p; 1 is a straight line through zero.", ""]
 
 
@@ -176,10 +181,6 @@ def _final(row: SpeedRow) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
-
-
-def _line(words: Iterable[str]) -> str:
-    return "| " + " | ".join(words) + " |"
 
 
 def _word(text: str) -> str:

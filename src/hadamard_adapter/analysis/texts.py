@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
 from hadamard_adapter.analysis.table import Group, Row
@@ -16,6 +16,7 @@ __all__ = [
     "notes",
     "overview_cells",
     "overview_columns",
+    "table_line",
 ]
 
 COLUMNS = (
@@ -100,14 +101,14 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
     for found in overviews(groups):
         columns = overview_columns(found)
         lines += [f"## {found.model}: all tasks", "", PROTOCOL[found.select], ""]
-        lines += [_line(columns), _line(["---"] * len(columns))]
-        lines += [*(_line(overview_cells(row)) for row in found.rows), ""]
+        lines += [table_line(columns), table_line(["---"] * len(columns))]
+        lines += [*(table_line(overview_cells(row)) for row in found.rows), ""]
     for group in groups:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
         lines += [
-            _line(COLUMNS),
-            _line(["---"] * len(COLUMNS)),
-            *(_line(cells(row)) for row in group.rows),
+            table_line(COLUMNS),
+            table_line(["---"] * len(COLUMNS)),
+            *(table_line(cells(row)) for row in group.rows),
             "",
         ]
     lines += ["## How to read it", "", *(f"- {note}" for note in notes(groups)), ""]
@@ -137,5 +138,6 @@ def _remarks(row: Row) -> str:
     return f" [{', '.join(words)}]" if words else ""
 
 
-def _line(words: Sequence[str]) -> str:
+def table_line(words: Iterable[str]) -> str:
+    """A row of a table in Markdown."""
     return "| " + " | ".join(words) + " |"

@@ -14,7 +14,19 @@ from hadamard_adapter.bench.spec import Spec, TaskSpec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Cell", "Records", "State", "cells_of", "due", "seconds_of", "state_of", "total_seconds"]
+__all__ = [
+    "Cell",
+    "Records",
+    "State",
+    "cells_of",
+    "due",
+    "is_over",
+    "quality_of",
+    "seconds_of",
+    "state_of",
+    "summed",
+    "total_seconds",
+]
 
 Records = Mapping[str, Mapping[str, Any]]
 """Name of a run -> its record."""
@@ -89,19 +101,19 @@ def state_of(cell: Cell, records: Records) -> State:
         found: dict[float, Quality | None] = {}
         while rates := next_rates(method.grid, found, search.extensions):
             runs = [cell.run("search", rate, seed=0) for rate in rates]
-            left = [run for run in runs if not _is_over(records.get(name_of(run)))]
+            left = [run for run in runs if not is_over(records.get(name_of(run)))]
             finished += [name_of(run) for run in runs if run not in left]
             if left:
                 later = [cell.run("score", method.lr, seed) for seed in range(cell.spec.seeds)]
                 return State(tuple(finished), tuple(left), tuple(later), None)
             for run in runs:
                 record = records[name_of(run)]
-                found[run.lr] = _quality(record, sign)
+                found[run.lr] = quality_of(record, sign)
         lr = best_rate(found)
         if lr is None:
             return State(tuple(finished), (), (), None)
     runs = [cell.run("score", lr, seed) for seed in range(cell.spec.seeds)]
-    left = [run for run in runs if not _is_over(records.get(name_of(run)))]
+    left = [run for run in runs if not is_over(records.get(name_of(run)))]
     finished += [name_of(run) for run in runs if run not in left]
     return State(tuple(finished), tuple(left), (), lr)
 
@@ -137,15 +149,32 @@ def seconds_of(run: Run, records: Records) -> float | None:
 
 def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
     """Estimated seconds of those runs that have an estimate, and the number of those that have none."""
-    found = [seconds_of(run, records) for run in runs]
+    return summed(seconds_of(run, records) for run in runs)
+
+
+def summed(estimates: Iterable[float | None]) -> tuple[float, int]:
+    """The sum of those estimates that there are, and the number of those that there are not.
+
+    Example:
+        >>> summed([1.0, None, 2.0])
+        (3.0, 1)
+    """
+    found = list(estimates)
     return sum(value for value in found if value is not None), sum(value is None for value in found)
 
 
-def _is_over(record: Mapping[str, Any] | None) -> bool:
+def is_over(record: Mapping[str, Any] | None) -> bool:
+    """Whether a run's record says that it is done or failed, so that it is not run again."""
     return record is not None and record["status"] in ("done", "failed")
 
 
-def _quality(record: Mapping[str, Any], sign: int) -> Quality | None:
+def quality_of(record: Mapping[str, Any], sign: int) -> Quality | None:
+    """What a search ranks a run by; None if it failed.
+
+    Args:
+        record: of a finished run.
+        sign: 1 where a greater score is better, else -1.
+    """
     if record["status"] != "done":
         return None
     return sign * record["score"], -record["best"]["dev_loss"]

@@ -4,7 +4,7 @@
         runs/NAME.json     the record of a run
         labels/HASH.json   true labels of dev rows, once for all runs on them
         specs/NAME.toml    the specs that were run here, as they were the last time
-    work/NAME/         a run at work: its lock, and what lets a killed run continue
+        work/NAME/         a run at work: its lock, and what lets a killed run continue
         jobs/              of the pool and of Slurm: what each worker was told, and its log
 
 A record has the status done, failed (an error that comes again: the loss is not finite, the model does not

@@ -149,6 +149,11 @@ def _content(model: str) -> str | None:
 
 @functools.cache
 def config_of(model: str) -> Any:
+    """The config of a model, read once.
+
+    Raises:
+        SettingsError: it is no folder of a model, and no name that can be reached.
+    """
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:

@@ -23,13 +23,12 @@ from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import (
-    DEFAULT_MAX_LENGTH,
     collator,
     load_base,
     load_tokenizer,
-    longest_input,
     pick_device,
     quiet_libraries,
+    usable_length,
 )
 from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.prefix import cached_prefix
@@ -117,10 +116,10 @@ def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progre
     best_epoch = metrics["best_epoch"][last]
     best = next(e for e in metrics["curve"] if e["stage"] == last and e["epoch"] == best_epoch)
 
-    def logits(texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+    def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
         loaded = load(result.output, device=settings.device)
         _check_count(row, metrics, loaded.model.get_base_model())
-        return loaded.logits([*texts], None if pairs is None else [*pairs])
+        return loaded.logits(texts, pairs)
 
     offsets = read_weights(result.output / "adapter_model.safetensors")
     return Trained(
@@ -145,8 +144,7 @@ def _wrapped(
     base = load_base(settings.model, data.task, tokenizer.pad_token_id)
     head, shape = head_of(base), shape_of(base)
     n_base, base_fingerprint = sum(p.numel() for p in base.parameters()), fingerprint(base)
-    limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
-    max_length = min(settings.max_length or DEFAULT_MAX_LENGTH, limit)
+    max_length = usable_length(base, tokenizer, settings.max_length)
     model = row.make(base, head).to(device)
     n_trained, n_head = trained_counts(model, head)
     assert n_trained == row.count(shape), (
@@ -170,10 +168,10 @@ def _wrapped(
     with cached as stage, first_token_only(model, stage) if is_cut else contextlib.nullcontext():
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
 
-    def logits(texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+    def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
         _load_checkpoint(model, outcome.checkpoint)
         loaded = Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
-        return loaded.logits([*texts], None if pairs is None else [*pairs])
+        return loaded.logits(texts, pairs)
 
     curve = [{"stage": "both", **entry} for entry in outcome.curve]
     return Trained(logits, curve, {"stage": "both", **outcome.best}, n_trained, n_head, n_base, {})

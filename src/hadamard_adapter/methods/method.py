@@ -1,6 +1,6 @@
 """What a row of the table of methods holds, and the sizes of a model that its formula counts with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ __all__ = ["Fit", "Logits", "Make", "Method", "Settings", "Shape", "head_of", "s
 Make = Callable[[Any, tuple[str, ...]], Any]
 """Base model and full names of its head's modules -> the model to train, its masks set."""
 
-Logits = Callable[[Sequence[str], Sequence[str] | None], np.ndarray]
+Logits = Callable[[list[str], list[str] | None], np.ndarray]
 """Texts and pairs -> logits (b, l), or numbers (b, 1)."""
 
 Fit = Callable[[Task, Examples, float], tuple[Logits, int]]

@@ -1,6 +1,5 @@
 """The floor of every comparison: words and word pairs counted, and a linear model. No pre-trained model."""
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -47,7 +46,7 @@ def tfidf(task: Task, train: Examples, c: float) -> tuple[Logits, int]:
     model.fit(_joined(train.texts, train.pairs), np.asarray(train.labels))
     classes = np.arange(task.n_outputs) if is_multi else last.classes_
 
-    def logits(texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+    def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
         seen = np.clip(model.predict_proba(_joined(texts, pairs)), TINY, 1 - TINY)
         found = np.full((len(texts), task.n_outputs), np.log(TINY))
         found[:, classes] = logit(seen) if is_multi else np.log(seen)
@@ -61,8 +60,8 @@ def no_model(base: Any, head: tuple[str, ...]) -> NoReturn:
     raise AssertionError("fitted, not trained: it has no model")
 
 
-def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
-    return list(texts) if pairs is None else [f"{a} {b}" for a, b in zip(texts, pairs, strict=True)]
+def _joined(texts: list[str], pairs: list[str] | None) -> list[str]:
+    return texts if pairs is None else [f"{a} {b}" for a, b in zip(texts, pairs, strict=True)]
 
 
 def _size(model: Any) -> int:

@@ -23,6 +23,7 @@ from hadamard_adapter.tuning.models import (
     load_tokenizer,
     longest_input,
     tokenize,
+    usable_length,
 )
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.report import count_parameters
@@ -188,7 +189,7 @@ def _try_dtype(settings: TuneSettings, model: Any, tokenizer: Any) -> None:
 
 def _max_length(settings: TuneSettings, base: Any, tokenizer: Any) -> int:
     limit = longest_input(base, tokenizer)
-    wanted = settings.max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+    wanted = settings.max_length or usable_length(base, tokenizer)
     if limit is not None and wanted > limit:
         raise SettingsError(
             f"max_length: expected at most {limit}, what {settings.model!r} can take, received {wanted!r}"

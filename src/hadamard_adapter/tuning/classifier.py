@@ -21,14 +21,13 @@ from hadamard_adapter.tasks.reading import words
 from hadamard_adapter.tuning.first_token import cut_last_layer
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
 from hadamard_adapter.tuning.models import (
-    DEFAULT_MAX_LENGTH,
     collator,
     load_base,
     load_tokenizer,
-    longest_input,
     pick_device,
     quiet_libraries,
     tokenize,
+    usable_length,
 )
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.probe import PROBES, to_device
@@ -294,8 +293,7 @@ def load(
         except (HadamardError, ValueError, KeyError, AttributeError, TypeError, re.error) as error:
             raise AdapterError(f"the adapter in {str(folder)!r} does not fit {source!r}: {error}") from error
         load_weights(peft_model, folder / WEIGHTS)
-    limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
-    max_length = run.max_length or min(DEFAULT_MAX_LENGTH, limit)
+    max_length = run.max_length or usable_length(base, tokenizer)
     return Classifier(task, peft_model.eval().to(place), tokenizer, max_length, run.columns, folder)
 
 

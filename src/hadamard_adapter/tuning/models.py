@@ -28,6 +28,7 @@ __all__ = [
     "quiet_libraries",
     "token_batches",
     "tokenize",
+    "usable_length",
 ]
 
 DEFAULT_MAX_LENGTH = 256
@@ -141,6 +142,17 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
     if isinstance(n_positions, int) and n_positions > 0:
         limits.append(n_positions - _position_offset(model))
     return min(limits, default=None)
+
+
+def usable_length(model: Any, tokenizer: Any, wanted: int | None = None) -> int:
+    """Tokens after which a row is cut: those wanted, else the default, but no more than the model can take.
+
+    Args:
+        model: the base model.
+        tokenizer: of the base model.
+        wanted: a setting; None: the default.
+    """
+    return min(wanted or DEFAULT_MAX_LENGTH, longest_input(model, tokenizer) or DEFAULT_MAX_LENGTH)
 
 
 def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int) -> Tokens:

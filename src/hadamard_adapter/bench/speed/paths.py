@@ -18,14 +18,13 @@ from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import cut_last_layer
 from hadamard_adapter.tuning.models import (
-    DEFAULT_MAX_LENGTH,
     backbone_of,
     collator,
     load_base,
     load_tokenizer,
-    longest_input,
     pick_device,
     quiet_libraries,
+    usable_length,
 )
 
 __all__ = ["GROUPED", "OURS", "PLAIN", "TrainingPath"]
@@ -54,8 +53,7 @@ def _plain(
         tokenizer = load_tokenizer(settings.model)
         set_seed(settings.seed)
         base = load_base(settings.model, data.task, tokenizer.pad_token_id)
-        limit = longest_input(base, tokenizer) or DEFAULT_MAX_LENGTH
-        max_length = min(settings.max_length or DEFAULT_MAX_LENGTH, limit)
+        max_length = usable_length(base, tokenizer, settings.max_length)
         train_rows, dev_rows = (token_rows(tokenizer, part, max_length)[0] for part in (data.train, data.dev))
         rows: Any = {"train_dataset": train_rows, "eval_dataset": dev_rows}  # lists will do
         arguments = TrainingArguments(

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hadamard_adapter.bench.plan import Records, is_over, quality_of, summed
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.search import best_rate
+from hadamard_adapter.bench.search import Quality, best_rate
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
 from hadamard_adapter.bench.speed.spec import SpeedSpec
@@ -16,10 +17,7 @@ from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Records", "missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
-
-Records = Mapping[str, Mapping[str, Any]]
-"""Name of a run -> its record."""
+__all__ = ["missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
 
 
 def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
@@ -49,7 +47,7 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
 
 def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
     """The runs that have no record, or one of a run that was cut short."""
-    return [run for run in runs if records.get(name_of(run), {}).get("status") not in ("done", "failed")]
+    return [run for run in runs if not is_over(records.get(name_of(run)))]
 
 
 def rate_of(
@@ -65,14 +63,14 @@ def rate_of(
         searched: records of `hadamard bench`.
     """
     method = VARIANTS[variant].method
-    found: dict[float, tuple[float, float] | None] = {}
+    found: dict[float, Quality | None] = {}
     for record in searched.values():
         run = record["run"]
         wanted = ("search", Path(model).name, task.name, method)
         own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
-            found[run["lr"]] = (sign * record["score"], -record["best"]["dev_loss"])
+            found[run["lr"]] = quality_of(record, sign)
     best = best_rate(found)
     if best is not None:
         return best, "searched"
@@ -109,8 +107,7 @@ def seconds_of(run: SpeedRun, records: Records) -> float | None:
 
 def total_seconds(runs: Iterable[SpeedRun], records: Records) -> tuple[float, int]:
     """Estimated seconds of those runs that have an estimate, and the number of those that have none."""
-    found = [seconds_of(run, records) for run in runs]
-    return sum(value for value in found if value is not None), sum(value is None for value in found)
+    return summed(seconds_of(run, records) for run in runs)
 
 
 def _traits(run: Mapping[str, Any]) -> dict[str, Any]:
