@@ -85,29 +85,30 @@ def test_every_answer_is_that_of_the_version_it_names_while_adapters_come_and_go
                     assert client.delete("/v1/adapters/shop-size").status_code == 200
                     AdapterStore(place / "store").add("shop-size", place / f"shop-size-{index % 2}")
 
-    def ask(seed: int) -> dict[int, int]:
-        chance, statuses = random.Random(seed), dict[int, int]()
+    def ask(seed: int) -> int:
+        chance, n_answered = random.Random(seed), 0
         with httpx.Client(base_url=server.url, timeout=30) as client:
             for _ in range(N_REQUESTS // 4):
                 texts, ids = chance.sample(TEXTS, chance.randint(1, 3)), chance.sample(list(LABELS), 2)
                 reply = client.post("/v1/classify", json={"models": ids, "input": texts})
-                statuses[reply.status_code] = statuses.get(reply.status_code, 0) + 1
-                if reply.status_code == 200:
-                    assert len(reply.json()["data"]) == len(texts) * len(ids)
-                    assert_answers(reply.json(), texts, offline)
-                    seen.update((row["model"], row["version"]) for row in reply.json()["data"])
-        return statuses
+                if "shop-size" in ids and reply.status_code == 404:  # the one that is away at times
+                    continue
+                assert reply.status_code == 200, reply.text
+                n_answered += 1
+                assert len(reply.json()["data"]) == len(texts) * len(ids)
+                assert_answers(reply.json(), texts, offline)
+                seen.update((row["model"], row["version"]) for row in reply.json()["data"])
+        return n_answered
 
     churner = threading.Thread(target=churn)
     churner.start()
     try:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            counts = list(pool.map(ask, range(4)))
+            n_answered = sum(pool.map(ask, range(4)))
     finally:
         stopped.set()
         churner.join()
-    total = {status: sum(count.get(status, 0) for count in counts) for status in (200, 404)}
-    assert sum(total.values()) == N_REQUESTS and total[200] > N_REQUESTS // 2, counts
+    assert n_answered > N_REQUESTS // 4  # a third asks only those that are never away
     assert len(seen) >= 5
     wait_for(lambda: "shop-size" in models(server))
 
@@ -124,7 +125,7 @@ def models(server: Served) -> list[str]:
     return [model["id"] for model in server.client.get("/v1/models").json()["data"]]
 
 
-def wait_for(holds: Any, within_s: float = 2.0) -> None:
+def wait_for(holds: Any, within_s: float = 10.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline
