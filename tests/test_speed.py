@@ -12,8 +12,10 @@ from transformers import TrainerCallback
 
 from bench_help import lay_out, silent
 from command import hadamard
+from hadamard_adapter.analysis.pace import paced
 from hadamard_adapter.analysis.report import write_report
-from hadamard_adapter.analysis.speed import paired, read_speed_groups, score_at, seconds_to, slope
+from hadamard_adapter.analysis.speed import clocks_of, paired, read_speed_groups, score_at, seconds_to, slope
+from hadamard_adapter.analysis.speed_texts import speed_markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, find_spec, read_speed
 from hadamard_adapter.bench.speed.clock import Clock, is_due
@@ -258,6 +260,45 @@ def test_variants_take_turns_within_a_seed_in_an_order_of_their_own(place: Path)
     assert len(set(orders)) > 1 and all(set(order) == {"tune", "lora", "full", "ia3"} for order in orders)
 
 
+def test_paces_are_short_runs_in_turn_and_curves_then_stand_as_the_spec_has_them(place: Path) -> None:
+    runs = runs_of(spec_of(place, "tune lora full ia3", "pace = { rows = 32, rounds = 5 }"))
+    curves, paces = runs[:8], runs[8:]
+    assert [run.variant for run in curves] == ["tune", "lora", "full", "ia3"] * 2
+    assert [run.purpose for run in paces] == ["pace"] * 20 and len(set(map(name_of, runs))) == 28
+    assert {(len(data_of(run).train), run.task.epochs, run.points) for run in paces} == {(32, 1, 0)}
+    orders = {tuple(run.variant for run in paces[start : start + 4]) for start in range(0, 20, 4)}
+    assert len(orders) > 1 and all(len(set(order)) == 4 for order in orders)
+
+
+def test_paced_seconds_are_steps_times_pace_and_know_nothing_of_the_curves_own_time(
+    place: Path, tmp_path: Path
+) -> None:
+    """Steps of an epoch: 2 of stage 1 (batches of 64), 6 of stage 2; a pace on 32 rows has 1 and 2."""
+    results = Results(tmp_path)
+    for run in runs_of(spec_of(place, "tune lora", "pace = { rows = 32, rounds = 3 }", seeds=1)):
+        assert measure(run, results)
+    records = list(results.records().values())
+    for record in records:  # a machine that was slow once, and slow all along for the curve
+        run = record["run"]
+        factor = 7.0 if run["purpose"] == "curve" else (5.0 if run["value"] == 1 else 1.0)
+        for name, stage in record["stages"].items():
+            stage["seconds"] = factor * stage["steps"] * (0.5 if name == "head" else 2.0)
+        record["wall_seconds"]["cache"] = factor * (run["variant"] == "tune") * sum(record["rows"].values())
+    found = {record["run"]["variant"]: record for record in paced(records)}
+    steps = [2.0 * step for step in (2, 4, 6, 8, 10, 12)]
+    assert [point["paced_seconds"] for point in found["lora"]["points"]] == steps
+    own = [point for point in found["tune"]["points"] if point["stage"] == "adapter"]
+    assert [point["paced_seconds"] for point in own] == [2 * 0.5 + seconds for seconds in steps]
+    n_rows = sum(found["tune"]["rows"].values())
+    assert found["tune"]["paced_seconds"]["cache"] == n_rows and found["lora"]["paced_seconds"]["cache"] == 0
+    assert clocks_of(records) == ("paced",) and clocks_of(records[:0]) == ("wall", "processor")
+    (group,) = read_speed_groups(records, "paced")
+    assert {row.variant: row.epoch_seconds for row in group.rows} == {"tune": 12.0, "lora": 12.0}
+    assert "## Paces" in speed_markdown(records) and "paced seconds" in speed_markdown(records)
+    without = [record for record in records if record["run"]["variant"] != "lora" or record["points"]]
+    assert {record["run"]["variant"] for record in paced(without)} == {"tune"}  # no pace, no paced time
+
+
 def test_growth_changes_one_thing_at_a_time(place: Path) -> None:
     more = "rows = [30, 60], lengths = [9], layers = [1], fixed_rows = 20"
     more = f"growth = {{ variants = ['tune', 'lora'], {more} }}"
@@ -307,6 +348,7 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
             ("points = 3", "growth = { variants = ['tun'] }"),
             "growth: variants: no variant 'tun'; did you mean",
         ),
+        (("points = 3", "pace = { rows = 1 }"), "pace: rows: expected numbers from 20 on, received 1"),
         (("points = 3", "memory = { tokens = 1 }"), "memory: tokens: expected numbers from 2 on, received 1"),
     ],
 )
@@ -332,4 +374,8 @@ def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, t
     assert found.code == 0, found.err
     assert "model mood tune curve: 0 finished; to run: 2 at 0.005 (published); unknown" in found.out
     assert "4 runs, one after the other; 0 of them take about 0 s, 4 are of unknown length" in found.out
+    found = hadamard(*words, "--plan", "--purpose", "memory")
+    assert found.code == 0 and "\n0 runs" in f"\n{found.out}", found.out
     assert not (tmp_path / "r").exists()
+    found = hadamard("bench", ROOT / "experiments" / "quick.toml", "--purpose", "pace")
+    assert found.code == 2 and 'expected a spec of kind "speed"' in found.err

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hadamard_adapter.analysis.pace import paced, read_paces
+from hadamard_adapter.bench.speed.spec import PURPOSES
 from hadamard_adapter.bench.speed.variants import REFERENCES
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Pairing",
     "SpeedGroup",
     "SpeedRow",
+    "clocks_of",
     "is_speed",
     "paired",
     "read_footprints",
@@ -38,9 +41,10 @@ SHARE = 0.99
 Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
 
-Clock = Literal["wall", "processor"]
-"""Which time counts: what else ran on the machine is in the wall's, not in the processor's."""
-_FIELD = {"wall": "seconds", "processor": "processor_seconds"}
+Clock = Literal["paced", "wall", "processor"]
+"""Which time counts: steps at a pace that was measured apart, or the run's own; what else ran on the machine
+is in the wall's, not in the processor's."""
+_FIELD = {"paced": "paced_seconds", "wall": "seconds", "processor": "processor_seconds"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,12 @@ class GrowthLine:
 
 def is_speed(record: Mapping[str, Any]) -> bool:
     """Whether a record is of a spec of speed."""
-    return record["run"]["purpose"] in ("curve", "growth", "memory")
+    return record["run"]["purpose"] in PURPOSES
+
+
+def clocks_of(records: Iterable[Mapping[str, Any]]) -> tuple[Clock, ...]:
+    """The clocks to show: paced where paces were measured, else those of the runs themselves."""
+    return ("paced",) if read_paces(records) else ("wall", "processor")
 
 
 def seconds_to(curve: Curve, target: float) -> float | None:
@@ -230,7 +239,7 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]], clock: Clock = "wall
         clock: which time counts.
     """
     found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
-    for record in records:
+    for record in paced(records) if clock == "paced" else records:
         run = record["run"]
         if run["purpose"] == "curve" and record["status"] != "cancelled":
             variants = found.setdefault((run["model"], _task(run)), {})

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hadamard_adapter.analysis.pace import Key, Pace, read_paces
 from hadamard_adapter.analysis.pictures import GROWN, curves_picture, growth_picture
 from hadamard_adapter.analysis.speed import (
     SHARE,
@@ -16,6 +17,7 @@ from hadamard_adapter.analysis.speed import (
     Pairing,
     SpeedGroup,
     SpeedRow,
+    clocks_of,
     read_footprints,
     read_growth,
     read_speed_groups,
@@ -26,7 +28,11 @@ from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
 
-CLOCKS: dict[Clock, str] = {"wall": "seconds on the wall", "processor": "seconds of processor time"}
+CLOCKS: dict[Clock, str] = {
+    "paced": "paced seconds",
+    "wall": "seconds on the wall",
+    "processor": "seconds of processor time",
+}
 DISTURBED = 0.5
 """Load beyond this process's threads from which on a run counts as disturbed."""
 
@@ -41,12 +47,13 @@ def speed_files(records: Sequence[Record], problems: Sequence[str] = ()) -> dict
         problems: a line for every file that does not count.
     """
     pictures: dict[str, str] = {}
-    for group in read_speed_groups(records):
+    clocks = clocks_of(records)
+    for group in read_speed_groups(records, clocks[0]):
         pictures[f"curves-{_word(group.model)}-{_word(group.task)}.svg"] = curves_picture(group)
     for axis, lines in itertools.groupby(read_growth(records), key=lambda line: (line.model, line.axis)):
         pictures[f"growth-{_word(axis[0])}-{axis[1]}.svg"] = growth_picture(list(lines))
     figures = {
-        **{clock: [dataclasses.asdict(g) for g in read_speed_groups(records, clock)] for clock in CLOCKS},
+        **{clock: [dataclasses.asdict(g) for g in read_speed_groups(records, clock)] for clock in clocks},
         "memory": [dataclasses.asdict(found) for found in read_footprints(records)],
         "growth": [dataclasses.asdict(line) for line in read_growth(records)],
     }
@@ -67,9 +74,11 @@ def speed_markdown(
     lines = ["# Speed", "", *_machine(records)]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
-    for clock, name in CLOCKS.items():
+    for clock in clocks_of(records):
         for group in read_speed_groups(records, clock):
-            lines += [f"## {group.model}, {group.task}: {group.metric}, {name}", "", *_table(group), ""]
+            title = f"{group.model}, {group.task}: {group.metric}, {CLOCKS[clock]}"
+            lines += [f"## {title}", "", *_table(group), ""]
+    lines += _paces(read_paces(records))
     lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
     lines += ["## How to read it", "", *(f"- {note}" for note in _NOTES), ""]
     if problems:
@@ -81,6 +90,9 @@ _PERCENT = f"{100 * SHARE:g} %"
 _NOTES = (
     "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
     "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the first three.",
+    "Paced seconds: the steps of the run that made the curve, each as long as the median of short runs of "
+    "the same variant and task, which took turns in rounds with nothing else on the machine; so the curve "
+    "itself may have been made beside other work.",
     f"s to {_PERCENT} of LoRA: training time of the first point whose score is at least {_PERCENT} of LoRA's "
     "own final score on the same seed (LoRA on the plain Trainer); median over seeds. Where more than half "
     "of the seeds do not get there it is empty; `at LoRA's end` is the score when LoRA is done.",
@@ -97,8 +109,9 @@ _NOTES = (
 
 
 def _machine(records: Sequence[Record]) -> list[str]:
-    """On what it ran, and how many runs something else disturbed."""
-    done = [record for record in records if record["status"] == "done"]
+    """On what it ran, and how many runs something else disturbed, of those whose time counts."""
+    is_paced = bool(read_paces(records))
+    done = [r for r in records if r["status"] == "done" and not (is_paced and r["run"]["purpose"] == "curve")]
     found = {(r["machine"]["processor"], r["machine"]["device"], r["machine"]["threads"]) for r in done}
     lines = [f"{cpu}, {device}, {n} threads. " for cpu, device, n in sorted(found)]
     disturbed = sum(
@@ -127,6 +140,19 @@ def _table(group: SpeedGroup) -> list[str]:
         cells += [_number(row.prepare_seconds, 1), _number(row.cache_seconds, 1)]
         lines.append(table_line(cells))
     return lines
+
+
+def _paces(found: Mapping[Key, Pace]) -> list[str]:
+    """What paced seconds are made of."""
+    if not found:
+        return []
+    heads = ["model", "task", "variant", "ms a step", "ms of caches a row", "rounds", "largest / smallest"]
+    lines = ["## Paces", "", table_line(heads), table_line(["---"] * len(heads))]
+    for (model, task, variant), pace in sorted(found.items()):
+        steps = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in pace.step_seconds.items())
+        cells = [model, task, VARIANTS[variant].title, steps, f"{1e3 * pace.cache_seconds:.2f}"]
+        lines.append(table_line([*cells, str(pace.n), f"{pace.spread:.2f}"]))
+    return [*lines, ""]
 
 
 def _memory(found: Sequence[Footprint]) -> list[str]:

@@ -45,6 +45,9 @@ class BenchOptions:
     """Where the spec's model is on this machine, for a spec of one model."""
     data: str | None = None
     """Where the folder of GLUE is on this machine."""
+    purpose: Literal["all", "memory", "curve", "pace", "growth"] = "all"
+    """Which runs of a spec of speed: those of one purpose, or all. Where paces are measured, curves may run
+    beside other work."""
     quiet: bool = False
     """Whether to say nothing but errors."""
 
@@ -79,6 +82,10 @@ def bench_command(options: BenchOptions) -> None:
         raise SettingsError(
             f"--executor: expected local for a spec of speed, whose runs must not take time from each other, "
             f"received {options.executor}; leave it out"
+        )
+    if options.purpose != "all" and not is_speed:
+        raise SettingsError(
+            f'--purpose: expected a spec of kind "speed", received {options.spec}; leave --purpose out'
         )
     results = Results(Path(options.results or f"results/{path.stem if is_speed else 'bench'}"))
     results.records()
@@ -116,7 +123,7 @@ def _speed(spec: "SpeedSpec", results: "Results", options: BenchOptions, console
     from hadamard_adapter.bench.speed.plan import runs_of
     from hadamard_adapter.bench.speed.schedule import run_missing
 
-    runs = runs_of(spec)
+    runs = [run for run in runs_of(spec) if options.purpose in ("all", run.purpose)]
     if options.plan:
         _print_speed_plan(runs, results.records())
     else:

@@ -1,12 +1,13 @@
 """The speed of training: variants of method and engineering, score against seconds, memory, cost's growth."""
 
-from hadamard_adapter.bench.speed.spec import Growth, Memory, SpeedSpec, find_spec, kind_of, read_speed
+from hadamard_adapter.bench.speed.spec import Growth, Memory, Pace, SpeedSpec, find_spec, kind_of, read_speed
 from hadamard_adapter.bench.speed.variants import VARIANTS, Variant
 
 __all__ = [
     "VARIANTS",
     "Growth",
     "Memory",
+    "Pace",
     "SpeedSpec",
     "Variant",
     "find_spec",

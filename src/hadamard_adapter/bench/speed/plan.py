@@ -12,7 +12,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.search import Quality, best_rate
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
-from hadamard_adapter.bench.speed.spec import SpeedSpec
+from hadamard_adapter.bench.speed.spec import Purpose, SpeedSpec
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
@@ -21,10 +21,11 @@ __all__ = ["missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
 
 
 def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
-    """All runs: memory first, then seed by seed every variant in turn, then growth.
+    """All runs: memory first, then curves seed by seed, paces round by round, then growth.
 
-    Within a seed and task the variants stand in an order of their own: who ran before leaves its traces.
-    Points of more layers are of the variants of `tune` alone.
+    Where time counts, variants take turns, in an order drawn anew for each seed or round and task: who ran
+    before leaves its traces. Curves that have a pace stand in the spec's order. Points of more layers are of
+    the variants of `tune` alone.
     """
     searched = {} if spec.searched is None else Results(Path(spec.searched)).records()
     memory = [
@@ -39,10 +40,9 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
         )
         for seed in range(spec.seeds)
         for model in spec.models
-        for task in spec.tasks
-        for variant in _shuffled(spec.variants, f"{seed} {Path(model).name} {task.name}")
+        for task, variant in _turns(spec, model, seed)
     ]
-    return [*memory, *curves, *_growth(spec)]
+    return [*memory, *curves, *_paces(spec), *_growth(spec)]
 
 
 def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
@@ -114,6 +114,32 @@ def _traits(run: Mapping[str, Any]) -> dict[str, Any]:
     return {**run, "task": run["task"]["name"], "is_trained": run["purpose"] != "memory"}
 
 
+def _turns(spec: SpeedSpec, model: str, seed: int) -> list[tuple[TaskSpec, str]]:
+    """A seed's curves on a model."""
+    if spec.pace is not None:
+        return [(task, variant) for variant in spec.variants for task in spec.tasks]
+    return [
+        (task, variant)
+        for task in spec.tasks
+        for variant in _shuffled(spec.variants, f"{seed} {Path(model).name} {task.name}")
+    ]
+
+
+def _paces(spec: SpeedSpec) -> list[SpeedRun]:
+    """Every variant on the same rows of each task, once a round."""
+    if spec.pace is None:
+        return []
+    rows = spec.pace.rows
+    parts = [dataclasses.replace(task, rows=rows, epochs=1, head_epochs=1) for task in spec.tasks]
+    return [
+        _run(spec, model, part, variant, "pace", value=number)
+        for number in range(spec.pace.rounds)
+        for model in spec.models
+        for part in parts
+        for variant in _shuffled(spec.variants, f"pace {number} {Path(model).name} {part.name}")
+    ]
+
+
 def _growth(spec: SpeedSpec) -> list[SpeedRun]:
     """The points of growth, variants in turn at each."""
     growth = spec.growth
@@ -143,7 +169,7 @@ def _run(
     model: str,
     task: TaskSpec,
     variant: str,
-    purpose: Any,
+    purpose: Purpose,
     seed: int = 0,
     rate: tuple[float, str] | None = None,
     axis: Any = "",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hadamard_adapter.bench import run as bench_run
 from hadamard_adapter.bench.rows import cut, read_rows
 from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.tasks import Examples, data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
@@ -20,18 +21,18 @@ from hadamard_adapter.tuning.data import TuneData
 
 __all__ = ["SpeedRun", "data_of", "described", "identity", "name_of", "passes_of", "settings_of"]
 
-RECIPE = 1
+RECIPE = 2
 """Counted up by every change of the code that moves a figure: earlier runs then count as others."""
-GROWTH_DEV_ROWS = 32
-"""Of a point of growth, which is no curve."""
+FEW_DEV_ROWS = 32
+"""Of a run that has no curve."""
 
 
 @dataclass(frozen=True)
 class SpeedRun:
     """One process: a training under the clock, or a training step whose memory is measured."""
 
-    purpose: Literal["curve", "growth", "memory"]
-    """curve: score against seconds; growth: the seconds of one epoch; memory: of one step."""
+    purpose: Purpose
+    """curve: score against seconds; pace, growth: the seconds of one epoch; memory: of one step."""
     model: str
     """Folder or name on the hub."""
     task: TaskSpec
@@ -53,7 +54,7 @@ class SpeedRun:
     axis: Literal["", "rows", "length", "layers"] = ""
     """What grows, in a run of growth; length in one of memory."""
     value: int = 0
-    """How far."""
+    """How far; in a run of pace the number of its round."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "SpeedRun":
@@ -95,7 +96,7 @@ def data_of(run: SpeedRun) -> TuneData:
         DataError: a file or a row is not as it must be.
     """
     data = read_rows(run.task, run.data).to_score("dev")
-    n_dev = GROWTH_DEV_ROWS if run.purpose == "growth" else run.dev_rows
+    n_dev = FEW_DEV_ROWS if run.purpose in ("pace", "growth") else run.dev_rows
     dev = data.dev if n_dev is None else cut(data.dev, n_dev)
     train = data.train if run.axis != "length" else _lengthened(data.train, run.value)
     return dataclasses.replace(data, train=train, dev=dev)
@@ -123,8 +124,9 @@ def identity(run: SpeedRun) -> str:
 def name_of(run: SpeedRun) -> str:
     """The name of the run's file: readable first, the beginning of its identity last."""
     rows = run.task.name + (f"_{run.task.rows}" if run.task.rows else "")
-    what = {"curve": f"s{run.seed}", "growth": f"{run.axis}{run.value}", "memory": f"memory{run.value}"}
-    start = f"{Path(run.model).absolute().name}-{rows}-{run.variant}-{what[run.purpose]}"
+    what = {"curve": f"s{run.seed}", "growth": f"{run.axis}{run.value}"}
+    which = what.get(run.purpose, f"{run.purpose}{run.value}")
+    start = f"{Path(run.model).absolute().name}-{rows}-{run.variant}-{which}"
     return f"{start}-{identity(run)[:10]}"
 
 

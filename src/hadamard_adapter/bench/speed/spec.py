@@ -10,9 +10,23 @@ from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 
-__all__ = ["Growth", "Memory", "SpeedSpec", "find_spec", "kind_of", "read_speed"]
+__all__ = [
+    "PURPOSES",
+    "Growth",
+    "Memory",
+    "Pace",
+    "Purpose",
+    "SpeedSpec",
+    "find_spec",
+    "kind_of",
+    "read_speed",
+]
 
 KINDS = ("methods", "speed")
+Purpose = Literal["memory", "curve", "pace", "growth"]
+PURPOSES: tuple[Purpose, ...] = ("memory", "curve", "pace", "growth")
+"""Of runs, in the order in which they are done. Time counts in a pace and in growth, and in a curve for which
+there is no pace; nothing else may run on the machine then."""
 PACKED = Path(__file__).parent
 """Folder of the specs that come with the package."""
 
@@ -23,6 +37,16 @@ class Memory:
 
     tokens: int = 128
     """Tokens of each row, none of them padding."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a step takes, apart from curves: short runs of one epoch, all variants in turn, in rounds."""
+
+    rows: int = 960
+    """Training rows of each task, drawn as a task's `rows` are."""
+    rounds: int = 3
+    """Times that each variant is at it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,8 @@ class SpeedSpec:
     """Folder of `hadamard bench`: learning rates that its searches found on held-out rows count first."""
     memory: Memory | None = None
     """None: memory is not measured."""
+    pace: Pace | None = None
+    """None: a curve's seconds are those of its own run."""
     growth: Growth | None = None
     """None: growth is not measured."""
 
@@ -164,8 +190,10 @@ def _check_rates(spec: SpeedSpec) -> None:
 
 
 def _check_points(spec: SpeedSpec) -> None:
-    growth, memory = spec.growth, spec.memory
+    growth, memory, pace = spec.growth, spec.memory, spec.pace
     least = {"memory: tokens": (2, () if memory is None else (memory.tokens,))}
+    if pace is not None:
+        least |= {"pace: rows": (20, (pace.rows,)), "pace: rounds": (1, (pace.rounds,))}
     if growth is not None:
         least |= {
             "growth: rows": (20, growth.rows),
