@@ -87,9 +87,12 @@ def test_a_run_that_exists_is_not_run_again_and_specs_share_runs(place: Path, tm
 
 def test_a_search_never_sees_dev_and_the_best_rate_is_used(place: Path, tmp_path: Path) -> None:
     spec = spec_of(place, "bitfit", "search = { rows = 40, extensions = 1 }", seeds=1)
-    _, results = run(spec, tmp_path)
+    results = Results(tmp_path)
+    run_all(spec, results, in_this_process(), Silent(), silent, "search")
     search = by_method(results, "search")["bitfit"]
     assert {record["run"]["lr"] for record in search} >= set(METHODS["bitfit"].grid)
+    assert by_method(results) == {}
+    run(spec, tmp_path)
     assert all("scores" not in r and "predictions" not in r and r["rows"]["train"] == 40 for r in search)
     (score,) = by_method(results)["bitfit"]
     best = max(search, key=lambda r: (r["score"], -r["best"]["dev_loss"], -r["run"]["lr"]))

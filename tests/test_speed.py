@@ -323,6 +323,10 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
 
     searched = {"a": record(1e-3, 0.7), "b": record(3e-3, 0.8), "c": record(9e-3, 0.9, method="full")}
     assert rate_of(spec, model, task, "lora-ours", searched) == (3e-3, "searched")
+    few = {"d": record(5e-2, 1.0, task={"name": "mood", "rows": 100})}
+    assert rate_of(spec, model, task, "lora", {**searched, **few}) == (3e-3, "searched")
+    assert rate_of(spec, model, dataclasses.replace(task, rows=100), "lora", {**searched, **few})[0] == 5e-2
+    assert rate_of(spec, model, dataclasses.replace(task, rows=200), "lora", {**searched, **few})[0] == 3e-3
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
     assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr
@@ -378,4 +382,4 @@ def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, t
     assert found.code == 0 and "\n0 runs" in f"\n{found.out}", found.out
     assert not (tmp_path / "r").exists()
     found = hadamard("bench", ROOT / "experiments" / "quick.toml", "--purpose", "pace")
-    assert found.code == 2 and 'expected a spec of kind "speed"' in found.err
+    assert found.code == 2 and "has runs of search, score, received pace" in found.err

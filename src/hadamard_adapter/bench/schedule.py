@@ -49,6 +49,7 @@ def run_all(
     executor: Executor,
     board: Board,
     say: Callable[[str], None],
+    purpose: str = "all",
 ) -> Outcome:
     """Do all runs of a spec that are not finished.
 
@@ -61,6 +62,7 @@ def run_all(
         executor: where to run.
         board: shown what runs.
         say: receives a line when a run ends.
+        purpose: search, score: only the runs of this purpose that are due.
 
     Raises:
         SettingsError, DataError: rows or a model cannot be read.
@@ -70,7 +72,7 @@ def run_all(
     try:
         while True:
             records = results.records()
-            left = {name_of(run): run for run in due(spec, records)}
+            left = {name_of(run): run for run in due(spec, records) if purpose in ("all", run.purpose)}
             left = {name: run for name, run in left.items() if name not in outcome.lost}
             if not left and not running:
                 return outcome

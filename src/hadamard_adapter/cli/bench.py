@@ -45,9 +45,9 @@ class BenchOptions:
     """Where the spec's model is on this machine, for a spec of one model."""
     data: str | None = None
     """Where the folder of GLUE is on this machine."""
-    purpose: Literal["all", "memory", "curve", "pace", "growth"] = "all"
-    """Which runs of a spec of speed: those of one purpose, or all. Where paces are measured, curves may run
-    beside other work."""
+    purpose: Literal["all", "search", "score", "memory", "curve", "pace", "growth"] = "all"
+    """Which runs: all, or those of one purpose. search, score: learning rates, or what has its rate; the others
+    are of specs of speed, whose curves may run beside other work where paces are measured."""
     quiet: bool = False
     """Whether to say nothing but errors."""
 
@@ -73,7 +73,7 @@ def bench_command(options: BenchOptions) -> None:
     from hadamard_adapter.bench.results import Results
     from hadamard_adapter.bench.schedule import run_all
     from hadamard_adapter.bench.spec import read_spec
-    from hadamard_adapter.bench.speed import find_spec, kind_of, read_speed
+    from hadamard_adapter.bench.speed import PURPOSES, find_spec, kind_of, read_speed
     from hadamard_adapter.cli.board import BenchBoard
 
     console, path = message_console(options.quiet), find_spec(options.spec)
@@ -83,9 +83,10 @@ def bench_command(options: BenchOptions) -> None:
             f"--executor: expected local for a spec of speed, whose runs must not take time from each other, "
             f"received {options.executor}; leave it out"
         )
-    if options.purpose != "all" and not is_speed:
+    purposes = PURPOSES if is_speed else ("search", "score")
+    if options.purpose not in ("all", *purposes):
         raise SettingsError(
-            f'--purpose: expected a spec of kind "speed", received {options.spec}; leave --purpose out'
+            f"--purpose: {options.spec} has runs of {', '.join(purposes)}, received {options.purpose}"
         )
     results = Results(Path(options.results or f"results/{path.stem if is_speed else 'bench'}"))
     results.records()
@@ -101,7 +102,7 @@ def bench_command(options: BenchOptions) -> None:
     results.keep_spec(path)
     executor = _executor(options, results)
     with BenchBoard(spec, console, executor.n_slots) as board:
-        outcome = run_all(spec, results, executor, board, console.print)
+        outcome = run_all(spec, results, executor, board, console.print, options.purpose)
     _tell(outcome, results, console)
 
 

@@ -1,9 +1,19 @@
 """The speed of training: variants of method and engineering, score against seconds, memory, cost's growth."""
 
-from hadamard_adapter.bench.speed.spec import Growth, Memory, Pace, SpeedSpec, find_spec, kind_of, read_speed
+from hadamard_adapter.bench.speed.spec import (
+    PURPOSES,
+    Growth,
+    Memory,
+    Pace,
+    SpeedSpec,
+    find_spec,
+    kind_of,
+    read_speed,
+)
 from hadamard_adapter.bench.speed.variants import VARIANTS, Variant
 
 __all__ = [
+    "PURPOSES",
     "VARIANTS",
     "Growth",
     "Memory",

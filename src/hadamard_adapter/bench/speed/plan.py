@@ -1,6 +1,7 @@
 """What a spec of speed comes to: its runs in the order they are done, their learning rates, their time."""
 
 import dataclasses
+import math
 import random
 import statistics
 from collections.abc import Iterable, Mapping
@@ -60,20 +61,23 @@ def rate_of(
         model: its folder's name tells which searches count.
         task: its name, likewise.
         variant: name in the table of variants; a method's variants share its rate.
-        searched: records of `hadamard bench`.
+        searched: records of `hadamard bench`; of searches on other numbers of the task's rows, those of most.
     """
     method = VARIANTS[variant].method
-    found: dict[float, Quality | None] = {}
+    by_rows: dict[float, dict[float, Quality | None]] = {}
     for record in searched.values():
         run = record["run"]
         wanted = ("search", Path(model).name, task.name, method)
         own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
-            found[run["lr"]] = quality_of(record, sign)
-    best = best_rate(found)
-    if best is not None:
-        return best, "searched"
+            of_rows = by_rows.setdefault(run["task"].get("rows") or math.inf, {})
+            of_rows[run["lr"]] = quality_of(record, sign)
+    if by_rows:
+        rows = task.rows or math.inf
+        best = best_rate(by_rows[rows if rows in by_rows else max(by_rows)])
+        if best is not None:
+            return best, "searched"
     for name in (f"{task.name} {method}", method):
         if name in spec.rates:
             return spec.rates[name], "spec"
