@@ -46,7 +46,7 @@ class BenchOptions:
     data: str | None = None
     """Where the folder of GLUE is on this machine."""
     purpose: Literal["all", "search", "score", "memory", "curve", "pace", "growth"] = "all"
-    """Which runs: all, or those of one purpose. search, score: learning rates, or what has its rate; the others
+    """Which runs: all, or those of one purpose. search, score: learning rates, or what has its rate; others
     are of specs of speed, whose curves may run beside other work where paces are measured."""
     quiet: bool = False
     """Whether to say nothing but errors."""
