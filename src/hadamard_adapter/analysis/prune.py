@@ -28,6 +28,7 @@ from hadamard_adapter.tuning.folder import WEIGHTS
 from hadamard_adapter.tuning.models import collator
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = [
@@ -92,7 +93,7 @@ def without_layers(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
         model: a PEFT model with one Hadamard adapter, not merged.
         layers: from 0.
     """
-    found = {name: p for name, p in _parameters(model).items() if layer_of(name) in layers}
+    found = {name: p for name, p in trained_offsets(model).items() if layer_of(name) in layers}
     before = {name: p.detach().clone() for name, p in found.items()}
     try:
         for parameter in found.values():
@@ -116,14 +117,14 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
         rows: labelled rows; of the training, so that the rows that score the result stay unseen.
     """
     layers = sorted(
-        {layer for name in _parameters(classifier.model) if (layer := layer_of(name)) is not None}
+        {layer for name in trained_offsets(classifier.model) if (layer := layer_of(name)) is not None}
     )
     if not layers:
         raise AdapterError(f"{str(classifier.folder)!r}: expected an adapter of layers, found none")
     n_layers = layers[-1] + 1
     offset, fisher = np.zeros(n_layers), np.zeros(n_layers)
     for name, squares in _squared_gradients(classifier, rows).items():
-        delta = _parameters(classifier.model)[name].detach().double()
+        delta = trained_offsets(classifier.model)[name].detach().double()
         offset[layer_of(name)] += float(delta.square().sum())
         fisher[layer_of(name)] += float((squares * delta.square()).sum()) / 2
     base, zero = _loss(classifier, rows), np.zeros(n_layers)
@@ -292,18 +293,9 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     return figure
 
 
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The offsets of a PEFT model's one adapter, by their names in its file."""
-    return {
-        name.removesuffix(".default"): parameter
-        for name, parameter in model.named_parameters()
-        if ".hadamard_" in name
-    }
-
-
 def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tensor]:
     """Mean over rows of the squared gradient of a row's loss, offset by offset."""
-    parameters = _parameters(classifier.model)
+    parameters = trained_offsets(classifier.model)
     were = {name: p.requires_grad for name, p in parameters.items()}
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
     collate = collator(classifier.tokenizer, classifier.task.problem_type)

@@ -3,17 +3,24 @@
 Source: Chen et al., 2023, arXiv 2407.11033, section 6 (patterns shared over tasks suggest shared adapters).
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets
-from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tuning.folder import read_task
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
+from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.tuning.shared import Basis, offsets_in, write_basis
+from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = [
     "as_tensors",
@@ -21,6 +28,8 @@ __all__ = [
     "coefficients",
     "kept_share",
     "mean_of_others",
+    "save_basis",
+    "save_mean",
     "share_of_unseen",
     "sharing_of_folders",
     "sharing_picture",
@@ -49,8 +58,6 @@ def as_tensors(vector: Float[np.ndarray, " n"], like: Mapping[str, Tensor]) -> d
     Raises:
         SettingsError: the vector has another length than the offsets.
     """
-    import torch
-
     names = _offsets(like)
     sizes = [like[name].numel() for name in names]
     if sum(sizes) != len(vector):
@@ -140,6 +147,61 @@ def share_of_unseen(
     return found
 
 
+def save_mean(folders: Sequence[str], output: Path) -> None:
+    """Write the mean of adapters' offsets as an adapter without a head, for `start` of `tune`.
+
+    Args:
+        folders: of adapters of one base model, with the same sites, layers and norms.
+        output: new folder.
+
+    Raises:
+        AdapterError: as `read_offsets`, or the adapters differ in what they adapt.
+        SettingsError: the output is there already, or cannot be made.
+    """
+    refuse_no_place("output", output.absolute())
+    if output.exists():
+        raise SettingsError(f"output {str(output)!r} is there already; choose another folder")
+    adapters = _alike(folders)
+    mean = as_tensors(np.mean([vector_of(tensors) for tensors in adapters], axis=0), adapters[0])
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    config = read_config(Path(folders[0]).expanduser())
+    config.save_pretrained(str(partial))
+    save_file(mean, partial / WEIGHTS, metadata={"format": "pt"})
+    write_json(partial / "shared.json", {"mean_of": [Path(folder).name for folder in folders]})
+    partial.rename(output)
+
+
+def save_basis(folders: Sequence[str], k: int, output: Path) -> Float[np.ndarray, " a"]:
+    """Write the k directions that hold most of the adapters, for `basis` of `tune`.
+
+    Each direction is as long as the adapters are on average (root mean square), so that a coefficient of 1
+    goes as far as they go. Returns the share of each adapter's squared length that they hold.
+
+    Args:
+        folders: of adapters of one base model, with the same sites, layers and norms.
+        k: number of directions.
+        output: file to be written, *.safetensors.
+
+    Raises:
+        AdapterError: as `read_offsets`, or the adapters differ in what they adapt.
+        SettingsError: k is not within 1 and the number of independent adapters, or the file cannot be made.
+    """
+    refuse_no_place("output", output.absolute())
+    if output.suffix != ".safetensors" or output.exists():
+        why = "is there already" if output.exists() else "does not end in .safetensors"
+        raise SettingsError(f"output {str(output)!r} {why}; choose another name")
+    adapters = _alike(folders)
+    vectors = np.stack([vector_of(tensors) for tensors in adapters])
+    directions = basis(vectors, k)
+    length = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1).mean())
+    parts = [as_tensors(length * direction, adapters[0]) for direction in directions]
+    stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    fingerprint = read_config(Path(folders[0]).expanduser()).base_fingerprint or ""
+    write_basis(output, Basis(stacked, fingerprint, tuple(Path(folder).name for folder in folders)))
+    return kept_share(vectors, directions)
+
+
 def sharing_of_folders(folders: Sequence[str]) -> dict[str, Any]:
     """How much of each adapter a shared basis holds: with the adapter in it, and without its task.
 
@@ -187,6 +249,20 @@ def sharing_picture(found: Mapping[str, Any]) -> Any:
     axes.set(xlabel="directions, k", ylabel="share of the squared length", ylim=(0, 1.02))
     axes.legend()
     return figure
+
+
+def _alike(folders: Sequence[str]) -> list[dict[str, Tensor]]:
+    """The offsets of adapters that adapt the same things of one base model."""
+    read_offsets(folders)  # refuses other base models
+    adapters = [offsets_in(read_weights(Path(folder).expanduser() / WEIGHTS)) for folder in folders]
+    for folder, tensors in zip(folders, adapters, strict=True):
+        differing = sorted(tensors.keys() ^ adapters[0].keys())
+        if differing:
+            raise AdapterError(
+                f"expected adapters with the same sites, layers and norms, received {folders[0]!r} and "
+                f"{folder!r}: only one of them has {differing[0]}; leave one out"
+            )
+    return adapters
 
 
 def _rank(vectors: Float[np.ndarray, "a n"]) -> int:

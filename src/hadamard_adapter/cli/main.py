@@ -30,6 +30,7 @@ from hadamard_adapter.cli.options import debug_option, quiet_option
 from hadamard_adapter.cli.predict import predict_command
 from hadamard_adapter.cli.report import report_command
 from hadamard_adapter.cli.serve import serve_command, serve_key_command
+from hadamard_adapter.cli.share import share_group
 from hadamard_adapter.cli.tune import tune_command
 from hadamard_adapter.errors import HadamardError
 
@@ -62,6 +63,7 @@ def hadamard(context: click.Context) -> None:
     hadamard report results/quick
     hadamard prune --adapters adapter --output smaller
     hadamard analyse patterns --adapters adapter,other
+    hadamard share mean --adapters adapter,other --output start
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -70,7 +72,7 @@ def hadamard(context: click.Context) -> None:
 hadamard.params.extend([quiet_option(), debug_option()])
 _COMMANDS = (tune_command, eval_command, predict_command, merge_command, inspect_command)
 _MORE = (bank_group, serve_command, serve_key_command, bench_command, report_command)
-for _command in (*_COMMANDS, *_MORE, analyse_group, prune_command):
+for _command in (*_COMMANDS, *_MORE, analyse_group, prune_command, share_group):
     hadamard.add_command(_command)
 
 

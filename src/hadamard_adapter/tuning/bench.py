@@ -28,6 +28,7 @@ from hadamard_adapter.tuning.models import (
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.report import count_parameters
 from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.shared import Basis, read_basis, start_from
 from hadamard_adapter.tuning.stage import Progress
 
 __all__ = ["Bench", "Say", "adapter_config", "class_weights", "poolers_of", "set_up", "token_rows"]
@@ -60,6 +61,8 @@ class Bench:
     """Of the backbone."""
     n_base: int
     """Number of the base model's parameters."""
+    basis: Basis | None
+    """Directions that the adapter stays in; None: it is free."""
     partial: Path
     """The work folder."""
     shared: Path | None
@@ -106,7 +109,10 @@ def set_up(
     model = get_peft_model(base, adapter_config(settings, base, base_fingerprint))
     cast_frozen(model, settings.dtype)
     _try_dtype(settings, model, tokenizer)
-    counts = count_parameters(model, n_base)
+    if settings.start is not None:
+        start_from(model, settings.start, base_fingerprint)
+    basis = None if settings.basis is None else read_basis(settings.basis, model, base_fingerprint)
+    counts = count_parameters(model, n_base, basis)
     say(
         f"preset {settings.preset}: sites {', '.join(settings.sites or ())}; "
         f"{counts['adapter_parameters']:,} parameters of the adapter ({counts['share_percent']:.4f} % of "
@@ -120,7 +126,7 @@ def set_up(
             say(f"{n_cut} {part} rows are longer than {max_length} tokens; their ends are cut off")
     return Bench(
         settings, data, model, tokenizer, train, dev, max_length, n_truncated, base_fingerprint, n_base,
-        partial, shared, say, progress,
+        basis, partial, shared, say, progress,
     )  # fmt: skip
 
 

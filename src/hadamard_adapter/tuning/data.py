@@ -21,11 +21,12 @@ from hadamard_adapter.tasks import (
 )
 from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.shared import shared_content
 
 __all__ = ["TuneData", "read_data", "run_key"]
 
 _NOT_IN_KEY = (
-    *("output", "overwrite", "quiet", "allow_remote_code"),
+    *("output", "overwrite", "quiet", "allow_remote_code", "start", "basis"),
     # What these led to is in the key instead: the same rows under another name are the same run.
     *("train", "dev", "data", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
 )
@@ -81,7 +82,8 @@ def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[st
     if content is not None:
         del key["model"]
     model = {"model_content": content or "unknown"}
-    return json.loads(json.dumps({**key, **rows, **model, "n_processes": n_processes}))
+    shared = shared_content(settings.start, settings.basis)
+    return json.loads(json.dumps({**key, **rows, **model, **shared, "n_processes": n_processes}))
 
 
 def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:

@@ -46,6 +46,7 @@ from hadamard_adapter.tuning.resume import (
 )
 from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of, write_chosen
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
+from hadamard_adapter.tuning.shared import coefficients_in, shared_content, trained_offsets
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.trained_layers import checkpointed, compiled
@@ -285,6 +286,8 @@ def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
 def _make_stage(bench: Bench, name: str) -> Stage:
     settings, data = bench.settings, bench.data
     adapter = {"scale": settings.scale_lr, "shift": settings.shift_lr, "norm": settings.norm_lr}
+    if settings.basis is not None:
+        adapter = dict.fromkeys(adapter, settings.lr)
     head_lr = settings.head_lr if name == "head" else settings.stage2_head_lr
     epochs = settings.head_epochs if name == "head" else settings.epochs
     batch_size = settings.head_batch_size if name == "head" else settings.batch_size
@@ -308,6 +311,7 @@ def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Sta
         return contextlib.nullcontext(stage)
     bench.model.to(PartialState().device)
     key = {"base": bench.base_fingerprint, "max_length": bench.max_length}
+    key |= shared_content(settings.start, None)
     key |= {
         part: data_fingerprint(rows) for part, rows in (("train", bench.data.train), ("dev", bench.data.dev))
     }
@@ -333,7 +337,10 @@ def _write_final(bench: Bench, key: dict[str, Any]) -> None:
     bench.tokenizer.save_pretrained(temporary)
     names = [name for name in ("head", "adapter", "both") if _done(bench, name).is_dir()]
     stages = {name: read_json(_done(bench, name) / "stage.json") for name in names}
-    metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base))
+    metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base, bench.basis))
+    if bench.basis is not None:
+        own = coefficients_in(bench.basis.directions, trained_offsets(bench.model))
+        metrics["coefficients"] = [round(value, 6) for value in own.tolist()]
     run = run_of(bench.settings, bench.data, stages) | {
         "key": key,
         "max_length": bench.max_length,

@@ -13,6 +13,7 @@ from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.shared import Basis
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.weights import read_weights
 
@@ -21,18 +22,20 @@ __all__ = ["count_parameters", "metrics_of", "peak_memory_mb", "run_of", "versio
 _PACKAGES = ("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
-def count_parameters(model: torch.nn.Module, n_base: int) -> dict[str, Any]:
+def count_parameters(model: torch.nn.Module, n_base: int, basis: Basis | None = None) -> dict[str, Any]:
     """Numbers of parameters of adapter (scale, shift, norm offsets) and head, and the adapter's share.
 
     Args:
         model: PEFT model with the adapter "default".
         n_base: number of the base model's parameters.
+        basis: directions whose coefficients are what the task has of its own; None: all offsets are.
 
     Returns:
         adapter_parameters, head_parameters, base_parameters, share_percent (the head is not counted in it).
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    n_adapter = sum(size for name, size in sizes.items() if ".hadamard_" in name)
+    n_offsets = sum(size for name, size in sizes.items() if ".hadamard_" in name)
+    n_adapter = n_offsets if basis is None else basis.n
     n_head = sum(size for name, size in sizes.items() if ".modules_to_save.default." in name)
     return {
         "adapter_parameters": n_adapter,
@@ -185,6 +188,13 @@ def _kinds_in(folder: Path) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def _shared(settings: dict[str, Any]) -> str:
+    """What the adapter took from others, in words; empty where that is nothing."""
+    if settings.get("basis") is not None:
+        return f", which stay in the directions of `{Path(settings['basis']).name}`"
+    return "" if settings.get("start") is None else f", tuned from `{Path(settings['start']).name}`"
+
+
 def _card(metrics: dict[str, Any], run: dict[str, Any], kinds: str) -> str:
     settings, task = run["settings"], run["task"]
     names = ", ".join(f"`{name}`" for name in task["label_names"][:20])
@@ -197,7 +207,7 @@ def _card(metrics: dict[str, Any], run: dict[str, Any], kinds: str) -> str:
         n_adapter=metrics["adapter_parameters"],
         n_head=metrics["head_parameters"],
         share=metrics["share_percent"],
-        kinds=kinds,
+        kinds=kinds + _shared(settings),
         sites=" and ".join(settings["sites"]),
         n_train=run["rows"]["train"],
         n_dev=run["rows"]["dev"],

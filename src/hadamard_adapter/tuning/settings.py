@@ -140,6 +140,11 @@ class TuneSettings:
     """Whether the last layer leaves out, behind its attention, tokens that the head does not read."""
     head: Literal["full", "linear"] = "full"
     """full: the class's own head, a pooler of the checkpoint with it; linear: its output layer alone."""
+    start: str | None = None
+    """Folder of an adapter whose offsets tuning starts from, head excluded; None: from the base model."""
+    basis: str | None = None
+    """File of `hadamard share basis`: the adapter stays in its directions, so that a task trains one number a
+    direction beside its head."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Course of the learning rates after the warm-up."""
     warmup: float = 0.06
@@ -227,10 +232,9 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
         "freeze_head": freeze_head,
         "epochs": _first(settings.epochs, epochs),
         "lr": lr,
-        "scale_lr": _first(settings.scale_lr, lr),
-        "shift_lr": _first(settings.shift_lr, lr),
-        "norm_lr": _first(settings.norm_lr, lr),
     }
+    if settings.basis is None:
+        filled |= {name: _first(getattr(settings, name), lr) for name in ("scale_lr", "shift_lr", "norm_lr")}
     if settings.stages == 2:
         filled |= {
             "head_epochs": _first(settings.head_epochs, head_epochs),
@@ -320,6 +324,8 @@ def _check_effect(settings: TuneSettings) -> None:
         **dict.fromkeys(("head_epochs", "head_lr", "head_batch_size"), (settings.stages == 1, "stages=1")),
         "freeze_head": (settings.stages == 1 and settings.freeze_head is True, "stages=1"),
         "stage2_head_lr": (settings.stages == 2 and freeze_head, "a head that is frozen in stage 2"),
+        "start": (settings.basis is not None, "basis, which starts from the base model"),
+        **dict.fromkeys(("scale_lr", "shift_lr", "norm_lr"), (settings.basis is not None, "basis")),
     }
     for name, (is_idle, beside) in idle.items():
         if is_idle and getattr(settings, name) != default[name]:

@@ -18,6 +18,7 @@ from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offsets
 from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, Watcher, best_epoch, is_over, read_curve
 
 __all__ = ["parameter_groups", "run_stage"]
@@ -257,6 +258,14 @@ def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingAr
 
 def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:
     model.to(arguments.device)
+    offsets = {name: p for name, p in trained_offsets(model).items() if p.requires_grad}
+    if settings.basis is not None and offsets:
+        own = {id(parameter) for parameter in offsets.values()}
+        head = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+        others = [{"params": head, "lr": stage.rates["head"]}] if head else []
+        directions = read_basis(settings.basis).directions
+        rate = stage.rates["scale"]
+        return BasisAdamW(offsets, directions, rate, others, weight_decay=settings.weight_decay)
     groups = parameter_groups(model, stage.rates)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
 

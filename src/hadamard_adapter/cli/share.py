@@ -1,0 +1,89 @@
+"""`hadamard share`: what several tasks' adapters have in common, as a start or a basis for a new task."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hadamard_adapter.cli.console import message_console
+from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["share_group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOptions:
+    """The options of `hadamard share mean`."""
+
+    adapters: tuple[str, ...]
+    """Folders that `hadamard tune` made, of one base model, with the same sites and layers."""
+    output: str
+    """New folder that receives the shared adapter, or new file that receives the basis."""
+    quiet: bool = False
+    """Whether to say nothing but errors."""
+
+    def __post_init__(self) -> None:
+        """Refuse one adapter for a shared one."""
+        if len(self.adapters) < 2:
+            raise SettingsError(
+                f"--adapters: expected two folders or more, commas between, received {len(self.adapters)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasisOptions(MeanOptions):
+    """The options of `hadamard share basis`."""
+
+    directions: int = 4
+    """Number of directions; a task that is tuned in them stores as many numbers beside its head."""
+
+
+@click.group("share", short_help="Make of several tasks' adapters a start, or directions, for a new task.")
+def share_group() -> None:
+    """Make of several tasks' adapters a start, or directions, for a new task.
+
+    \b
+    Example:
+      hadamard share mean --adapters cola,mrpc,stsb --output shared
+      hadamard tune --model MODEL --train train.csv --start shared --output adapter
+      hadamard share basis --adapters cola,mrpc,stsb --directions 3 --output basis.safetensors
+      hadamard tune --model MODEL --train train.csv --basis basis.safetensors --lr 5e-2 --output adapter
+    """
+
+
+@command_from("mean", MeanOptions)
+def mean_command(options: MeanOptions) -> None:
+    """Write the mean of adapters, without a head, for `hadamard tune --start`.
+
+    \b
+    Example:
+      hadamard share mean --adapters cola,mrpc,stsb --output shared
+    """
+    from hadamard_adapter.analysis.sharing import save_mean
+
+    save_mean(options.adapters, Path(options.output).expanduser())
+    message_console(options.quiet).print(f"mean of {len(options.adapters)} adapters in {options.output}")
+
+
+@command_from("basis", BasisOptions)
+def basis_command(options: BasisOptions) -> None:
+    """Write the directions that hold most of several adapters, for `hadamard tune --basis`.
+
+    A coefficient of 1 goes as far in a direction as the adapters lie from the base model on average.
+
+    \b
+    Example:
+      hadamard share basis --adapters cola,mrpc,stsb --directions 3 --output basis.safetensors
+    """
+    from hadamard_adapter.analysis.sharing import save_basis
+
+    shares = save_basis(options.adapters, options.directions, Path(options.output).expanduser())
+    console = message_console(options.quiet)
+    for folder, share in zip(options.adapters, shares, strict=True):
+        console.print(f"{Path(folder).name}: {100 * share:.0f} % of its squared length")
+    console.print(f"{options.directions} directions in {options.output}")
+
+
+for _command in (mean_command, basis_command):
+    share_group.add_command(_command)

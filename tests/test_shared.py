@@ -1,0 +1,245 @@
+"""Laws of shared adapters: tuning starts where it is told to, and stays in the directions it is given."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from command import hadamard
+from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning.shared import BasisAdamW, coefficients_in, offsets_in, read_basis, write_basis
+from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
+
+WEIGHTS = "adapter_model.safetensors"
+ENDS: tuple[Any, ...] = (
+    lambda text: str("w1" in text),
+    lambda text: str("w2" in text),
+    lambda text: str(len(text) > 24),
+)
+"""What the labels of three tasks ask."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, three tasks and their adapters."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("shared")
+    tiny_folder(folder / "model")
+    for index, label_of in enumerate(ENDS):
+        rows = write_rows(folder / f"{index}.csv", 64, seed=index, label_of=label_of)
+        tiny_tune(folder / "model", folder / str(index), rows, epochs=2, lr=0.05)
+    return folder
+
+
+def folders(place: Path, *names: int) -> list[str]:
+    return [str(place / str(name)) for name in names or (0, 1, 2)]
+
+
+def vector(folder: Path | str) -> np.ndarray:
+    return vector_of(load_file(Path(folder) / WEIGHTS))
+
+
+def tuned(place: Path, output: Path, **settings: Any) -> dict[str, Any]:
+    settings.setdefault("epochs", 1)
+    return tiny_tune(place / "model", output, place / "0.csv", **settings).metrics
+
+
+def test_a_mean_is_the_mean_of_the_offsets_and_has_no_head(place: Path, tmp_path: Path) -> None:
+    save_mean(folders(place), tmp_path / "mean")
+    expected = np.mean([vector(folder) for folder in folders(place)], axis=0)
+    np.testing.assert_allclose(vector(tmp_path / "mean"), expected, rtol=1e-6)
+    tensors = load_file(tmp_path / "mean" / WEIGHTS)
+    assert tensors.keys() == offsets_in(tensors).keys()
+    assert json.loads((tmp_path / "mean" / "shared.json").read_text()) == {"mean_of": ["0", "1", "2"]}
+
+
+def test_tuning_starts_from_the_offsets_that_it_is_given(place: Path, tmp_path: Path) -> None:
+    """With a rate of next to nothing it stays there; stage 1 has seen the model with these offsets."""
+    save_mean(folders(place, 1, 2), tmp_path / "mean")
+    tuned(place, tmp_path / "near", start=str(tmp_path / "mean"), lr=1e-12)
+    np.testing.assert_allclose(vector(tmp_path / "near"), vector(tmp_path / "mean"), atol=1e-6)
+    assert not np.allclose(vector(tmp_path / "mean"), 0, atol=1e-3)
+    tuned(place, tmp_path / "base", lr=1e-12)
+    near, base = (load_file(tmp_path / name / "head" / WEIGHTS) for name in ("near", "base"))
+    assert any(not torch.equal(near[name], base[name]) for name in near if ".hadamard_" not in name)
+
+
+def test_an_adapter_on_a_basis_stays_in_its_span(place: Path, tmp_path: Path) -> None:
+    save_basis(folders(place), 2, tmp_path / "basis.safetensors")
+    metrics = tuned(place, tmp_path / "out", basis=str(tmp_path / "basis.safetensors"), lr=0.05)
+    basis = read_basis(str(tmp_path / "basis.safetensors"))
+    rows = np.stack([vector_of({n: part[j] for n, part in basis.directions.items()}) for j in range(2)])
+    own = vector(tmp_path / "out")
+    found, *_ = np.linalg.lstsq(rows.T, own, rcond=None)
+    np.testing.assert_allclose(rows.T @ found, own, atol=1e-6)
+    np.testing.assert_allclose(metrics["coefficients"], found, atol=1e-5)
+    assert metrics["adapter_parameters"] == 2 and np.abs(found).max() > 1e-3
+    assert load(tmp_path / "out").predict(["w10"])  # an adapter like any other
+
+
+def test_directions_are_orthogonal_and_as_long_as_adapters_on_average(place: Path, tmp_path: Path) -> None:
+    shares = save_basis(folders(place), 3, tmp_path / "basis.safetensors")
+    np.testing.assert_allclose(shares, 1.0, rtol=1e-5)  # as many directions as adapters
+    basis = read_basis(str(tmp_path / "basis.safetensors"))
+    rows = np.stack([vector_of({n: part[j] for n, part in basis.directions.items()}) for j in range(3)])
+    mean_square = np.mean([np.square(vector(folder)).sum() for folder in folders(place)])
+    np.testing.assert_allclose(rows @ rows.T, mean_square * np.eye(3), atol=1e-4 * mean_square)
+    offsets = offsets_in(load_file(place / "0" / WEIGHTS))
+    own = coefficients_in(basis.directions, offsets)
+    for name, part in basis.directions.items():
+        torch.testing.assert_close(torch.tensordot(own, part, dims=1), offsets[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_on_a_basis_is_adamw_in_the_coefficients() -> None:
+    """The same loss as a function of the coefficients themselves, on plain AdamW."""
+    generator = torch.Generator().manual_seed(0)
+    q, _ = torch.linalg.qr(torch.randn(6, 2, generator=generator))
+    target = torch.randn(6, generator=generator)
+    directions = {"a": (2 * q[:4].T).contiguous(), "b": (2 * q[4:].T).contiguous()}
+    offsets = {name: torch.nn.Parameter(torch.zeros(n)) for name, n in (("a", 4), ("b", 2))}
+    plain = torch.nn.Parameter(torch.zeros(2))
+    ours = BasisAdamW(offsets, directions, 0.1, weight_decay=0.01)
+    theirs = torch.optim.AdamW([plain], lr=0.1, weight_decay=0.01)
+    for _ in range(20):
+        loss = (torch.cat([offsets["a"], offsets["b"]]) - target).pow(4).sum()
+        for parameter in offsets.values():
+            parameter.grad = None
+        loss.backward()
+        ours.step()
+        theirs.zero_grad()
+        (2 * q @ plain - target).pow(4).sum().backward()
+        theirs.step()
+    assert plain.abs().min() > 0.1
+    torch.testing.assert_close(ours.coefficients.data, plain.data, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["start", "basis"])
+def test_a_run_is_told_by_the_content_it_starts_from_not_by_its_path(
+    place: Path, tmp_path: Path, name: str
+) -> None:
+    def make(target: Path, *names: int) -> str:
+        if name == "start":
+            save_mean(folders(place, *names), target)
+            return str(target)
+        save_basis(folders(place, *names), 2, target.with_suffix(".safetensors"))
+        return str(target.with_suffix(".safetensors"))
+
+    tuned(place, tmp_path / "a", **{name: make(tmp_path / "first", 0, 1)})
+    before = adapter_sha256(tmp_path / "a")
+    tuned(place, tmp_path / "a", **{name: make(tmp_path / "copy", 0, 1)})  # finished already
+    tuned(place, tmp_path / "b", **{name: str(next(tmp_path.glob("copy*")))})
+    assert adapter_sha256(tmp_path / "b") == before == adapter_sha256(tmp_path / "a")
+    for other in ({name: make(tmp_path / "other", 1, 2)}, {}):
+        with pytest.raises(SettingsError, match="other settings"):
+            tuned(place, tmp_path / "a", **other)
+
+
+class Stop(Exception):
+    pass
+
+
+class Stopping:
+    """Stops a run within stage 2."""
+
+    stage = ""
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        self.stage = stage
+
+    def step(self, step: int, loss: float | None) -> None:
+        """A step."""
+
+    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        if self.stage == "adapter" and epoch == 2:
+            raise Stop
+
+    def end(self) -> None:
+        """The end."""
+
+
+def test_a_stopped_run_on_a_basis_goes_on_to_the_same_adapter(place: Path, tmp_path: Path) -> None:
+    save_basis(folders(place), 2, tmp_path / "basis.safetensors")
+    settings: dict[str, Any] = {"basis": str(tmp_path / "basis.safetensors"), "epochs": 3, "lr": 0.05}
+    rows = place / "0.csv"
+    with pytest.raises(Stop):
+        tiny_tune(place / "model", tmp_path / "out", rows, Stopping(), **settings)
+    tiny_tune(place / "model", tmp_path / "out", rows, **settings)
+    tiny_tune(place / "model", tmp_path / "whole", rows, **settings)
+    assert adapter_sha256(tmp_path / "out") == adapter_sha256(tmp_path / "whole")
+
+
+def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path: Path) -> None:
+    save_mean(folders(place), tmp_path / "mean")
+    save_basis(folders(place), 2, tmp_path / "basis.safetensors")
+    save_file({"a": torch.ones(2)}, tmp_path / "else.safetensors")
+    tiny_folder(tmp_path / "model", seed=1)
+    mean, basis, rows = str(tmp_path / "mean"), str(tmp_path / "basis.safetensors"), place / "0.csv"
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("tune with the sites, layers and norms", {"start": mean, "sites": ("attention",)}),
+        ("tune with the sites, layers and norms", {"basis": basis, "layers": (1,)}),
+        ("no basis", {"basis": str(tmp_path / "none")}),
+        ("received another", {"basis": str(tmp_path / "else.safetensors")}),
+        ("no adapter in", {"start": str(tmp_path / "none")}),
+    ]
+    for message, settings in cases:
+        with pytest.raises(AdapterError, match=message):
+            tiny_tune(place / "model", tmp_path / "out", rows, epochs=1, **settings)
+    other: dict[str, Any]
+    for other in ({"start": mean}, {"basis": basis}):
+        with pytest.raises(AdapterError, match="belongs to another base model"):
+            tiny_tune(tmp_path / "model", tmp_path / "out", rows, epochs=1, **other)
+    assert not (tmp_path / "out").exists()
+    more: dict[str, Any]
+    for more in ({"start": mean}, {"scale_lr": 0.1}):
+        with pytest.raises(SettingsError, match="expected none beside basis"):
+            TuneSettings("m", "o", train="t", basis=basis, **more)
+    with pytest.raises(SettingsError, match="k: expected 1 to 3"):
+        save_basis(folders(place), 4, tmp_path / "wide.safetensors")
+
+
+def test_a_basis_is_written_whole_and_read_back(place: Path, tmp_path: Path) -> None:
+    save_basis(folders(place), 2, tmp_path / "a.safetensors")
+    basis = read_basis(str(tmp_path / "a.safetensors"))
+    write_basis(tmp_path / "b.safetensors", basis)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert basis.made_from == ("0", "1", "2") and basis.n == 2
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "b.safetensors").read_bytes()[:-8])
+    with pytest.raises(AdapterError, match="damaged"):
+        read_basis(str(tmp_path / "a.safetensors"))
+
+
+def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
+    names, basis = ",".join(folders(place)), tmp_path / "b.safetensors"
+    found = hadamard("share", "basis", "--adapters", names, "--directions", 2, "--output", basis)
+    assert found.code == 0 and "2 directions in" in found.err, found.err
+    found = hadamard("share", "mean", "--adapters", names, "--output", tmp_path / "mean")
+    assert found.code == 0, found.err
+    words = (
+        "tune",
+        "--model",
+        place / "model",
+        "--train",
+        place / "0.csv",
+        "--epochs",
+        1,
+        "--head-epochs",
+        1,
+    )
+    found = hadamard(*words, "--start", tmp_path / "mean", "--output", tmp_path / "out")
+    assert found.code == 0, found.err
+    assert "tuned from `mean`" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for bad in (
+        ("share", "mean", "--adapters", folders(place)[0], "--output", tmp_path / "x"),
+        ("share", "mean", "--adapters", names, "--output", tmp_path / "mean"),
+        ("share", "basis", "--adapters", names, "--output", tmp_path / "x.bin"),
+        (*words, "--start", tmp_path / "none", "--output", tmp_path / "x"),
+    ):
+        found = hadamard(*bad)
+        assert found.code == 2 and found.err.count("error: ") == 1, found.err
+        assert "Traceback" not in found.err and not (tmp_path / "x").exists()
