@@ -1,5 +1,6 @@
 """Laws of half precision: a weight cast once computes what autocast does, and nothing else is cast."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Trainer
 
 from adapter_help import adapted
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.functional import hadamard
 from hadamard_adapter.tuning import load
-from hadamard_adapter.tuning.precision import autocast, cast_frozen, has_bfloat16, in_float32, pick_dtype
+from hadamard_adapter.tuning.precision import (
+    autocast,
+    cast_frozen,
+    has_bfloat16,
+    in_float32,
+    pick_dtype,
+)
 from hadamard_adapter.tuning.prefix import cached_prefix
+from hadamard_adapter.tuning.trained_layers import checkpointed, wide_attention
 from test_prefix import TEXT, head_stage_model, outcome, stage_for
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -87,6 +97,53 @@ def test_backward_keeps_what_the_adapter_scales_in_its_own_type() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hadamard(x, scale, shift)
     assert kept == [torch.bfloat16]
+
+
+class Seen(TorchDispatchMode):
+    """Types of the first input of every operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: dict[str, set[torch.dtype]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], Tensor):
+            self.types.setdefault(str(func).split(".")[1], set()).add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_fused_attention_is_in_float32_there_and_back_and_products_are_not(is_checkpointed: bool) -> None:
+    model, stage = adapted("bert"), stage_for("bert")
+    found: list[dict[str, Tensor]] = []
+    for context in (contextlib.nullcontext(), wide_attention(model, "bfloat16")):
+        again = checkpointed(model) if is_checkpointed else contextlib.nullcontext()
+        with context, again, autocast(CPU, "bfloat16"), Seen() as seen:
+            found.append(outcome(model, stage, stage.train)[1])
+    attention = {name: types for name, types in seen.types.items() if "flash_attention" in name}
+    assert len(attention) == 2 and set().union(*attention.values()) == {torch.float32}, seen.types
+    assert torch.bfloat16 in seen.types["mm"] | seen.types["addmm"]
+    assert all(torch.allclose(found[0][key], found[1][key], rtol=0.2, atol=2e-2) for key in found[0])
+
+
+def test_a_run_in_half_precision_computes_its_attention_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 32)
+    seen, types = Seen(), list[dict[str, set[torch.dtype]]]()
+    inner = Trainer.training_step
+
+    def step(*args: Any, **kwargs: Any) -> Tensor:
+        with seen:
+            loss = inner(*args, **kwargs)
+        types.append(seen.types)
+        return loss
+
+    monkeypatch.setattr(Trainer, "training_step", step)
+    settings: dict[str, Any] = {"epochs": 1, "stages": 1, "cache_gb": 0.0}
+    tiny_tune(model, tmp_path / "out", train, dtype="bfloat16", **settings)
+    attention = [types for name, types in types[-1].items() if "flash_attention" in name]
+    assert len(attention) == 2 and set().union(*attention) == {torch.float32}
 
 
 def test_a_cache_of_another_type_is_made_anew(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from hadamard_adapter.tuning.models import (
 from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.stage import Stage
+from hadamard_adapter.tuning.trained_layers import wide_attention
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
@@ -165,7 +166,8 @@ def _wrapped(
     limit_gb = 0.0 if settings.dropout else settings.cache_gb
     cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.dtype)
     is_cut = settings.first_token_only
-    with cached as stage, first_token_only(model, stage) if is_cut else contextlib.nullcontext():
+    cut = first_token_only(model, stage) if is_cut else contextlib.nullcontext()
+    with cached as stage, cut, wide_attention(model, settings.dtype):
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
 
     def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:

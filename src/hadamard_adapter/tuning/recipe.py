@@ -49,7 +49,7 @@ from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.shared import coefficients_in, shared_content, trained_offsets
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
-from hadamard_adapter.tuning.trained_layers import checkpointed, compiled
+from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, wide_attention
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
 
@@ -231,6 +231,7 @@ def _stage(bench: Bench, name: str) -> None:
         with (
             _cached(bench, _make_stage(bench, name)) as stage,
             _shortened(bench, stage),
+            wide_attention(bench.model, bench.settings.dtype),
             checkpointed(bench.model) if bench.settings.gradient_checkpointing else nothing,
             compiled(bench.model) if bench.settings.torch_compile else nothing,
         ):
@@ -287,6 +288,7 @@ def _make_stage(bench: Bench, name: str) -> Stage:
     settings, data = bench.settings, bench.data
     adapter = {"scale": settings.scale_lr, "shift": settings.shift_lr, "norm": settings.norm_lr}
     if settings.basis is not None:
+        assert not isinstance(settings.lr, tuple)  # resolved
         adapter = dict.fromkeys(adapter, settings.lr)
     head_lr = settings.head_lr if name == "head" else settings.stage2_head_lr
     epochs = settings.head_epochs if name == "head" else settings.epochs

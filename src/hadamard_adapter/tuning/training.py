@@ -258,6 +258,8 @@ def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingAr
 
 def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:
     model.to(arguments.device)
+    # One kernel for all tensors: an adapter's are many and small, and each would be dozens of calls.
+    options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
     offsets = {name: p for name, p in trained_offsets(model).items() if p.requires_grad}
     if settings.basis is not None and offsets:
         own = {id(parameter) for parameter in offsets.values()}
@@ -265,9 +267,9 @@ def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any)
         others = [{"params": head, "lr": stage.rates["head"]}] if head else []
         directions = read_basis(settings.basis).directions
         rate = stage.rates["scale"]
-        return BasisAdamW(offsets, directions, rate, others, weight_decay=settings.weight_decay)
+        return BasisAdamW(offsets, directions, rate, others, **options)
     groups = parameter_groups(model, stage.rates)
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, **options)
 
 
 def _loss_of(

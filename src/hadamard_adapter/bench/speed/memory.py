@@ -1,5 +1,6 @@
 """Memory of a training step: how far a process grows beyond its loaded model, and what autograd keeps."""
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
+from hadamard_adapter.tuning.trained_layers import wide_attention
 
 __all__ = ["footprint", "saved_bytes"]
 
@@ -36,7 +38,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         task: gives the head.
     """
     row, settings, device = VARIANTS[run.variant], settings_of(run), torch.device("cpu")
-    with quiet_libraries():
+    with quiet_libraries(), contextlib.ExitStack() as while_training:
         set_seed(run.seed)
         tokenizer = load_tokenizer(run.model)
         base = load_base(run.model, task, tokenizer.pad_token_id)
@@ -47,6 +49,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         row.path.ready(model, small)
         if row.path is OURS:
             cast_frozen(model, settings.dtype)
+            while_training.enter_context(wide_attention(model, settings.dtype))
         with autocast(device, settings.dtype):
             loss = model(**small).loss
         loss.backward()
