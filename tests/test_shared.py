@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from command import hadamard
+from hadamard_adapter.analysis.prune import settings_and_data
 from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import TuneSettings, load
 from hadamard_adapter.tuning.shared import BasisAdamW, coefficients_in, offsets_in, read_basis, write_basis
-from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
+from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
+from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 WEIGHTS = "adapter_model.safetensors"
 ENDS: tuple[Any, ...] = (
@@ -174,6 +177,65 @@ def test_a_stopped_run_on_a_basis_goes_on_to_the_same_adapter(place: Path, tmp_p
     assert adapter_sha256(tmp_path / "out") == adapter_sha256(tmp_path / "whole")
 
 
+@pytest.fixture(scope="module")
+def together(place: Path) -> dict[str, Any]:
+    """Three tasks with one adapter: two of classes, one of numbers."""
+    rows = write_rows(place / "length.csv", 48, seed=5, label_of=lambda text: len(text) / 8)
+    kinds = {"first": place / "0.csv", "second": place / "1.csv", "length": rows}
+    common: dict[str, Any] = {"epochs": 3, "head_epochs": 2, "lr": 0.02, "batch_size": 16, "quiet": True}
+    types: dict[str, Any] = {"length": "regression"}
+    settings = [
+        TuneSettings(
+            str(place / "model"), name, str(path), problem_type=types.get(name), device="cpu", **common
+        )
+        for name, path in kinds.items()
+    ]
+    return tune_together(settings, place / "together", silent)
+
+
+def test_one_adapter_for_several_tasks_has_the_same_offsets_and_own_heads(together: dict[str, Any]) -> None:
+    tensors = {name: load_file(result.output / WEIGHTS) for name, result in together.items()}
+    first = offsets_in(tensors["first"])
+    assert any(bool(tensor.any()) for tensor in first.values())
+    for own in tensors.values():
+        assert all(torch.equal(own[name], tensor) for name, tensor in first.items())
+    heads = {name: own.keys() - first.keys() for name, own in tensors.items()}
+    assert any(not torch.equal(tensors["first"][n], tensors["second"][n]) for n in heads["first"])
+
+
+def test_each_folder_of_tasks_tuned_together_scores_as_its_metrics_say(
+    together: dict[str, Any], place: Path
+) -> None:
+    for result in together.values():
+        metrics, curve = result.metrics, result.metrics["curve"]
+        chosen = metrics["best_epoch"]["adapter"]
+        entry = next(e for e in curve if e["stage"] == "adapter" and e["epoch"] == chosen)
+        assert metrics["dev"] == entry["scores"] and len([e for e in curve if e["stage"] == "adapter"]) == 3
+        loaded = load(result.output)
+        settings, data = settings_and_data(result.output)
+        found = score(loaded.task, loaded.logits(data.dev.texts, data.dev.pairs), data.dev.labels or [])
+        assert found == pytest.approx(metrics["dev"], abs=1e-6)
+        assert settings.output == str(result.output)
+    means = [
+        sum(r.metrics["curve"][-3 + e]["scores"][r.metrics["metric"]] for r in together.values())
+        for e in range(3)
+    ]
+    assert means.index(max(means)) + 1 == together["first"].metrics["best_epoch"]["adapter"]
+
+
+def test_a_step_of_tasks_together_sees_rows_of_one_task_and_an_epoch_all_rows() -> None:
+    rows = [{"task": index % 3 // 2, "input_ids": [0] * (1 + index % 7)} for index in range(50)]
+    sampler = OneTaskBlocks(rows, 8, seed=0)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert len(orders[-1]) == len(sampler) and set(orders[-1]) == set(range(50))
+        blocks = [orders[-1][at : at + 8] for at in range(0, len(sampler), 8)]
+        assert all(len({rows[index]["task"] for index in block}) == 1 for block in blocks)
+    assert orders[0] == orders[2] != orders[1]
+
+
 def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path: Path) -> None:
     save_mean(folders(place), tmp_path / "mean")
     save_basis(folders(place), 2, tmp_path / "basis.safetensors")
@@ -234,7 +296,14 @@ def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
     found = hadamard(*words, "--start", tmp_path / "mean", "--output", tmp_path / "out")
     assert found.code == 0, found.err
     assert "tuned from `mean`" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    found = hadamard("share", "train", "--adapters", names, "--epochs", 1, "--output", tmp_path / "all")
+    assert found.code == 0, found.err
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {"0", "1", "2"}
+    found = hadamard("share", "train", "--adapters", names, "--epochs", 1, "--output", tmp_path / "all")
+    assert found.code == 0 and "epoch 1" not in found.err, found.err  # finished already
     for bad in (
+        ("share", "train", "--adapters", names, "--epochs", 2, "--output", tmp_path / "all"),
+        ("share", "train", "--adapters", f"{tmp_path},{place}", "--output", tmp_path / "x"),
         ("share", "mean", "--adapters", folders(place)[0], "--output", tmp_path / "x"),
         ("share", "mean", "--adapters", names, "--output", tmp_path / "mean"),
         ("share", "basis", "--adapters", names, "--output", tmp_path / "x.bin"),

@@ -42,6 +42,7 @@ __all__ = [
     "rank_agreement",
     "score_without",
     "settings_and_data",
+    "settings_of",
     "spread_rows",
     "tune_again",
     "without_layers",
@@ -198,24 +199,33 @@ def spread_rows(rows: Examples, n: int) -> Examples:
 
 
 def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:
-    """The settings that an adapter was tuned with, from its run.json, and its rows, read again.
+    """The settings that an adapter was tuned with, and its rows, read again.
+
+    Raises:
+        AdapterError: as `settings_of`.
+        DataError: the rows are no longer where they were.
+    """
+    settings = settings_of(folder)
+    return settings, read_data(settings)
+
+
+def settings_of(folder: Path) -> TuneSettings:
+    """The settings that an adapter was tuned with, from its run.json.
 
     Raises:
         AdapterError: the folder has no run.json of `hadamard tune`.
-        DataError: the rows are no longer where they were.
     """
     try:
         given = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
         }
-        settings = TuneSettings(**values)
+        return TuneSettings(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(
             f"{str(folder)!r}: expected a run.json of `hadamard tune`, which says the rows and the settings "
             f"({type(error).__name__}: {error}); tune again"
         ) from error
-    return settings, read_data(settings)
 
 
 def tune_again(settings: TuneSettings, data: TuneData, layers: Sequence[int], output: Path) -> dict[str, Any]:

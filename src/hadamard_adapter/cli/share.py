@@ -1,11 +1,14 @@
 """`hadamard share`: what several tasks' adapters have in common, as a start or a basis for a new task."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hadamard_adapter.cli.console import message_console
+from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError
 
@@ -39,6 +42,18 @@ class BasisOptions(MeanOptions):
     """Number of directions; a task that is tuned in them stores as many numbers beside its head."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(MeanOptions):
+    """The options of `hadamard share train`."""
+
+    epochs: int | None = None
+    """Epochs of the shared adapter; None: those of the first adapter."""
+    lr: float | None = None
+    """Learning rate of the shared adapter; None: that of the first one."""
+    overwrite: bool = False
+    """Whether results of other settings in the output folder may be replaced."""
+
+
 @click.group("share", short_help="Make of several tasks' adapters a start, or directions, for a new task.")
 def share_group() -> None:
     """Make of several tasks' adapters a start, or directions, for a new task.
@@ -49,6 +64,7 @@ def share_group() -> None:
       hadamard tune --model MODEL --train train.csv --start shared --output adapter
       hadamard share basis --adapters cola,mrpc,stsb --directions 3 --output basis.safetensors
       hadamard tune --model MODEL --train train.csv --basis basis.safetensors --lr 5e-2 --output adapter
+      hadamard share train --adapters cola,mrpc,stsb --output together
     """
 
 
@@ -85,5 +101,35 @@ def basis_command(options: BasisOptions) -> None:
     console.print(f"{options.directions} directions in {options.output}")
 
 
-for _command in (mean_command, basis_command):
+@command_from("train", TrainOptions)
+def train_command(options: TrainOptions) -> None:
+    """Tune one adapter for the tasks of several, each with a head of its own.
+
+    Rows are read from where the adapters' run.json says; settings are the first one's. The output has a
+    folder a task, all with the same offsets; dev rows choose the epoch by the mean over tasks.
+
+    \b
+    Example:
+      hadamard share train --adapters cola,mrpc,stsb --output together
+    """
+    folders = [Path(folder).expanduser() for folder in options.adapters]
+    stay_offline_without_hub([base_model_of(str(folder)) for folder in folders])
+    from hadamard_adapter.analysis.prune import settings_of
+    from hadamard_adapter.tuning.together import tune_together
+
+    settings = [dataclasses.replace(settings_of(path), output=path.name) for path in folders]
+    first: dict[str, Any] = {"overwrite": options.overwrite, "quiet": options.quiet}
+    if options.epochs is not None:
+        first["epochs"] = options.epochs
+    if options.lr is not None:
+        first |= {"lr": options.lr, "scale_lr": None, "shift_lr": None, "norm_lr": None}
+    settings[0] = dataclasses.replace(settings[0], **first)
+    console = message_console(options.quiet)
+    results = tune_together(settings, Path(options.output).expanduser(), console.print)
+    for name, result in results.items():
+        metric = result.metrics["metric"]
+        console.print(f"{name}: {metric} {result.metrics['dev'][metric]:.4f}")
+
+
+for _command in (mean_command, basis_command, train_command):
     share_group.add_command(_command)

@@ -53,7 +53,18 @@ from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, wide_
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
 
-__all__ = ["TuneResult", "say_on_stderr", "tune"]
+__all__ = [
+    "TuneResult",
+    "do_stage",
+    "done_folder",
+    "make_stage",
+    "resolved_for",
+    "say_on_stderr",
+    "set_masks",
+    "tune",
+    "workspace",
+    "write_final",
+]
 
 
 @dataclass(frozen=True)
@@ -128,21 +139,22 @@ def tune(
         if is_finished:
             return _already_finished(output, key, say)
         refuse_no_place("output", output)
-        with _workspace(output, key, settings.overwrite):
-            work(_resolved(trials[0].settings, data), data, key, output, say, progress)
+        with workspace(output, key, settings.overwrite):
+            work(resolved_for(trials[0].settings, data), data, key, output, say, progress)
             state.wait_for_everyone()
     result = _result(output)
     say(f"done: {output}")
     return result
 
 
-def _resolved(settings: TuneSettings, data: TuneData) -> TuneSettings:
+def resolved_for(settings: TuneSettings, data: TuneData) -> TuneSettings:
+    """The settings of one run, with what preset and number of rows decide filled in."""
     return resolve(settings, len(data.train.texts))
 
 
 def _key_of(settings: TuneSettings, trials: list[Trial], data: TuneData) -> dict[str, Any]:
     """The key of a run; of a search the first run's, with all its learning rates and seeds."""
-    key = run_key(_resolved(trials[0].settings, data), data, PartialState().num_processes)
+    key = run_key(resolved_for(trials[0].settings, data), data, PartialState().num_processes)
     if len(trials) == 1:
         return key
     own = {name: getattr(settings, name) for name in ("seeds", "scale_lr", "shift_lr", "norm_lr")}
@@ -151,7 +163,7 @@ def _key_of(settings: TuneSettings, trials: list[Trial], data: TuneData) -> dict
 
 
 @contextlib.contextmanager
-def _workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterator[None]:
+def workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterator[None]:
     """The work folder of an output, locked by the main process while the others work in it too."""
     state = PartialState()
     with contextlib.ExitStack() as stack:
@@ -176,7 +188,7 @@ def _search(
     is_chosen = (partial / FINAL).is_dir()
     state.wait_for_everyone()  # all have looked before one publishes
     if not is_chosen:
-        trials = [dataclasses.replace(trial, settings=_resolved(trial.settings, data)) for trial in trials]
+        trials = [dataclasses.replace(trial, settings=resolved_for(trial.settings, data)) for trial in trials]
         folders = [partial / "runs" / trial.name for trial in trials]
         for number, (trial, folder) in enumerate(zip(trials, folders, strict=True), start=1):
             say(f"run {number} of {len(trials)}: lr {trial.settings.lr:g}, seed {trial.settings.seed}")
@@ -184,7 +196,7 @@ def _search(
             is_finished = check_output(folder, own_key, overwrite=True)
             state.wait_for_everyone()
             if not is_finished:
-                with _workspace(folder, own_key, overwrite=True):
+                with workspace(folder, own_key, overwrite=True):
                     _run(trial.settings, data, own_key, folder, say, progress, partial / "shared")
                     state.wait_for_everyone()
                 gc.collect()  # its model
@@ -215,21 +227,21 @@ def _run(
     if not is_trained:
         bench = set_up(settings, data, partial, say, progress, shared)
         for name in ("head", "adapter") if settings.stages == 2 else ("both",):
-            _stage(bench, name)
+            do_stage(bench, name)
         if state.is_main_process:
-            _write_final(bench, key)
+            write_final(bench, key)
     if state.is_main_process:
         publish(partial, output)
 
 
-def _stage(bench: Bench, name: str) -> None:
+def do_stage(bench: Bench, name: str) -> None:
     """Run one stage, or take its result from an earlier, killed run; the model then is at its best epoch."""
-    state, done, nothing = PartialState(), _done(bench, name), contextlib.nullcontext()
-    _set_masks(bench.model, bench.settings, name)
+    state, done, nothing = PartialState(), done_folder(bench, name), contextlib.nullcontext()
+    set_masks(bench.model, bench.settings, name)
     if not done.is_dir():
         started = time.perf_counter()
         with (
-            _cached(bench, _make_stage(bench, name)) as stage,
+            _cached(bench, make_stage(bench, name)) as stage,
             _shortened(bench, stage),
             wide_attention(bench.model, bench.settings.dtype),
             checkpointed(bench.model) if bench.settings.gradient_checkpointing else nothing,
@@ -260,7 +272,7 @@ def _stage(bench: Bench, name: str) -> None:
     bench.say(f"{STAGE_TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
 
 
-def _done(bench: Bench, name: str) -> Path:
+def done_folder(bench: Bench, name: str) -> Path:
     """Where the result of a stage stands; the head of stage 1 is the same for all learning rates."""
     if name == "head" and bench.shared is not None:
         return bench.shared / f"head-{bench.settings.seed}.done"
@@ -271,7 +283,12 @@ def _cache(bench: Bench) -> Path:
     return (bench.shared or bench.partial) / "cache"
 
 
-def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
+def set_masks(model: Any, settings: TuneSettings, name: str) -> None:
+    """Let train what a stage trains: the head, the adapter and maybe the head, or both.
+
+    Raises:
+        SettingsError: nothing would train.
+    """
     config = model.peft_config["default"]
     config.freeze_adapter = name == "head"
     config.freeze_head = name == "adapter" and bool(settings.freeze_head)
@@ -284,7 +301,8 @@ def _set_masks(model: Any, settings: TuneSettings, name: str) -> None:
         )
 
 
-def _make_stage(bench: Bench, name: str) -> Stage:
+def make_stage(bench: Bench, name: str) -> Stage:
+    """What a stage trains, on what and for how long."""
     settings, data = bench.settings, bench.data
     adapter = {"scale": settings.scale_lr, "shift": settings.shift_lr, "norm": settings.norm_lr}
     if settings.basis is not None:
@@ -331,14 +349,14 @@ def _shortened(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[
     return first_token_only(bench.model, stage)
 
 
-def _write_final(bench: Bench, key: dict[str, Any]) -> None:
+def write_final(bench: Bench, key: dict[str, Any]) -> None:
     """Everything that the output folder will hold, under `final/`."""
     temporary = bench.partial / f"{FINAL}.tmp"
     remove(temporary)
     bench.model.save_pretrained(temporary)
     bench.tokenizer.save_pretrained(temporary)
-    names = [name for name in ("head", "adapter", "both") if _done(bench, name).is_dir()]
-    stages = {name: read_json(_done(bench, name) / "stage.json") for name in names}
+    names = [name for name in ("head", "adapter", "both") if done_folder(bench, name).is_dir()]
+    stages = {name: read_json(done_folder(bench, name) / "stage.json") for name in names}
     metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base, bench.basis))
     if bench.basis is not None:
         own = coefficients_in(bench.basis.directions, trained_offsets(bench.model))
@@ -359,7 +377,7 @@ def _write_final(bench: Bench, key: dict[str, Any]) -> None:
 
 def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
     """Stage 1 by itself: identity offsets and the tuned head, to be loaded like the whole result."""
-    shutil.copytree(_done(bench, "head"), folder, ignore=shutil.ignore_patterns("stage.json"))
+    shutil.copytree(done_folder(bench, "head"), folder, ignore=shutil.ignore_patterns("stage.json"))
     bench.tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", run)
 

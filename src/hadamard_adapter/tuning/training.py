@@ -21,7 +21,14 @@ from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offsets
 from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, Watcher, best_epoch, is_over, read_curve
 
-__all__ = ["parameter_groups", "run_stage"]
+__all__ = [
+    "StageTrainer",
+    "loss_of",
+    "make_optimizer",
+    "parameter_groups",
+    "run_stage",
+    "training_arguments",
+]
 
 STEPS_BETWEEN_CHECKPOINTS = 200
 
@@ -67,21 +74,21 @@ def run_stage(
         last_sealed(folder)  # removes what is not sealed, before any process looks
     state.wait_for_everyone()
     checkpoint = last_sealed(folder) if folder.is_dir() else None
-    arguments = _arguments(stage, settings, folder)
+    arguments = training_arguments(stage, settings, folder)
     keeper = _Keeper(folder, stage, task.metrics[0], settings.early_stopping, checkpoint, progress)
     rows: Any = {
         "train_dataset": stage.train,
         "eval_dataset": stage.dev,
     }  # lists will do, whatever the types say
-    trainer = _Trainer(
+    trainer = StageTrainer(
         **rows,
         model=model,
         args=arguments,
         data_collator=stage.collate,
         compute_metrics=lambda evaluated: _scores(task, evaluated),
-        compute_loss_func=_loss_of(task.problem_type, stage.class_weights),
+        compute_loss_func=loss_of(task.problem_type, stage.class_weights),
         preprocess_logits_for_metrics=lambda logits, labels: _logits(logits),
-        optimizers=(_optimizer(model, stage, settings, arguments), None),
+        optimizers=(make_optimizer(model, stage, settings, arguments), None),
         callbacks=[keeper],
     )
     trainer.remove_callback(PrinterCallback)
@@ -117,7 +124,7 @@ class _EpochSampler(Sampler[int]):
         return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
-class _Trainer(Trainer):
+class StageTrainer(Trainer):
     """The Trainer with a resumable order of rows, and an error where the loss is not finite."""
 
     progress: Progress | None = None
@@ -220,7 +227,8 @@ def _sampler_of(dataloader: Any) -> _EpochSampler:
     return batches.sampler
 
 
-def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingArguments:
+def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingArguments:
+    """What the Trainer is told of a stage: evaluation and a checkpoint at the end of every epoch."""
     device = settings.device
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -256,7 +264,8 @@ def _arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingAr
     return arguments
 
 
-def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:
+def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:
+    """AdamW over what trains, in groups with their own rates; moves the model to its device."""
     model.to(arguments.device)
     # One kernel for all tensors: an adapter's are many and small, and each would be dozens of calls.
     options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
@@ -272,7 +281,7 @@ def _optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any)
     return torch.optim.AdamW(groups, **options)
 
 
-def _loss_of(
+def loss_of(
     problem_type: str, class_weights: Float[torch.Tensor, " l"] | None
 ) -> Callable[..., torch.Tensor]:
     """The mean loss over the labels of a step, however it is cut into batches.

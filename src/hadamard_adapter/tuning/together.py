@@ -1,0 +1,320 @@
+"""One adapter for several tasks at once, each with a head of its own.
+
+Stage 1 is that of `tune`, task by task. Stage 2 trains one set of offsets on all rows: a step sees rows of
+one task, and a task comes up as often as it has rows, in an order that seed and epoch decide. The tasks'
+models hold the same parameters, not copies, for the adapter and for the frozen backbone.
+
+Source: Chen et al., 2023, arXiv 2407.11033, section 6 (patterns are alike, so tasks may share an adapter).
+"""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tasks import METRICS, score
+from hadamard_adapter.tuning.bench import Bench, Say, set_up
+from hadamard_adapter.tuning.classifier import Classifier
+from hadamard_adapter.tuning.data import read_data, run_key
+from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
+from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.precision import pick_dtype
+from hadamard_adapter.tuning.recipe import (
+    TuneResult,
+    do_stage,
+    done_folder,
+    make_stage,
+    resolved_for,
+    say_on_stderr,
+    set_masks,
+    workspace,
+    write_final,
+)
+from hadamard_adapter.tuning.resume import (
+    check_output,
+    complete,
+    partial_of,
+    publish,
+    read_json,
+    remove,
+    write_json,
+)
+from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.shared import trained_offsets
+from hadamard_adapter.tuning.stage import Row
+from hadamard_adapter.tuning.trained_layers import wide_attention
+from hadamard_adapter.tuning.training import StageTrainer, loss_of, make_optimizer, training_arguments
+
+__all__ = ["OneTaskBlocks", "tune_together"]
+
+_OF_A_TASK = (
+    *("train", "dev", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
+    *("task", "data", "problem_type", "metric", "threshold", "dev_fraction"),
+)
+"""Settings that say a task's rows; all others are the first task's for all of them."""
+
+
+def tune_together(
+    settings: Sequence[TuneSettings], output: Path, say: Say = say_on_stderr
+) -> dict[str, TuneResult]:
+    """Tune one adapter for several tasks; leave a complete folder for each, all with the same offsets.
+
+    The epoch is chosen by the mean over tasks of each task's first metric on its dev rows. A run that was
+    killed keeps the heads of stage 1 and begins stage 2 anew. One process, one learning rate, one seed.
+
+    Args:
+        settings: one for each task, whose rows they say; everything else is the first one's.
+        output: receives a folder a task, named as the last part of its settings' output.
+        say: receives a line for the user.
+
+    Returns:
+        Name of the folder -> its result.
+
+    Raises:
+        SettingsError: fewer than two tasks, or two of one name; as `tune`.
+        DataError, TrainingError: as `tune`.
+    """
+    names = [Path(one.output).name for one in settings]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise SettingsError(f"expected two tasks or more, each with a name of its own, received {names!r}")
+    refuse_no_place("output", output.absolute())
+    folders = {name: output.absolute() / name for name in names}
+    with quiet_libraries(), contextlib.ExitStack() as held:
+        device = pick_device(settings[0].device)
+        common: dict[str, Any] = {"device": device.type, "dtype": pick_dtype(settings[0].dtype, device)}
+        placed: dict[str, TuneSettings] = {}
+        for name, one in zip(names, settings, strict=True):
+            rows = {field: getattr(one, field) for field in _OF_A_TASK}
+            common |= {"output": str(folders[name]), "stages": 2, "seeds": 1}
+            placed[name] = dataclasses.replace(settings[0], **rows, **common)
+        data = {name: read_data(one) for name, one in placed.items()}
+        placed = {name: resolved_for(one, data[name]) for name, one in placed.items()}
+        keys = {name: run_key(one, data[name], 1) for name, one in placed.items()}
+        others = {name: key["train_data"] for name, key in keys.items()}
+        keys = {name: {**key, "together": others} for name, key in keys.items()}
+        is_over = [check_output(folders[name], keys[name], settings[0].overwrite) for name in names]
+        if not all(is_over):
+            for name in names:
+                held.enter_context(workspace(folders[name], keys[name], overwrite=True))
+            benches = [
+                set_up(placed[name], data[name], partial_of(folders[name]), say, None) for name in names
+            ]
+            _share_parameters(benches)
+            for bench in benches:
+                do_stage(bench, "head")
+            _train(benches, say)
+            for name, bench in zip(names, benches, strict=True):
+                write_final(bench, keys[name])
+            for folder in folders.values():
+                publish(partial_of(folder), folder)
+    say(f"done: {output}")
+    return {
+        name: TuneResult(folder, read_json(folder / "metrics.json"), read_json(folder / "run.json"))
+        for name, folder in folders.items()
+    }
+
+
+def _share_parameters(benches: Sequence[Bench]) -> None:
+    """Give all models the first one's offsets, and the memory of its frozen parameters."""
+    first, *others = [bench.model for bench in benches]
+    offsets, frozen = trained_offsets(first), dict(first.named_parameters())
+    for model in others:
+        own = trained_offsets(model)
+        if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in offsets.items()}:
+            raise SettingsError("expected tasks whose models can share one adapter, received others")
+        for name, parameter in offsets.items():
+            model.get_submodule(name)["default"] = parameter
+        for name, parameter in model.named_parameters():
+            source = frozen.get(name)
+            if not parameter.requires_grad and source is not None and torch.equal(parameter, source):
+                parameter.data = source.data
+
+
+def _train(benches: Sequence[Bench], say: Say) -> None:
+    """Stage 2 of all tasks; the models then are at the best epoch, and each has its result of the stage."""
+    first, started = benches[0], time.perf_counter()
+    settings = first.settings
+    for bench in benches:
+        set_masks(bench.model, bench.settings, "adapter")
+    collates = [collator(bench.tokenizer, bench.data.task.problem_type) for bench in benches]
+
+    def collate(rows: list[Row]) -> dict[str, Any]:
+        own = [{name: value for name, value in row.items() if name != "task"} for row in rows]
+        return {**collates[rows[0]["task"]](own), "task": torch.tensor(rows[0]["task"])}
+
+    rows = [{**row, "task": index} for index, bench in enumerate(benches) for row in bench.train]
+    stage = dataclasses.replace(make_stage(first, "adapter"), train=rows, dev=[], collate=collate)
+    arguments = training_arguments(stage, settings, first.partial / "adapter")
+    arguments.eval_strategy, arguments.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+    model = _Together([bench.model for bench in benches], settings.dropout)
+    losses = [loss_of(bench.data.task.problem_type, None) for bench in benches]
+
+    def loss(outputs: dict[str, Any], labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return losses[int(outputs["task"])](outputs, labels, num_items_in_batch)
+
+    watch = _Watch(benches, say)
+    train_rows: Any = stage.train
+    trainer = _TogetherTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        data_collator=collate,
+        compute_loss_func=loss,
+        optimizers=(make_optimizer(model, stage, settings, arguments), None),
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.model_accepts_loss_kwargs = False  # the loss is ours, whatever **inputs looks like
+    watch.trainer = trainer
+    with contextlib.ExitStack() as wide:
+        for bench in benches:
+            wide.enter_context(wide_attention(bench.model, settings.dtype))
+        set_seed(settings.seed)
+        trainer.train()
+    watch.restore_best()
+    seconds = time.perf_counter() - started
+    for index, bench in enumerate(benches):
+        curve = watch.curves[index]
+        best = next(entry for entry in curve if entry["epoch"] == watch.best_epoch)
+        done = done_folder(bench, "adapter")
+        temporary = done.with_name(done.name + ".tmp")
+        remove(temporary)
+        bench.model.save_pretrained(temporary)
+        write_json(
+            temporary / "stage.json",
+            {"curve": curve, "best": best, "seconds": seconds, "cache_seconds": 0.0},
+        )
+        complete(temporary, done)
+    remove(first.partial / "adapter")
+
+
+class _Together(nn.Module):
+    """The tasks' models as one: a batch says whose it is."""
+
+    def __init__(self, models: Sequence[nn.Module], has_dropout: bool) -> None:
+        super().__init__()
+        self.models, self.has_dropout = nn.ModuleList(models), has_dropout
+
+    def forward(self, task: Tensor, **inputs: Tensor) -> dict[str, Any]:
+        return {"logits": self.models[int(task)](**inputs).logits, "task": task}
+
+    def train(self, mode: bool = True) -> "_Together":
+        super().train(mode)
+        for model in self.models:
+            if not self.has_dropout:
+                backbone_of(model).eval()
+        return self
+
+
+class _TogetherTrainer(StageTrainer):
+    """A step's rows are of one task."""
+
+    epoch_loss = 0.0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return OneTaskBlocks(self.train_dataset, self.args.train_batch_size, self.args.seed)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.epoch_loss += float(loss)
+        return loss
+
+
+class OneTaskBlocks(Sampler[int]):
+    """Rows in blocks of one task and of like length; a task's last block is filled with rows of its own."""
+
+    def __init__(self, rows: Any, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+        self.tasks: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            self.tasks.setdefault(row["task"], []).append(index)
+        self.lengths = [len(row["input_ids"]) for row in rows]
+
+    def __len__(self) -> int:
+        return self.size * sum(-(-len(rows) // self.size) for rows in self.tasks.values())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate's loader."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        blocks: list[list[int]] = []
+        for rows in self.tasks.values():
+            lengths = [self.lengths[index] for index in rows]
+            order = [rows[at] for at in get_length_grouped_indices(lengths, self.size, generator=generator)]
+            while len(order) % self.size:
+                order += order[: self.size - len(order) % self.size]
+            blocks += [order[at : at + self.size] for at in range(0, len(order), self.size)]
+        for at in torch.randperm(len(blocks), generator=generator).tolist():
+            yield from blocks[at]
+
+
+class _Watch(TrainerCallback):
+    """Scores every task after every epoch, and keeps what trains as it was after the best one."""
+
+    def __init__(self, benches: Sequence[Bench], say: Say) -> None:
+        self.benches, self.say = benches, say
+        self.curves: list[list[dict[str, Any]]] = [[] for _ in benches]
+        self.trainer: Any = None
+        self.best_epoch, self.best_mean = 0, float("-inf")
+        self.best: dict[str, Tensor] = {}
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch, steps = len(self.curves[0]) + 1, max(1, state.max_steps // args.num_train_epochs)
+        loss, self.trainer.epoch_loss = self.trainer.epoch_loss / steps, 0.0
+        goods: list[float] = []
+        for bench, curve in zip(self.benches, self.curves, strict=True):
+            scores, dev_loss = _scored(bench)
+            entry = {"epoch": epoch, "step": state.global_step, "loss": loss, "dev_loss": dev_loss}
+            curve.append({**entry, "scores": scores})
+            metric = bench.data.task.metrics[0]
+            goods.append(scores[metric] if METRICS[metric].greater_is_better else -scores[metric])
+        mean = statistics.mean(goods)
+        self.say(f"together, epoch {epoch}: " + ", ".join(f"{good:.4f}" for good in goods))
+        if mean > self.best_mean:
+            self.best_epoch, self.best_mean = epoch, mean
+            self.best = {name: p.detach().clone() for name, p in self._trained()}
+
+    def restore_best(self) -> None:
+        """Put back what trained as it was after the best epoch."""
+        with torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(self.best[name])
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        model = self.trainer.model
+        return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _scored(bench: Bench) -> tuple[dict[str, float], float]:
+    """Scores and loss of a task's dev rows, as its model stands."""
+    data, is_training = bench.data, bench.model.training
+    classifier = Classifier(
+        data.task,
+        bench.model.eval(),
+        bench.tokenizer,
+        bench.max_length,
+        None,
+        bench.partial,
+        bench.settings.dtype,
+    )
+    logits = classifier.logits(data.dev.texts, data.dev.pairs)
+    bench.model.train(is_training)
+    labels = data.dev.labels or []
+    is_single = data.task.problem_type == "single_label_classification"
+    wanted = torch.tensor(labels, dtype=torch.long if is_single else torch.float32)
+    with torch.no_grad():
+        loss = loss_of(data.task.problem_type, None)({"logits": torch.from_numpy(logits)}, wanted)
+    return score(data.task, logits, labels), float(loss)
