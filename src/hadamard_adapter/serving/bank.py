@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ __all__ = ["AdapterBank", "BankEntry"]
 
 BATCH_TOKENS = 4096
 MAX_RESIDENT = 1000
+N_COMPARED = 2000
+"""Ids among which a near one is looked for: a wrong id costs no more where there are millions."""
 
 
 @dataclass
@@ -323,7 +326,7 @@ class AdapterBank:
         return [self._entries[id] for id in ids]
 
     def _unknown(self, id: str) -> AdapterError:
-        close = get_close_matches(id, self._entries, 1)
+        close = get_close_matches(id[:128], islice(self._entries, N_COMPARED), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
