@@ -35,6 +35,8 @@ from hadamard_adapter.tuning.report import versions
 from hadamard_adapter.tuning.resume import write_json
 
 N_CLIENTS = 4
+REFUSED = (429, 503)
+"""Statuses of a server that has too much to do, and says so."""
 START_S, REPLACE_S = 300.0, 180.0
 
 
@@ -136,7 +138,7 @@ def kill_one(url: str, process: "subprocess.Popen[bytes]", load_s: float) -> dic
     wait_for(lambda: len(adapters(url)) == 2 and set(adapters(url)) != before, REPLACE_S)
     answered = [one for one in replies if one.status == 200 and one.ended_s > killed_s]
     moments = sorted([killed_s, *(one.ended_s for one in answered)])
-    failed = [one for one in replies if one.status != 200]
+    failed = [one for one in replies if one.status not in (200, *REFUSED)]
     return {
         "clients": N_CLIENTS,
         "seconds": load_s,

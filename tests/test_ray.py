@@ -24,9 +24,8 @@ def test_two_replicas_follow_the_store_outlive_one_another_and_leave_nothing(tmp
     print(found)
     assert max(found["publish_s"]) < 2.5  # 2 s, and the time to ask
     kill = found["kill"]
-    assert kill["answered_after_kill"] > 10 and set(kill["statuses"]) <= {"200", "500", "503"}
-    assert kill["failed_begun_after_kill"] <= kill["clients"]
-    assert kill["failed_begun_before_kill"] <= kill["clients"]
+    assert kill["answered_after_kill"] > 5 and set(kill["statuses"]) <= {"200", "429", "500", "503"}
+    assert kill["failed_begun_before_kill"] + kill["failed_begun_after_kill"] <= kill["clients"]
     assert (found["exit_code"], found["processes_left"]) == (0, 0)
 
 
