@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from command import assert_refused, hadamard
+from command import assert_refused
 from conftest import ROOT
 from hadamard_adapter.serving import AdapterStore
 from serve_help import LABELS, make_adapter
@@ -57,7 +57,3 @@ def test_a_model_that_cannot_be_served_is_refused_before_ray_starts(
     assert_refused(
         lambda: ["serve", "--model", "m", "--store", "s", "--engine", "ray"], "no tokenizer in 'm'"
     )
-
-
-def test_the_help_of_the_command_needs_no_ray() -> None:
-    assert "--replica-requests" in hadamard("serve", "--help").out
