@@ -2,7 +2,8 @@
 # Everything that checks the project, in the order in which it fails fastest. Needs Python 3.10 to 3.13 with pip.
 #
 #   bash test.sh          within 15 minutes on two cores, after the downloads
-#   bash test.sh --all    also the whole test suite on the oldest PEFT and transformers that we support
+#   bash test.sh --all    also the replicas under Ray (which is fetched), and the whole test suite on the
+#                         oldest PEFT and transformers that we support
 #
 # HADAMARD_DOWNLOADS names another folder for the downloads than downloads/. Logs of PEFT's own tests: build/.
 set -euo pipefail
@@ -49,6 +50,10 @@ step "PEFT's own tests, aimed at this method"
 bash scripts/peft_tests.sh
 
 if [ "${1:-}" = "--all" ]; then
+    step "Replicas under Ray Serve"
+    bash scripts/setup.sh test,ray
+    $bin/python -m pytest tests/test_ray.py
+
     step "Tests on the oldest PEFT and transformers"
     export HADAMARD_VENV="$PWD/.venv-oldest"
     HADAMARD_CONSTRAINTS=constraints-oldest.txt bash scripts/setup.sh test

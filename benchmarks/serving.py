@@ -70,15 +70,19 @@ def main(model: str, seconds: int, output: str, bank_store: str | None) -> None:
 
 def publish(model: str, store: str, folder: str) -> None:
     """Random adapters with heads of their own."""
+    make_adapter(model, f"{folder}/adapter")
+    for number in range(N_ADAPTERS):
+        AdapterStore(store).add(f"a{number}", f"{folder}/adapter")
+
+
+def make_adapter(model: str, folder: str) -> None:
+    """A random adapter with an output layer of its own, as a folder."""
     from hadamard_adapter.serving.load import BASE_TASK
 
     base = load_base(model, BASE_TASK, load_tokenizer(model).pad_token_id)
     config = HadamardConfig(task_type="SEQ_CLS", sites=["attention", "ffn"], init_weights=False)
     config.id2label = {0: "negative", 1: "positive"}
-    adapted = get_peft_model(base, config)
-    adapted.save_pretrained(f"{folder}/adapter")
-    for number in range(N_ADAPTERS):
-        AdapterStore(store).add(f"a{number}", f"{folder}/adapter")
+    get_peft_model(base, config).save_pretrained(folder)
 
 
 def bank_pace(model: str, store: str, seconds: int) -> float:

@@ -138,6 +138,17 @@ def test_predictions_are_those_of_each_adapter_alone_in_the_order_of_the_texts(p
     assert bank.predict([], []) == []
 
 
+def test_a_text_that_several_adapters_read_is_tokenised_once_and_as_for_each_alone(place: Path) -> None:
+    names, texts = ("mood", "topic", "size"), TEXTS[1:3]
+    bank = bank_in(place, *names)
+    entries = bank.hold(names * len(texts))
+    wanted = [text for text in texts for _ in names]
+    rows = bank.tokenize(wanted, entries, None)
+    assert len({id(row) for row in rows}) == len(texts)
+    assert rows == [bank.tokenize([wanted[at]], [entries[at]], None)[0] for at in range(len(wanted))]
+    bank.release(entries)
+
+
 def test_an_unknown_id_is_an_error_and_never_the_base(place: Path) -> None:
     bank = bank_in(place, "mood")
     with pytest.raises(AdapterError, match=r"no adapter 'moot' in this bank of 1; did you mean 'mood'\?"):

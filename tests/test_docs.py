@@ -87,10 +87,11 @@ def test_the_reader_in_the_format_page_equals_our_merge(
         torch.testing.assert_close(torch.from_numpy(read[name]).float(), tensor, msg=name)
 
 
-def test_the_families_page_is_up_to_date() -> None:
-    page = runpy.run_path(str(ROOT / "scripts" / "families_page.py"))["page"]
-    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-    assert text == page(), "run: python scripts/families_page.py"
+@pytest.mark.parametrize("name", ["capacity", "families"])
+def test_a_page_that_is_made_is_up_to_date(name: str) -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / f"{name}_page.py"))["page"]
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert text == page(), f"run: python scripts/{name}_page.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -296,7 +296,7 @@ def test_a_full_queue_refuses_at_once_deadlines_hold_and_vanished_clients_cost_n
         for _ in range(20):
             text = json.dumps({"model": "mood", "input": "w1"})
             with socket.create_connection((host, int(port))) as client:
-                head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n"
+                head = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n"
                 client.sendall(f"{head}Content-Type: application/json\r\n\r\n{text}".encode())
         metrics = lambda: server.client.get("/metrics").text  # noqa: E731
         wait_for(lambda: "hadamard_texts_under_way 0.0" in metrics())

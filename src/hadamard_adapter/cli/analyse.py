@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from rich.table import Table
 
-from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.console import data_console, message_console, plain_table
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
@@ -319,10 +318,7 @@ def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[
 
 
 def _print(first: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table((first, *columns))
     for row in rows:
         table.add_row(*row)
     data_console().print(table)

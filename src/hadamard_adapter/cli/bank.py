@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.table import Table
 
-from hadamard_adapter.cli.console import data_console, message_console
+from hadamard_adapter.cli.console import data_console, message_console, plain_table
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import AdapterError
 
@@ -114,9 +113,7 @@ def _list(options: ListOptions) -> None:
     if options.json:
         print(json.dumps([asdict(published) for published in found], indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("id", "left"), ("version", "left"), ("earlier", "right"), ("bytes", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]
+    table = plain_table(("id", "version", "earlier", "bytes"), n_left=2)
     for published in found:
         size = f"{published.size_bytes:,}"
         table.add_row(published.id, published.version, str(len(published.history)), size)

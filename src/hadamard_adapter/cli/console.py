@@ -3,14 +3,15 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 
-__all__ = ["StageBars", "cut_line", "data_console", "message_console", "waiting"]
+__all__ = ["StageBars", "cut_line", "data_console", "message_console", "plain_table", "waiting"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,6 +25,26 @@ def data_console() -> Console:
     """Standard output; 120 columns wide where it is not a terminal, so that tables do not depend on one."""
     width = None if sys.stdout.isatty() else 120
     return Console(highlight=False, markup=False, width=width)
+
+
+def plain_table(columns: Sequence[str], n_left: int = 1) -> Table:
+    """A table without lines, to which rows are added: the first columns flush left, the others right.
+
+    Args:
+        columns: their names.
+        n_left: number of the columns of words.
+
+    Example:
+        >>> table = plain_table(["id", "bytes"])
+        >>> table.add_row("books", "4,608")
+        >>> data_console().print(table)
+        id    bytes
+        books 4,608
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index < n_left else "right", no_wrap=True)
+    return table
 
 
 class StageBars:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from hadamard_adapter.cli.adapter_options import RowOptions
-from hadamard_adapter.cli.console import cut_line, data_console, message_console
+from hadamard_adapter.cli.console import cut_line, data_console, message_console, plain_table
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
@@ -122,26 +120,18 @@ def _print_tables(evaluation: "Evaluation") -> None:
         console.print(f"{name:<12} {value:.4f}")
     console.print(f"{'n':<12} {evaluation.n_rows}")
     if evaluation.per_class:
-        table = _table("class", "precision", "recall", "f1", "rows")
+        table = plain_table(("class", "precision", "recall", "f1", "rows"))
         for name, found in evaluation.per_class.items():
             shown = [f"{found[key]:.4f}" for key in ("precision", "recall", "f1")]
             table.add_row(name, *shown, f"{found['support']:.0f}")
         console.print("", table, sep="\n")
     if 0 < len(evaluation.confusion) <= _MAX_MATRIX:
-        table = _table("true \\ predicted", *evaluation.label_names)
+        table = plain_table(("true \\ predicted", *evaluation.label_names))
         for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True):
             table.add_row(name, *map(str, row))
         console.print("", table, sep="\n")
     elif evaluation.confusion:
         console.print(f"\nconfusion matrix of {len(evaluation.confusion)} classes: see --json")
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _write_errors(path: str, rows: list[dict[str, Any]]) -> None:

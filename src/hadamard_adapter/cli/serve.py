@@ -1,13 +1,21 @@
 """`hadamard serve` and `hadamard serve-key`: a bank over HTTP, and the keys of who may ask it."""
 
 import ipaddress
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
 from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from hadamard_adapter.serving.http.state import Serving
+    from hadamard_adapter.serving.keys import Key
 
 __all__ = ["serve_command", "serve_key_command"]
 
@@ -36,6 +44,14 @@ class ServeOptions(Limits):
     """Key (PEM) of the certificate."""
     device: str | None = None
     """cpu, cuda or mps; None: the fastest that is there."""
+    engine: Literal["uvicorn", "ray"] = "uvicorn"
+    """uvicorn: one process; ray: replicas of it by Ray Serve, here or on the cluster of RAY_ADDRESS."""
+    replicas: str = "1"
+    """Replicas of --engine ray: a number, or MIN-MAX, between which Ray chooses by the requests under way."""
+    replica_cpus: float = 1.0
+    """Processors that --engine ray reserves for each replica; with --device cuda a GPU besides."""
+    replica_requests: int = 8
+    """Requests under way in each replica that --engine ray aims at where --replicas is MIN-MAX."""
     quiet: bool = False
     """Whether to say nothing but errors."""
 
@@ -51,6 +67,28 @@ class ServeOptions(Limits):
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("--tls-cert and --tls-key: expected both or none, received one")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        least, most = self.replica_range
+        if not 1 <= least <= most:
+            raise SettingsError(f"--replicas: expected 2 or 1-4, received {self.replicas!r}")
+        if self.replica_cpus <= 0 or self.replica_requests < 1:
+            raise SettingsError("--replica-cpus, --replica-requests: expected numbers above 0")
+        if self.engine == "ray":
+            if self.port == 0:
+                raise SettingsError("--port 0: Ray's proxies listen on one port of every machine; name it")
+            return
+        for field in fields(self):
+            if field.name.startswith("replica") and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise SettingsError(f"{option} belongs to --engine ray, received --engine {self.engine}")
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """Least and largest number of replicas; (0, 0) where they are not spelled so."""
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", self.replicas)
+        return (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,31 +115,67 @@ def serve_command(options: ServeOptions) -> None:
     Example:
       hadamard serve --model MODEL --store S
     """
+    extra, module = ("ray", "cluster") if options.engine == "ray" else ("serve", "run")
     try:
-        from hadamard_adapter.serving.http.run import make_serving, run_server, write_json_logs
+        import_module(f"hadamard_adapter.serving.http.{module}")
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"hadamard serve needs {error.name}, which is missing; pip install 'hadamard-adapter[serve]'"
+            f"hadamard serve needs {error.name}, which is missing; pip install 'hadamard-adapter[{extra}]'"
         ) from error
+    from hadamard_adapter.serving.http.run import write_json_logs
     from hadamard_adapter.serving.keys import read_keys
 
     keys = () if options.keys is None else read_keys(options.keys)
     stay_offline_without_hub([options.model])
+    write_json_logs()
+    (_run_replicas if options.engine == "ray" else _run_here)(options, keys)
+
+
+def _run_here(options: ServeOptions, keys: "tuple[Key, ...]") -> None:
+    from hadamard_adapter.serving.http.run import run_server
+
+    serving, console = _make(options, keys), message_console(options.quiet)
+    for id, problem in serving.follower.problems.items():
+        console.print(f"not served: {id or 'the store'}: {problem}")
+    packed = "" if serving.bank.pack is None else f" and {len(serving.bank.pack)} packed"
+    console.print(f"{len(serving.bank)} adapters{packed} {_where(options, keys)}")
+    run_server(serving, options.host, options.port, options.tls_cert, options.tls_key)
+
+
+def _run_replicas(options: ServeOptions, keys: "tuple[Key, ...]") -> None:
+    from hadamard_adapter.serving.http.cluster import Replicas, run_cluster
+    from hadamard_adapter.serving.load import load_bank
+
+    # What cannot be served is refused here, in one line, before Ray starts and writes its tracebacks.
+    load_bank(options.model, "cpu", options.pack, options.max_resident)
+    least, most = options.replica_range
+    replicas = Replicas(
+        least=least,
+        most=most,
+        n_cpus=options.replica_cpus,
+        n_gpus=float(options.device == "cuda"),
+        n_requests=options.replica_requests,
+    )
+    message_console(options.quiet).print(f"{options.replicas} replicas {_where(options, keys)}")
+    run_cluster(
+        partial(_make, options, keys), options, replicas,
+        options.host, options.port, options.tls_cert, options.tls_key,
+    )  # fmt: skip
+
+
+def _where(options: ServeOptions, keys: "tuple[Key, ...]") -> str:
+    scheme = "http" if options.tls_cert is None else "https"
+    whom = f"{len(keys)} keys" if keys else "no keys: this machine only"
+    return f"on {scheme}://{options.host}:{options.port} ({whom})"
+
+
+def _make(options: ServeOptions, keys: "tuple[Key, ...]") -> "Serving":
+    from hadamard_adapter.serving.http.run import make_serving
     from hadamard_adapter.serving.load import load_bank
     from hadamard_adapter.serving.store import AdapterStore
 
-    store = AdapterStore(options.store)
     bank = load_bank(options.model, options.device, options.pack, options.max_resident)
-    serving = make_serving(options.model, bank, store, options, keys)
-    console = message_console(options.quiet)
-    for id, problem in serving.follower.problems.items():
-        console.print(f"not served: {id or 'the store'}: {problem}")
-    whom = f"{len(keys)} keys" if keys else "no keys: this machine only"
-    scheme = "http" if options.tls_cert is None else "https"
-    packed = "" if bank.pack is None else f" and {len(bank.pack)} packed"
-    console.print(f"{len(bank)} adapters{packed} on {scheme}://{options.host}:{options.port} ({whom})")
-    write_json_logs()
-    run_server(serving, options.host, options.port, options.tls_cert, options.tls_key)
+    return make_serving(options.model, bank, AdapterStore(options.store), options, keys)
 
 
 @command_from("serve-key", ServeKeyOptions)

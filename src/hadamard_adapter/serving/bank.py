@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.packed import PackedAdapters
+from hadamard_adapter.serving.rows import encode_rows, read_rows
 from hadamard_adapter.serving.sharing import Shared, find_shared, keys_of
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
-from hadamard_adapter.tuning.classifier import Prediction, read_logits
-from hadamard_adapter.tuning.models import collator, longest_input, quiet_libraries, token_batches, tokenize
+from hadamard_adapter.tuning.classifier import Prediction
+from hadamard_adapter.tuning.models import collator, longest_input, token_batches
 from hadamard_adapter.tuning.prefix import capture_output, hidden_of, reading_prefix
 from hadamard_adapter.tuning.probe import to_device
 
-__all__ = ["AdapterBank", "BankEntry", "read_rows"]
+__all__ = ["AdapterBank", "BankEntry"]
 
 BATCH_TOKENS = 4096
 MAX_RESIDENT = 1000
+N_COMPARED = 2000
+"""Ids among which a near one is looked for: a wrong id costs no more where there are millions."""
 
 
 @dataclass
@@ -191,7 +195,7 @@ class AdapterBank:
                 logits = self.logits([rows[row] for row in chosen], [entries[row] for row in chosen])
                 for row, values in zip(chosen, logits, strict=True):
                     found[row] = values
-            return read_rows(entries, found)
+            return read_rows([entry.adapter for entry in entries], found)
         finally:
             self.release(entries)
 
@@ -298,30 +302,8 @@ class AdapterBank:
             raise SettingsError(
                 "expected a bank with a tokenizer, received none; pass AdapterBank(model, tokenizer)"
             )
-        seconds = [None] * len(texts) if pairs is None else list(pairs)
-        if not len(texts) == len(entries) == len(seconds):
-            raise SettingsError(
-                f"expected one id (and second text) a text, received {len(texts)} texts, {len(entries)} ids "
-                f"and {len(seconds)} second texts"
-            )
-        groups: dict[tuple[int, bool], list[int]] = {}
-        for row, (entry, second) in enumerate(zip(entries, seconds, strict=True)):
-            wants = entry.adapter.has_pair
-            if wants is not None and wants != (second is not None):
-                raise SettingsError(
-                    f"text {row}: expected {'a second text' if wants else 'one text'}, as in the training of "
-                    f"its adapter, received {'none' if second is None else 'a second one'}"
-                )
-            longest = min(entry.adapter.max_length, self._limit or entry.adapter.max_length)
-            groups.setdefault((longest, second is not None), []).append(row)
-        found: list[Any] = [None] * len(texts)
-        with quiet_libraries():
-            for (longest, has_pair), rows in groups.items():
-                second = [str(seconds[row]) for row in rows] if has_pair else None
-                tokens = tokenize(self.tokenizer, [texts[row] for row in rows], second, longest)
-                for row, one in zip(rows, tokens.rows, strict=True):
-                    found[row] = one
-        return found
+        adapters = [entry.adapter for entry in entries]
+        return encode_rows(self.tokenizer, self._limit, texts, adapters, pairs)
 
     def _find(self, ids: Sequence[str]) -> list[BankEntry]:
         """The entries of these ids; those of the pack are read if they are not held."""
@@ -344,7 +326,7 @@ class AdapterBank:
         return [self._entries[id] for id in ids]
 
     def _unknown(self, id: str) -> AdapterError:
-        close = get_close_matches(id, self._entries, 1)
+        close = get_close_matches(id[:128], islice(self._entries, N_COMPARED), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
@@ -366,26 +348,3 @@ class AdapterBank:
         if entry.is_retired and not entry.n_users and entry.slot:
             self.backbone.free(entry.slot)
             entry.slot = 0
-
-
-def read_rows(entries: Sequence[BankEntry], logits: Sequence[Float32[np.ndarray, " _"]]) -> list[Prediction]:
-    """One prediction a row, by the task of its adapter.
-
-    Args:
-        entries: of each row.
-        logits: of each row; what stands behind its adapter's outputs is not read.
-
-    Example:
-        >>> read_rows([], [])
-        []
-    """
-    rows_of: dict[int, list[int]] = {}
-    for row, entry in enumerate(entries):
-        rows_of.setdefault(id(entry), []).append(row)
-    predictions: list[Any] = [None] * len(entries)
-    for rows in rows_of.values():
-        task = entries[rows[0]].adapter.task
-        values = np.stack([logits[row][: task.n_outputs] for row in rows])
-        for row, prediction in zip(rows, read_logits(task, values), strict=True):
-            predictions[row] = prediction
-    return predictions

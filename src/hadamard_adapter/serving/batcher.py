@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from hadamard_adapter.errors import HadamardError
-from hadamard_adapter.serving.bank import BATCH_TOKENS, AdapterBank, BankEntry, read_rows
+from hadamard_adapter.serving.bank import BATCH_TOKENS, AdapterBank, BankEntry
+from hadamard_adapter.serving.rows import read_rows
 from hadamard_adapter.tuning.classifier import Prediction
 from hadamard_adapter.tuning.models import token_batches
 
@@ -194,7 +195,9 @@ class Batcher:
         self._filled.set()
         logits = await asyncio.gather(*(row.done for row in rows))
         return Answer(
-            read_rows(entries, logits), [entry.version for entry in entries], [row.n_tokens for row in rows]
+            read_rows([entry.adapter for entry in entries], logits),
+            [entry.version for entry in entries],
+            [row.n_tokens for row in rows],
         )
 
     def refuse_full(self, n_new: int, timeout_s: float) -> None:

@@ -1,8 +1,12 @@
 """Counters of a server in Prometheus' format, with a bounded number of labels."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-__all__ = ["OTHER", "Metrics"]
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+__all__ = ["OTHER", "Metrics", "merge_pages"]
 
 OTHER = "other"
 """Label of the adapters that have none of their own."""
@@ -60,3 +64,36 @@ class Metrics:
     def page(self) -> bytes:
         """All of it, as Prometheus reads it."""
         return generate_latest(self._registry)
+
+
+def merge_pages(pages: Mapping[str, bytes]) -> bytes:
+    """The pages of several servers as one, in which every sample has the label `replica`.
+
+    Args:
+        pages: by name of the server.
+
+    Example:
+        >>> print(merge_pages({"a": b"# TYPE x gauge\\nx 1", "b": b"# TYPE x gauge\\nx 2"}).decode())
+        # HELP x
+        # TYPE x gauge
+        x{replica="a"} 1.0
+        x{replica="b"} 2.0
+        <BLANKLINE>
+    """
+    families: dict[str, Metric] = {}
+    for replica, page in pages.items():
+        for family in text_string_to_metric_families(page.decode()):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                whole.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+    return generate_latest(_Collected(list(families.values())))
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """Metrics in the shape that prometheus_client writes."""
+
+    metrics: list[Metric]
+
+    def collect(self) -> list[Metric]:
+        return self.metrics

@@ -1,7 +1,9 @@
 """Around every request: an id, a line in the log, counters, and the limits of body and time to send it."""
 
 import asyncio
+import ipaddress
 import logging
+import re
 import secrets
 import time
 
@@ -12,10 +14,13 @@ from hadamard_adapter.serving.batcher import QueueFullError
 from hadamard_adapter.serving.http.errors import ApiError, error_reply, queue_full
 from hadamard_adapter.serving.http.state import Serving
 
-__all__ = ["Around"]
+__all__ = ["Around", "is_own"]
 
 _LOG = logging.getLogger(__name__)
 _NO_ROUTE = "none"
+_CLOSE = {"Connection": "close"}
+"""Of replies to a request whose body is not read to its end: what else comes is no request."""
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Around:
@@ -30,7 +35,7 @@ class Around:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started, status = secrets.token_hex(8), time.perf_counter(), 500
+        request_id, started, status = _id_of(scope), time.perf_counter(), 500
 
         async def send_on(message: Message) -> None:
             nonlocal status
@@ -41,13 +46,9 @@ class Around:
 
         try:
             limit = self._limit(scope)
-            declared = dict(scope["headers"]).get(b"content-length", b"0")
-            if declared.isdigit() and int(declared[:20]) > limit:
-                error = _too_large(limit)
-                reply = error_reply(error.status_code, error.type, error.detail, {"Connection": "close"})
-                await reply(scope, receive, send_on)
-            elif (full := self._full(scope)) is not None:
-                await full(scope, receive, send_on)
+            refusal = self._stranger(scope) or _too_long(scope, limit) or self._full(scope)
+            if refusal is not None:
+                await refusal(scope, receive, send_on)
             else:
                 await self.app(scope, self._bounded(receive, limit), send_on)
         finally:
@@ -57,6 +58,18 @@ class Around:
             self.serving.metrics.seconds.labels(route).observe(seconds)
             about = {"request_id": request_id, "method": scope["method"], "path": scope["path"][:200]}
             _LOG.info("request", extra={**about, "status": status, "ms": round(1000 * seconds, 2)})
+
+    def _stranger(self, scope: Scope) -> Response | None:
+        """The refusal of a request that was meant for another host's name; None: it was meant for this one.
+
+        Without keys, whoever reaches the server may do everything, and a page that a browser of this machine
+        shows reaches it by a name of its own that leads here (DNS rebinding). No page owns an address.
+        """
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        if self.serving.keys or is_own(host):
+            return None
+        message = f"expected Host localhost or an address, received {host[:128]!r}; for others use --keys"
+        return error_reply(421, "host", message, _CLOSE)
 
     def _full(self, scope: Scope) -> Response | None:
         """The refusal of texts that would find no place, before their body is read; None: there is one."""
@@ -90,6 +103,7 @@ class Around:
                     408,
                     "slow_body",
                     f"expected the body within {self.serving.limits.timeout_s:g} s; send faster",
+                    _CLOSE,
                 ) from error
             size += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
@@ -100,5 +114,36 @@ class Around:
         return receive_on
 
 
+def is_own(host: str) -> bool:
+    """Whether a Host header is localhost or an address, with or without a port.
+
+    Example:
+        >>> [is_own(host) for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "books.example:8000", "")]
+        [True, True, True, False, False]
+    """
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) and not host.endswith("]") else host
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name.lower() == "localhost"
+    return True
+
+
+def _id_of(scope: Scope) -> str:
+    """The id that a proxy or client gave a request in X-Request-Id, or a new one."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _too_long(scope: Scope, limit: int) -> Response | None:
+    """The refusal of a body that says itself that it is too large; None: it does not."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared[:20]) <= limit:
+        return None
+    error = _too_large(limit)
+    return error_reply(error.status_code, error.type, error.detail, error.headers)
+
+
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, "body_too_large", f"expected a body of at most {limit} bytes, received a larger one")
+    message = f"expected a body of at most {limit} bytes, received a larger one"
+    return ApiError(413, "body_too_large", message, _CLOSE)

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from hadamard_adapter import __version__
 from hadamard_adapter.serving.http.errors import ApiError, failures
-from hadamard_adapter.serving.http.state import Administrator, ServingNow
+from hadamard_adapter.serving.http.state import Administrator, ServingNow, metrics_page
 
 __all__ = ["ROUTES"]
 
@@ -59,10 +59,8 @@ def info(serving: ServingNow) -> dict[str, Any]:
 @ROUTES.get("/metrics", response_class=PlainTextResponse, responses=failures(401, 403))
 def metrics(serving: ServingNow, key: Administrator) -> Response:
     """Counters for Prometheus; they name adapters, so with keys only an administrator's reads them."""
-    serving.metrics.under_way.set(serving.batcher.n_rows)
-    serving.metrics.adapters.set(len(serving.bank))
-    serving.metrics.problems.set(len(serving.follower.problems))
-    return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    page = metrics_page(serving) if serving.gather is None else serving.gather()
+    return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @ROUTES.get("/v1/problems", responses=failures(401, 403))

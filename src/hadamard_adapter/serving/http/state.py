@@ -1,13 +1,13 @@
 """What the routes share: the bank, its store, the batcher, keys, limits and counters; and who asks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hadamard_adapter.serving.bank import AdapterBank
+from hadamard_adapter.serving.bank import N_COMPARED, AdapterBank
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.http.errors import ApiError
@@ -16,9 +16,7 @@ from hadamard_adapter.serving.keys import EVERYTHING, Key, find_key
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.store import AdapterStore
 
-__all__ = ["Administrator", "Caller", "Serving", "ServingNow"]
-
-_N_COMPARED = 2000
+__all__ = ["Administrator", "Caller", "Serving", "ServingNow", "metrics_page"]
 
 
 @dataclass
@@ -43,6 +41,8 @@ class Serving:
     """Who may ask; none: everybody who reaches the server."""
     is_ready: bool = False
     """Whether new requests are wanted."""
+    gather: Callable[[], bytes] | None = None
+    """What gives the counters of this server and its siblings; None: it has none."""
 
     def check_ids(self, key: Key, ids: Sequence[str]) -> None:
         """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
@@ -58,10 +58,18 @@ class Serving:
                     f"key {key.name!r} may not use {id!r}; its ids: {', '.join(key.ids)}",
                 )
             if id not in self.bank:
-                allowed = [other for other in self.bank.ids if key.may_use(other)]
-                close = get_close_matches(id[:128], allowed[:_N_COMPARED], 1)
+                allowed = [other for other in self.bank.ids[:N_COMPARED] if key.may_use(other)]
+                close = get_close_matches(id[:128], allowed, 1)
                 hint = f"did you mean {close[0]!r}?" if close else "GET /v1/models lists those that are"
                 raise ApiError(404, "no_such_adapter", f"no adapter {id!r} is served; {hint}")
+
+
+def metrics_page(serving: Serving) -> bytes:
+    """Counters of one server, as Prometheus reads them."""
+    serving.metrics.under_way.set(serving.batcher.n_rows)
+    serving.metrics.adapters.set(len(serving.bank))
+    serving.metrics.problems.set(len(serving.follower.problems))
+    return serving.metrics.page()
 
 
 def _serving(request: Request) -> Serving:

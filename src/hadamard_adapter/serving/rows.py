@@ -1,0 +1,89 @@
+"""The two ends of a batch's rows: from texts to the model's inputs, and from logits to predictions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.serving.source import BankAdapter
+from hadamard_adapter.tuning.classifier import Prediction, read_logits
+from hadamard_adapter.tuning.models import quiet_libraries, tokenize
+
+__all__ = ["encode_rows", "read_rows"]
+
+
+def encode_rows(
+    tokenizer: Any,
+    limit: int | None,
+    texts: Sequence[str],
+    adapters: Sequence[BankAdapter],
+    pairs: Sequence[str | None] | None,
+) -> list[dict[str, Any]]:
+    """Model inputs of each row, cut as in the training of its adapter; equal rows are tokenised once.
+
+    Args:
+        tokenizer: of the base model.
+        limit: tokens that the base model takes at most; None: not known.
+        texts: one a row.
+        adapters: of each row.
+        pairs: the second text of each row, None where its adapter takes one text.
+
+    Raises:
+        SettingsError: not as many of each, a second text missing or too many.
+
+    Example:
+        >>> encode_rows(None, None, [], [], None)
+        []
+    """
+    seconds = [None] * len(texts) if pairs is None else list(pairs)
+    if not len(texts) == len(adapters) == len(seconds):
+        raise SettingsError(
+            f"expected one id (and second text) a text, received {len(texts)} texts, {len(adapters)} ids "
+            f"and {len(seconds)} second texts"
+        )
+    groups: dict[tuple[int, bool], dict[tuple[str, str | None], list[int]]] = {}
+    for row, (text, adapter, second) in enumerate(zip(texts, adapters, seconds, strict=True)):
+        wants = adapter.has_pair
+        if wants is not None and wants != (second is not None):
+            raise SettingsError(
+                f"text {row}: expected {'a second text' if wants else 'one text'}, as in the training of "
+                f"its adapter, received {'none' if second is None else 'a second one'}"
+            )
+        longest = min(adapter.max_length, limit or adapter.max_length)
+        groups.setdefault((longest, second is not None), {}).setdefault((text, second), []).append(row)
+    found: list[Any] = [None] * len(texts)
+    with quiet_libraries():
+        for (longest, has_pair), rows_of in groups.items():
+            second_texts = [str(second) for _, second in rows_of] if has_pair else None
+            tokens = tokenize(tokenizer, [text for text, _ in rows_of], second_texts, longest)
+            for rows, one in zip(rows_of.values(), tokens.rows, strict=True):
+                for row in rows:
+                    found[row] = one
+    return found
+
+
+def read_rows(
+    adapters: Sequence[BankAdapter], logits: Sequence[Float32[np.ndarray, " _"]]
+) -> list[Prediction]:
+    """One prediction a row, by the task of its adapter.
+
+    Args:
+        adapters: of each row.
+        logits: of each row; what stands behind its adapter's outputs is not read.
+
+    Example:
+        >>> read_rows([], [])
+        []
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, adapter in enumerate(adapters):
+        rows_of.setdefault(id(adapter), []).append(row)
+    predictions: list[Any] = [None] * len(adapters)
+    for rows in rows_of.values():
+        task = adapters[rows[0]].task
+        values = np.stack([logits[row][: task.n_outputs] for row in rows])
+        for row, prediction in zip(rows, read_logits(task, values), strict=True):
+            predictions[row] = prediction
+    return predictions
