@@ -57,7 +57,7 @@ def main(
     sources = tune_missing(model, Path(downloads), data, place)
     world, smallest = lay_out(model, Path(downloads), sources, place, n_adapters)
     share = caught_share(list(world.answers.values()), TOLERANCE)
-    click.echo(f"{len(world.answers)} versions, {smallest:.4f} apart; {share:.5f} of crossed rows would show")
+    click.echo(f"{len(world.answers)} versions, {smallest:.5f} apart; {share:.5f} of crossed rows would show")
     store = fill_store(world, place)
     keys = {name: make_key(place / "keys.json", name, [f"{name}-*"]) for name in OWNERS}
     root = make_key(place / "keys.json", "root", ["*"], may_administrate=True)

@@ -30,11 +30,11 @@ from data import TEXT_SDIST, find_download, read_ratings
 N_ROWS, N_DEV = 240, 60
 """Rows that an adapter is tuned on, and that choose its epoch."""
 COMMON = ("--head-epochs", "2", "--epochs", "2", "--max-length", "64", "--device", "cpu", "--quiet")
-N_PROBES = 16
-N_ATTEMPTS = 100
+N_PROBES = 8
+N_ATTEMPTS = 20
 """Times that an adapter is made anew where it is near another one."""
-STRENGTH = 0.5
-"""Size of the random changes, as a share of the root mean square of what is changed."""
+STRENGTH = 1.0
+"""Size of the random changes over the root mean square of what is changed; half as much more each attempt."""
 
 APART = 0.01
 """Least distance of any two versions."""
@@ -178,7 +178,8 @@ def lay_out(
             folder = source if is_tuned else place / "made" / f"{id}-{version}"
             for attempt in range(1 if is_tuned else N_ATTEMPTS):
                 if not is_tuned:
-                    make_from(source, folder, N_ATTEMPTS * (N_VERSIONS * number + version) + attempt)
+                    seed = N_ATTEMPTS * (N_VERSIONS * number + version) + attempt
+                    make_from(source, folder, seed, STRENGTH * (1 + attempt / 2))
                 found = answers_of(bank, folder, world.texts, world.seconds)
                 apart = nearest(found, world.answers.values())
                 if apart > APART:
@@ -196,13 +197,13 @@ def lay_out(
     return world, smallest
 
 
-def make_from(source: Path, folder: Path, seed: int) -> None:
-    """A folder like another one, every tensor of it changed at random: t + 0.5 rms(t) n, n normal."""
+def make_from(source: Path, folder: Path, seed: int, strength: float) -> None:
+    """A folder like another one, every tensor of it changed at random: t + strength rms(t) n, n normal."""
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     changed: dict[str, torch.Tensor] = {}
     for name, tensor in sorted(load_file(source / "adapter_model.safetensors").items()):
-        size = STRENGTH * tensor.square().mean().sqrt()
+        size = strength * tensor.square().mean().sqrt()
         changed[name] = tensor + size * torch.randn(tensor.shape, generator=generator)
     save_file(changed, folder / "adapter_model.safetensors", {"format": "pt"})
     for name in ("adapter_config.json", "run.json", "metrics.json"):

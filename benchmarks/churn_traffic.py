@@ -25,7 +25,7 @@ from hadamard_adapter.serving import AdapterStore
 
 FOREIGN_SHARE, CHURNED_SHARE, PREDICT_SHARE = 0.05, 0.5, 0.2
 """Of the requests: those for another owner's adapter, for adapters that change, in TEI's shape."""
-PUBLISH_EVERY_S = 1.0
+PUBLISH_EVERY_S = 3.0
 """Rest of one who publishes between two changes."""
 FOLLOWED_S = 120.0
 """After which a change in the store that is not served counts as lost."""
