@@ -37,12 +37,13 @@ def test_only_frozen_float32_linear_layers_are_packed_and_none_that_are_excepted
             "rounded": frozen().bfloat16(),
             "head": nn.Sequential(frozen()),
             "header": frozen(),
+            "whole": frozen(),
             "norm": nn.LayerNorm(24).requires_grad_(False),
         }
     )
-    assert pack_linears(model, but=["head"]) == 2
+    assert pack_linears(model, but=["head", "whole"]) == 2
     assert [name for name, module in model.items() if isinstance(module, OneDnnLinear)] == ["plain", "header"]
-    assert pack_linears(model, but=["head"]) == 0
+    assert pack_linears(model, but=["head", "whole"]) == 0
 
 
 def test_nothing_changes_where_it_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
