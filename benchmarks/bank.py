@@ -1,15 +1,17 @@
 """What a bank costs in time: mixed batches against the bare backbone, and against PEFT's ways to mix.
 
 Command:   python benchmarks/bank.py --model MODEL [--output results/bank.json]
-Expected:  bank at most 1.03 of the bare model (batches of 16 and 64 rows of 16 and 128 tokens, every row an
-           adapter of its own, its norms and head included); adding, looking up and a forward pass the same
-           at 10, 1,000 and 100,000 adapters (bfloat16, the head a linear layer).
+Expected:  bank at most 1.07 of the bare model that computes its linear layers in the same way (batches of 16
+           and 64 rows of 16 and 128 tokens, every row an adapter of its own, its norms and head included);
+           adding, looking up and a forward pass the same at 10, 1,000 and 100,000 adapters (bfloat16, the
+           head a linear layer).
 Time:      10 minutes on one core, 8 GB of memory. Nothing else should run meanwhile.
 
 One thread and its processor time; variants take turns within each round, in a shuffled order, over the same
 weights in the same memory (see overhead.py). PEFT's mixed batches carry LoRA (r 8, query and value) on the
 backbone alone, without heads of their own, which the bank's rows have; `peft_one_by_one` switches the adapter
-for each row.
+for each row. bare is the model as PyTorch computes it, bare_packed by oneDNN where that is faster, as in
+the bank.
 """
 
 import dataclasses
@@ -24,12 +26,13 @@ from typing import Any
 
 import click
 import torch
-from overhead import load, ratios, twin
+from overhead import interleaved, load, ratios, ratios_to, twin
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
+from hadamard_adapter.tuning.onednn import pack_linears
 from hadamard_adapter.tuning.report import versions
 from hadamard_adapter.tuning.resume import write_json
 
@@ -94,11 +97,13 @@ def bank_of(bare: torch.nn.Module, like: BankAdapter, n_adapters: int) -> Adapte
 def mixed(
     bare: torch.nn.Module, like: BankAdapter, n_rows: int, n_tokens: int, rounds: int
 ) -> dict[str, object]:
-    """Ratios of one forward pass, every row with an adapter of its own, to the bare model's."""
+    """Ratios of one forward pass, every row with an adapter of its own, to the two bare models'."""
     inputs = {"input_ids": torch.randint(1000, 20_000, (n_rows, n_tokens))}
     names = [f"a{row}" for row in range(n_rows)]
     bank, lora = bank_of(bare, like, n_rows), lora_of(bare, names)
     slots = [bank.slot_of(name) for name in names]
+    packed = twin(bare).requires_grad_(False)
+    pack_linears(packed)
 
     def one_by_one() -> None:
         for row, name in enumerate(names):
@@ -108,12 +113,14 @@ def mixed(
     calls: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(**inputs),
         "bare_again": lambda: bare(**inputs),
+        "bare_packed": lambda: packed(**inputs),
         "bank": lambda: bank.forward(slots, **inputs),
         "peft_mixed": lambda: lora(**inputs, adapter_names=names),
         "peft_one_by_one": one_by_one,
     }
     with torch.inference_mode():
-        return ratios(calls, "bare", rounds)
+        times = interleaved(calls, rounds)
+    return ratios_to(times, "bare") | ratios_to(times, "bare_packed")
 
 
 def shared(bare: torch.nn.Module, like: BankAdapter, rounds: int) -> dict[str, object]:

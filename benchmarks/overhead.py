@@ -141,6 +141,11 @@ def training(model: str, inputs: dict[str, torch.Tensor], rounds: int) -> dict[s
 
 def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, object]:
     """Median over rounds of each call's time over the reference's in that round, and its interval."""
+    return ratios_to(interleaved(calls, rounds), reference)
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of each call by round; the calls take turns, in a shuffled order."""
     for call in calls.values():
         call()
         call()
@@ -152,6 +157,11 @@ def ratios(calls: dict[str, Callable[[], object]], reference: str, rounds: int) 
             start = time.process_time()
             calls[name]()
             times[name].append(time.process_time() - start)
+    return times
+
+
+def ratios_to(times: dict[str, list[float]], reference: str) -> dict[str, object]:
+    """Median over rounds of each call's time over the reference's in that round, and its interval."""
     found: dict[str, object] = {f"{reference}_ms": round(1000 * statistics.median(times[reference]), 2)}
     for name in times.keys() - {reference}:
         per_round = np.array(times[name]) / np.array(times[reference])

@@ -120,18 +120,21 @@ def one_thread() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def server(model: str, store: str, port: int = 8753) -> Iterator[str]:
+def server(model: str, store: str, *words: str, port: int = 8753, log: str = os.devnull) -> Iterator[str]:
     """A server on its core, ready, until the block is left."""
-    words = ["taskset", "-c", str(CORE), sys.executable, "-m", "hadamard_adapter.cli", "serve"]
-    words += ["--model", model, "--store", store, "--port", str(port), "--device", "cpu"]
-    process = subprocess.Popen(words, env=one_thread(), stderr=subprocess.DEVNULL)
+    command = ["taskset", "-c", str(CORE), sys.executable, "-m", "hadamard_adapter.cli", "serve"]
+    command += ["--model", model, "--store", store, "--port", str(port), "--device", "cpu", *words]
+    with open(log, "w") as errors:
+        process = subprocess.Popen(command, env=one_thread(), stderr=errors)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        while process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{url}/ready").status_code == 200:
                     break
             time.sleep(0.1)
+        else:
+            raise RuntimeError(f"the server ended with {process.returncode}; see {log}")
         yield url
     finally:
         process.terminate()

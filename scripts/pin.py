@@ -1,13 +1,13 @@
-"""Print exact versions of what quickstart.sh and test.sh install, and of Ray, for several Pythons at once.
+"""Print exact versions of what quickstart.sh, test.sh and benchmarks install, for several Pythons at once.
 
 Command, from the repository root (two minutes; fetches no package, only descriptions of them):
 
     python3 scripts/pin.py python3.10 python3.11 python3.12 python3.13 > constraints.txt
     python3 scripts/pin.py python3.11 --with transformers==5.18.0 --with peft==0.21.2 > constraints-oldest.txt
 
-Each interpreter resolves the package with its extras `test` and `ray` in a fresh virtual environment by pip's
-own dry run. Where the answers differ, the lines carry a marker. PyTorch's GPU libraries are left out: PyTorch
-pins them itself, and scripts/setup.sh avoids them where there is no GPU.
+Each interpreter resolves the package with its extras `test`, `ray` and `onnx` in a fresh virtual environment
+by pip's own dry run. Where the answers differ, the lines carry a marker. PyTorch's GPU libraries are left
+out: PyTorch pins them itself, and scripts/setup.sh avoids them where there is no GPU.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def resolve(python: str, pins: list[str]) -> tuple[str, dict[str, str]]:
         subprocess.run([python, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--upgrade", "pip"], check=True, stdout=sys.stderr)
-        wanted = [TORCH, *BUILD, *pins, f"{ROOT}[test,ray]"]
+        wanted = [TORCH, *BUILD, *pins, f"{ROOT}[test,ray,onnx]"]
         report = Path(folder) / "report.json"
         dry_run = ["install", "--dry-run", "--ignore-installed", "--report", str(report)]
         subprocess.run([*pip, *dry_run, *wanted], check=True, stdout=sys.stderr)

@@ -63,6 +63,21 @@ def test_every_row_is_as_alone_with_its_adapter(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_linear_layers_laid_out_for_onednn_say_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(name, 0, tmp_path, sites=BOTH)
+    inputs, found = tiny_inputs(name), list[Tensor]()
+    for packs in (False, True):
+        monkeypatch.setattr("hadamard_adapter.tuning.onednn.is_faster", lambda layer, packs=packs: packs)
+        bank = AdapterBank(tiny_model(name))
+        bank.add("a", tmp_path)
+        assert (bank.backbone.n_packed > 0) == packs
+        found.append(bank.forward([bank.slot_of("a")] * len(inputs["input_ids"]), **inputs))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_adapters_on_one_text_share_the_layers_below_the_first_adapted_one(name: str, tmp_path: Path) -> None:
     bank, inputs, n_rows_of = AdapterBank(tiny_model(name)), tiny_inputs(name), list[int]()
     settings = ({"layers_to_transform": [1]}, {"sites": BOTH}, {"layers_to_transform": [1], "sites": BOTH})

@@ -48,7 +48,7 @@ def test_what_is_published_is_read_back_and_the_old_version_can_be_served_again(
         expected = store_module.read_adapter(adapters / name)
         assert found == version and adapter.offsets.keys() == expected.offsets.keys()
         assert all(torch.equal(adapter.head[key], expected.head[key]) for key in expected.head)
-    assert store.read("mood")[0] == second.version
+    assert store.read("mood")[0] == store.version("mood") == second.version and store.version("none") is None
     assert store.roll_back("mood", first.version).history == (second.version,)
     assert [(p.id, p.version) for p in store.served()] == [("mood", first.version)]
     assert store.add("mood", adapters / "first") == store.show("mood"), "the same content is the same version"

@@ -22,6 +22,7 @@ from hadamard_adapter.serving.layers import (
 )
 from hadamard_adapter.serving.source import KINDS, BankAdapter
 from hadamard_adapter.serving.tables import RowTable
+from hadamard_adapter.tuning.onednn import pack_linears
 
 __all__ = ["ENCODERS", "Backbone"]
 
@@ -58,6 +59,8 @@ class Backbone:
         self._heads: dict[str, BankLinear | BankOutput | BankHeadNorm] = {}
         self._wrap_head()
         self._wrap_sites()
+        self.n_packed = pack_linears(model, but=self._heads)
+        """Linear layers below the head that oneDNN computes."""
         self.n_slots, self._free = 1, list[int]()
 
     def fill(self, adapter: BankAdapter) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.packed import PackedAdapters
-from hadamard_adapter.serving.rows import encode_rows, read_rows
+from hadamard_adapter.serving.rows import Text, encode_rows, read_rows
 from hadamard_adapter.serving.sharing import Shared, find_shared, keys_of
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 from hadamard_adapter.tuning.classifier import Prediction
@@ -286,12 +286,12 @@ class AdapterBank:
             return self._find([id])[0].slot
 
     def tokenize(
-        self, texts: Sequence[str], entries: Sequence[BankEntry], pairs: Sequence[str | None] | None
+        self, texts: Sequence[Text], entries: Sequence[BankEntry], pairs: Sequence[str | None] | None
     ) -> list[dict[str, Any]]:
         """Model inputs of each row, cut as in the training of its adapter.
 
         Args:
-            texts: one a row.
+            texts: one a row, or its token ids.
             entries: the adapter of each row.
             pairs: the second text of each row, None where its adapter takes one text.
 
@@ -304,6 +304,10 @@ class AdapterBank:
             )
         adapters = [entry.adapter for entry in entries]
         return encode_rows(self.tokenizer, self._limit, texts, adapters, pairs)
+
+    def longest_text(self, entry: BankEntry) -> int:
+        """Tokens after which a text is cut for an adapter."""
+        return longest_text(entry.adapter, self._limit)
 
     def _find(self, ids: Sequence[str]) -> list[BankEntry]:
         """The entries of these ids; those of the pack are read if they are not held."""

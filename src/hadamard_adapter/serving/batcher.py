@@ -146,12 +146,12 @@ class Batcher:
         self._computing.shutdown()
 
     async def predict(
-        self, texts: Sequence[str], ids: Sequence[str], pairs: Sequence[str | None], timeout_s: float
+        self, texts: Sequence[Text], ids: Sequence[str], pairs: Sequence[str | None], timeout_s: float
     ) -> Answer:
         """One prediction a row, all rows of an adapter by the version that it has now.
 
         Args:
-            texts: one a row.
+            texts: one a row, or its token ids.
             ids: adapter of each row.
             pairs: second text of each row, None where its adapter takes one text.
             timeout_s: seconds until the answer is worth nothing.
@@ -173,9 +173,24 @@ class Batcher:
         finally:
             self.n_rows -= len(texts)
 
+    async def token_ids(self, text: str, id: str) -> tuple[list[int], int]:
+        """The token ids of a text, as an adapter reads it, and how many it reads at most.
+
+        Raises:
+            AdapterError: an id that the bank does not have.
+            SettingsError: the adapter reads pairs of texts.
+        """
+        loop, entries = asyncio.get_running_loop(), self.bank.hold([id])
+        try:
+            tokenize = self.bank.tokenize
+            (row,) = await loop.run_in_executor(self._tokenizing, tokenize, [text], entries, [None])
+            return row["input_ids"], self.bank.longest_text(entries[0])
+        finally:
+            self.bank.release(entries)
+
     async def _answer(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         ids: Sequence[str],
         pairs: Sequence[str | None],
         timeout_s: float,

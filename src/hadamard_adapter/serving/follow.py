@@ -95,13 +95,13 @@ class Follower:
                 self._noted(id, str(error))
 
     def _take(self, id: str) -> None:
-        published = self.store.find(id)
-        if published is None:
+        version = self.store.version(id)
+        if version is None:
             if id in self._own:
                 self.bank.remove(id)
                 self._own.remove(id)
-        elif id not in self._own or self.bank.entry(id).version != published.version:
-            self.bank.add(id, self.store.read(id, published.version)[1], published.version)
+        elif id not in self._own or self.bank.entry(id).version != version:
+            self.bank.add(id, self.store.read(id, version)[1], version)
             self._own.add(id)
 
     def _noted(self, id: str, problem: str) -> None:

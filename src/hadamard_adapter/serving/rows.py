@@ -1,7 +1,7 @@
 """The two ends of a batch's rows: from texts to the model's inputs, and from logits to predictions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,17 +11,22 @@ from hadamard_adapter.serving.source import BankAdapter
 from hadamard_adapter.tuning.classifier import Prediction, read_logits
 from hadamard_adapter.tuning.models import quiet_libraries, tokenize
 
-__all__ = ["encode_rows", "read_rows"]
+__all__ = ["Text", "encode_rows", "longest_text", "read_rows"]
+
+Text: TypeAlias = str | tuple[int, ...]
+"""A text, or the token ids of one, special ones included."""
 
 
 def encode_rows(
     tokenizer: Any,
     limit: int | None,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     adapters: Sequence[BankAdapter],
     pairs: Sequence[str | None] | None,
 ) -> list[dict[str, Any]]:
     """Model inputs of each row, cut as in the training of its adapter; equal rows are tokenised once.
+
+    Token ids are taken as they are, and as one text.
 
     Args:
         tokenizer: of the base model.
@@ -31,7 +36,8 @@ def encode_rows(
         pairs: the second text of each row, None where its adapter takes one text.
 
     Raises:
-        SettingsError: not as many of each, a second text missing or too many.
+        SettingsError: not as many of each, a second text missing or too many, ids that are no tokens or more
+            than the adapter's longest text has.
 
     Example:
         >>> encode_rows(None, None, [], [], None)
@@ -43,6 +49,7 @@ def encode_rows(
             f"expected one id (and second text) a text, received {len(texts)} texts, {len(adapters)} ids "
             f"and {len(seconds)} second texts"
         )
+    found: list[Any] = [None] * len(texts)
     groups: dict[tuple[int, bool], dict[tuple[str, str | None], list[int]]] = {}
     for row, (text, adapter, second) in enumerate(zip(texts, adapters, seconds, strict=True)):
         wants = adapter.has_pair
@@ -51,9 +58,11 @@ def encode_rows(
                 f"text {row}: expected {'a second text' if wants else 'one text'}, as in the training of "
                 f"its adapter, received {'none' if second is None else 'a second one'}"
             )
-        longest = min(adapter.max_length, limit or adapter.max_length)
+        longest = longest_text(adapter, limit)
+        if isinstance(text, tuple):
+            found[row] = _row_of_ids(row, text, tokenizer, longest)
+            continue
         groups.setdefault((longest, second is not None), {}).setdefault((text, second), []).append(row)
-    found: list[Any] = [None] * len(texts)
     with quiet_libraries():
         for (longest, has_pair), rows_of in groups.items():
             second_texts = [str(second) for _, second in rows_of] if has_pair else None
@@ -62,6 +71,21 @@ def encode_rows(
                 for row in rows:
                     found[row] = one
     return found
+
+
+def longest_text(adapter: BankAdapter, limit: int | None) -> int:
+    """Tokens after which a text is cut for an adapter."""
+    return min(adapter.max_length, limit or adapter.max_length)
+
+
+def _row_of_ids(row: int, ids: tuple[int, ...], tokenizer: Any, longest: int) -> dict[str, Any]:
+    if not 0 < len(ids) <= longest or not all(0 <= id < len(tokenizer) for id in ids):
+        raise SettingsError(
+            f"text {row}: expected 1 to {longest} token ids from 0 to {len(tokenizer) - 1}, received {len(ids)} "
+            f"from {min(ids, default=0)} to {max(ids, default=0)}; /tokenize gives those of a text"
+        )
+    filled = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
+    return {name: filled[name] for name in tokenizer.model_input_names if name in filled}
 
 
 def read_rows(

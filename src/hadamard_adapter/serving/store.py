@@ -148,6 +148,17 @@ class AdapterStore:
             pointer = self._pointer(id)
             return None if pointer is None else self._published(id, pointer)
 
+    def version(self, id: str) -> str | None:
+        """The version that is served under an id, None where nothing is: one small object is read.
+
+        Raises:
+            AdapterError: its pointer is damaged.
+        """
+        _check_id(id)
+        with self._explained():
+            pointer = self._pointer(id)
+        return None if pointer is None else pointer["version"]
+
     def ids(self) -> list[str]:
         """Ids that have a folder in the store, in order; `show` tells whether one is served."""
         with self._explained():

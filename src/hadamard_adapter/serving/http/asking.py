@@ -11,15 +11,16 @@ from hadamard_adapter.serving.batcher import Answer
 from hadamard_adapter.serving.http.errors import ApiError
 from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.keys import Key
+from hadamard_adapter.serving.rows import Text
 
-__all__ = ["ask"]
+__all__ = ["ask", "is_unicode"]
 
 
 async def ask(
     request: Request,
     serving: Serving,
     key: Key,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     ids: Sequence[str],
     pairs: Sequence[str | None],
 ) -> Answer:
@@ -29,7 +30,7 @@ async def ask(
         request: whose client may go away; its rows are then not computed.
         serving: that is asked.
         key: of the client.
-        texts: one a row.
+        texts: one a row, or its token ids.
         ids: adapter of each row.
         pairs: second text of each row, or None.
 
@@ -44,7 +45,7 @@ async def ask(
             f"expected 1 to {serving.limits.request_texts} predictions a request (texts times adapters), "
             f"received {len(texts)}; send several requests",
         )  # fmt: skip
-    if not all(_is_unicode(text) for text in (*texts, *pairs) if text is not None):
+    if not all(is_unicode(text) for text in (*texts, *pairs) if isinstance(text, str)):
         raise ApiError(
             422, "no_unicode", "expected texts of whole characters, received half of a surrogate pair"
         )
@@ -71,7 +72,7 @@ async def ask(
     return answer
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8, which the tokenizer needs; JSON can spell others."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
 

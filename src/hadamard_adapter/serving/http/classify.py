@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from hadamard_adapter.serving.http.asking import ask
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.serving.http.asking import ask, is_unicode
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
+from hadamard_adapter.serving.rows import Text
 from hadamard_adapter.tuning.classifier import Prediction
 
 __all__ = ["ROUTES"]
@@ -22,7 +24,10 @@ class ClassifyRequest(BaseModel):
 
     model: str | None = Field(None, description="Id of the adapter.")
     models: list[str] | None = Field(None, description="Ids of several adapters, instead of model.")
-    input: Annotated[str | list[str], Field(description="A text, or a list of them.")]
+    input: Annotated[
+        str | list[str] | list[int] | list[list[int]],
+        Field(description="A text or a list of them; or the token ids of a text, or a list of such lists."),
+    ]
     pairs: str | list[str] | None = Field(None, description="The second text of each, for tasks on pairs.")
 
 
@@ -59,6 +64,21 @@ class ClassifyReply(BaseModel):
     usage: Usage
 
 
+class TokenizeRequest(BaseModel):
+    """A text, and the adapter that would read it."""
+
+    model: str = Field(description="Id of the adapter.")
+    prompt: str = Field(description="The text.")
+
+
+class TokenizeReply(BaseModel):
+    """Token ids, special ones included, cut as the adapter's texts are."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+
+
 @ROUTES.post("/classify", responses=failures(401, 403, 404, 413, 422, 429, 503, 504))
 @ROUTES.post("/v1/classify", responses=failures(401, 403, 404, 413, 422, 429, 503, 504))
 async def classify(
@@ -68,7 +88,7 @@ async def classify(
     ids = body.models if body.models is not None else [body.model] if body.model is not None else []
     if not ids or (body.model is not None and body.models is not None):
         raise ApiError(422, "no_model", "expected model (an id) or models (a list of ids), one of the two")
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = _texts(body.input)
     seconds = [body.pairs] if isinstance(body.pairs, str) else body.pairs
     if seconds is not None and len(seconds) != len(texts):
         raise ApiError(422, "pairs", f"expected a second text a text, {len(texts)}, received {len(seconds)}")
@@ -91,12 +111,34 @@ async def classify(
     )
 
 
+@ROUTES.post("/tokenize", responses=failures(401, 403, 404, 413, 422))
+async def tokenize(body: TokenizeRequest, serving: ServingNow, key: Caller) -> TokenizeReply:
+    """The token ids of a text, as an adapter reads it."""
+    serving.check_ids(key, [body.model])
+    if not is_unicode(body.prompt):
+        raise ApiError(422, "no_unicode", "expected whole characters, received half of a surrogate pair")
+    try:
+        ids, longest = await serving.batcher.token_ids(body.prompt, body.model)
+    except AdapterError as error:  # it was removed in between
+        raise ApiError(404, "no_such_adapter", str(error)) from error
+    return TokenizeReply(count=len(ids), max_model_len=longest, tokens=ids)
+
+
 @ROUTES.get("/v1/models", responses=failures(401))
 async def models(serving: ServingNow, key: Caller) -> dict[str, Any]:
     """The adapters that may be named as a model, in OpenAI's shape."""
     names = [id for id in serving.bank.ids if key.may_use(id)]
     data = [{"id": id, "object": "model", "created": 0, "owned_by": "hadamard"} for id in names]
     return {"object": "list", "data": data}
+
+
+def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[Text]:
+    """The texts of an input, token ids as tuples."""
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], int):
+        return [tuple(id for id in given if isinstance(id, int))]
+    return [one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)]
 
 
 def _row(at: int, id: str, prediction: Prediction, version: str) -> ClassifyRow:
