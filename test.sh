@@ -2,8 +2,8 @@
 # Everything that checks the project, in the order in which it fails fastest. Needs Python 3.10 to 3.13 with pip.
 #
 #   bash test.sh          within 15 minutes on two cores, after the downloads
-#   bash test.sh --all    also the replicas under Ray (which is fetched), and the whole test suite on the
-#                         oldest PEFT and transformers that we support
+#   bash test.sh --all    also the replicas under Ray, vLLM's own clients (both are fetched), and the whole
+#                         test suite on the oldest PEFT and transformers that we support
 #
 # HADAMARD_DOWNLOADS names another folder for the downloads than downloads/. Logs of PEFT's own tests: build/.
 set -euo pipefail
@@ -53,6 +53,9 @@ if [ "${1:-}" = "--all" ]; then
     step "Replicas under Ray Serve"
     bash scripts/setup.sh test,ray
     $bin/python -m pytest tests/test_ray.py
+
+    step "vLLM's own clients against the server"
+    $bin/python scripts/vllm_clients.py
 
     step "Tests on the oldest PEFT and transformers"
     export HADAMARD_VENV="$PWD/.venv-oldest"

@@ -135,7 +135,7 @@ _JSON = {"content-type": "application/json"}
 
 
 def test_vllms_example_clients_get_what_they_read(server: Served) -> None:
-    """Their requests and what they read of the replies, as far as those are of texts.
+    """Their requests and what they read of the replies; scripts/vllm_clients.py runs the clients themselves.
 
     Source: vllm-project/vllm@926c71f:examples/pooling/classify/openai_classification_client.py and
     vllm-project/vllm@3ff2de9:examples/pooling/classify/classification_online.py
@@ -157,8 +157,26 @@ def test_vllms_example_clients_get_what_they_read(server: Served) -> None:
         ).json()
         for headers in ({"User-Agent": "Test Client"}, accepting)
     ]
-    assert replies[0]["data"] == replies[1]["data"]
+    ids = [
+        requests.post(server.url + "/tokenize", json={"model": model, "prompt": prompt}, timeout=10).json()
+        for prompt in prompts
+    ]
+    assert all(one["count"] == len(one["tokens"]) <= one["max_model_len"] for one in ids)
+    by_ids = {"model": model, "input": [one["tokens"] for one in ids]}
+    replies.append(requests.post(server.url + "/classify", json=by_ids, timeout=10).json())
+    one = requests.post(server.url + "/classify", json={**by_ids, "input": ids[1]["tokens"]}, timeout=10)
+    assert one.json()["data"][0]["probs"] == pytest.approx(replies[0]["data"][1]["probs"], abs=1e-6)
+    assert replies[0]["data"] == replies[1]["data"] == replies[2]["data"]
     for reply in replies:
         assert reply["object"] == "list" and reply["model"] == model and len(reply["data"]) == 4
         assert {"index", "label", "probs", "num_classes"} <= reply["data"][0].keys()
         assert {"prompt_tokens", "total_tokens", "completion_tokens"} <= reply["usage"].keys()
+
+
+@pytest.mark.parametrize("ids", [[-1], [10**9], [2**70], [], [5] * 10_000, [[5], "w1"]])
+def test_token_ids_that_are_none_are_refused(server: Served, ids: Any) -> None:
+    model = server.client.get("/v1/models").json()["data"][0]["id"]
+    reply = server.client.post("/classify", json={"model": model, "input": ids})
+    assert reply.status_code == 422, reply.text
+    asked = server.client.post("/tokenize", json={"model": "nobody", "prompt": "w1"})
+    assert asked.status_code == 404

@@ -17,7 +17,7 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.packed import PackedAdapters
-from hadamard_adapter.serving.rows import Text, encode_rows, read_rows
+from hadamard_adapter.serving.rows import Text, encode_rows, longest_text, read_rows
 from hadamard_adapter.serving.sharing import Shared, find_shared, keys_of
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 from hadamard_adapter.tuning.classifier import Prediction

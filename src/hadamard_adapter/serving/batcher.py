@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from hadamard_adapter.errors import HadamardError
 from hadamard_adapter.serving.bank import BATCH_TOKENS, AdapterBank, BankEntry
-from hadamard_adapter.serving.rows import read_rows
+from hadamard_adapter.serving.rows import Text, read_rows
 from hadamard_adapter.tuning.classifier import Prediction
 from hadamard_adapter.tuning.models import token_batches
 

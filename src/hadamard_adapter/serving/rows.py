@@ -81,8 +81,8 @@ def longest_text(adapter: BankAdapter, limit: int | None) -> int:
 def _row_of_ids(row: int, ids: tuple[int, ...], tokenizer: Any, longest: int) -> dict[str, Any]:
     if not 0 < len(ids) <= longest or not all(0 <= id < len(tokenizer) for id in ids):
         raise SettingsError(
-            f"text {row}: expected 1 to {longest} token ids from 0 to {len(tokenizer) - 1}, received {len(ids)} "
-            f"from {min(ids, default=0)} to {max(ids, default=0)}; /tokenize gives those of a text"
+            f"text {row}: expected 1 to {longest} token ids from 0 to {len(tokenizer) - 1}, received "
+            f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; /tokenize gives those of a text"
         )
     filled = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
     return {name: filled[name] for name in tokenizer.model_input_names if name in filled}
