@@ -26,7 +26,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.bench import Bench, Say, set_up
 from hadamard_adapter.tuning.classifier import Classifier
-from hadamard_adapter.tuning.data import read_data, run_key
+from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import pick_dtype
@@ -66,7 +66,10 @@ _OF_A_TASK = (
 
 
 def tune_together(
-    settings: Sequence[TuneSettings], output: Path, say: Say = say_on_stderr
+    settings: Sequence[TuneSettings],
+    output: Path,
+    say: Say = say_on_stderr,
+    data: Sequence[TuneData] | None = None,
 ) -> dict[str, TuneResult]:
     """Tune one adapter for several tasks; leave a complete folder for each, all with the same offsets.
 
@@ -77,6 +80,7 @@ def tune_together(
         settings: one for each task, whose rows they say; everything else is the first one's.
         output: receives a folder a task, named as the last part of its settings' output.
         say: receives a line for the user.
+        data: each task's rows, read already; None: those that the settings name.
 
     Returns:
         Name of the folder -> its result.
@@ -98,9 +102,10 @@ def tune_together(
             rows = {field: getattr(one, field) for field in _OF_A_TASK}
             common |= {"output": str(folders[name]), "stages": 2, "seeds": 1}
             placed[name] = dataclasses.replace(settings[0], **rows, **common)
-        data = {name: read_data(one) for name, one in placed.items()}
-        placed = {name: resolved_for(one, data[name]) for name, one in placed.items()}
-        keys = {name: run_key(one, data[name], 1) for name, one in placed.items()}
+        read = [read_data(one) for one in placed.values()] if data is None else data
+        rows_of = dict(zip(names, read, strict=True))
+        placed = {name: resolved_for(one, rows_of[name]) for name, one in placed.items()}
+        keys = {name: run_key(one, rows_of[name], 1) for name, one in placed.items()}
         others = {name: key["train_data"] for name, key in keys.items()}
         keys = {name: {**key, "together": others} for name, key in keys.items()}
         is_over = [check_output(folders[name], keys[name], settings[0].overwrite) for name in names]
@@ -108,7 +113,7 @@ def tune_together(
             for name in names:
                 held.enter_context(workspace(folders[name], keys[name], overwrite=True))
             benches = [
-                set_up(placed[name], data[name], partial_of(folders[name]), say, None) for name in names
+                set_up(placed[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
             ]
             _share_parameters(benches)
             for bench in benches:
