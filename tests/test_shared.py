@@ -15,7 +15,14 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import TuneSettings, load
-from hadamard_adapter.tuning.shared import BasisAdamW, coefficients_in, offsets_in, read_basis, write_basis
+from hadamard_adapter.tuning.shared import (
+    BasisAdamW,
+    coefficients_in,
+    offsets_in,
+    read_basis,
+    trained_offsets,
+    write_basis,
+)
 from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -221,6 +228,28 @@ def test_each_folder_of_tasks_tuned_together_scores_as_its_metrics_say(
         for e in range(3)
     ]
     assert means.index(max(means)) + 1 == together["first"].metrics["best_epoch"]["adapter"]
+
+
+def test_the_epoch_whose_mean_score_is_best_is_what_all_tasks_get(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are made to fall, so that the first epoch is the best."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def falling(bench: Any) -> tuple[dict[str, float], float]:
+        seen.append({name: p.detach().clone() for name, p in trained_offsets(bench.model).items()})
+        return {name: -float(len(seen)) for name in bench.data.task.metrics}, 0.0
+
+    monkeypatch.setattr("hadamard_adapter.tuning.together._scored", falling)
+    settings = [
+        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), epochs=2, lr=0.05, quiet=True)
+        for i in range(2)
+    ]
+    results = tune_together(settings, tmp_path, silent)
+    assert len(seen) == 4 and any(not torch.equal(seen[0][name], seen[-1][name]) for name in seen[0])
+    for result in results.values():
+        own = load_file(result.output / WEIGHTS)
+        assert all(torch.equal(own[name], tensor) for name, tensor in seen[0].items())
 
 
 def test_a_step_of_tasks_together_sees_rows_of_one_task_and_an_epoch_all_rows() -> None:

@@ -46,7 +46,7 @@ from hadamard_adapter.tuning.resume import (
 )
 from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of, write_chosen
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
-from hadamard_adapter.tuning.shared import coefficients_in, shared_content, trained_offsets
+from hadamard_adapter.tuning.shared import coefficients_in, trained_offsets
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, wide_attention
@@ -331,7 +331,6 @@ def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Sta
         return contextlib.nullcontext(stage)
     bench.model.to(PartialState().device)
     key = {"base": bench.base_fingerprint, "max_length": bench.max_length}
-    key |= shared_content(settings.start, None)
     key |= {
         part: data_fingerprint(rows) for part, rows in (("train", bench.data.train), ("dev", bench.data.dev))
     }
