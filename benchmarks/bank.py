@@ -38,6 +38,8 @@ from hadamard_adapter.tuning.resume import write_json
 
 SHAPES = [(n_rows, n_tokens) for n_tokens in (16, 128) for n_rows in (16, 64)]
 RESIDENT = (10, 1000, 100_000)
+PARTS = ("mixed", "shared", "growth")
+"""Mixed batches; several adapters on one text; cost over the number of adapters."""
 ENDS = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}
 
 
@@ -45,8 +47,8 @@ ENDS = {"bert": ["query", "value"], "mpnet": ["attn.q", "attn.v"]}
 @click.option("--model", required=True, help="Folder of the base model.")
 @click.option("--rounds", default=20, show_default=True, help="Rounds of each comparison.")
 @click.option("--output", default="results/bank.json", show_default=True, help="File of the result.")
-@click.option("--only-shared", is_flag=True, help="Measure adapters on one text alone.")
-def main(model: str, rounds: int, output: str, only_shared: bool) -> None:
+@click.option("--only", type=click.Choice(PARTS), help="Measure one part alone.")
+def main(model: str, rounds: int, output: str, only: str | None) -> None:
     """Measure and write the ratios."""
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -55,12 +57,14 @@ def main(model: str, rounds: int, output: str, only_shared: bool) -> None:
     found: dict[str, Any] = {"model": name, "rounds": rounds, "threads": 1, "versions": versions()}
     like = an_adapter(bare)
     found |= {"adapter_bytes": like.offset_bytes, "head_bytes": like.head_bytes}
-    for n_rows, n_tokens in () if only_shared else SHAPES:
+    parts = PARTS if only is None else (only,)
+    for n_rows, n_tokens in SHAPES if "mixed" in parts else ():
         found[f"{n_rows}x{n_tokens}"] = mixed(bare, like, n_rows, n_tokens, rounds)
         click.echo(f"{n_rows}x{n_tokens}: {json.dumps(found[f'{n_rows}x{n_tokens}'])}")
-    found["shared"] = shared(bare, like, rounds)
-    click.echo(f"shared: {json.dumps(found['shared'])}")
-    if not only_shared:
+    if "shared" in parts:
+        found["shared"] = shared(bare, like, rounds)
+        click.echo(f"shared: {json.dumps(found['shared'])}")
+    if "growth" in parts:
         found["growth"] = growth(bare, like, rounds)
         found["cold_ms"] = cold(bare, like)
         click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
