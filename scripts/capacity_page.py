@@ -25,13 +25,14 @@ def page() -> str:
 
 def numbers() -> dict[str, Any]:
     """Every number of the page by its name; times in ms unless the name says another unit."""
-    bank, serving, shared, follow = (_read(name) for name in ("bank", "serving", "bank_shared", "follow"))
+    bank, serving, follow = (_read(name) for name in ("bank", "serving", "follow"))
     store = follow["3000 adapters"]
     offsets, full_head, linear_head = bank["adapter_bytes"], bank["head_bytes"], 4 * (WIDTH + 1) * 2
     linear, full = offsets + linear_head, offsets + full_head
     short, long = (bank[shape]["bare_ms"] * bank[shape]["bank/bare"] / 64 for shape in ("64x16", "64x128"))
     served_pace = serving["8 texts a request"]["texts_per_s"]
-    middle, share = shared["shared"]["64_texts_ms"] / 64, shared["shared"]["8_texts_above_4/64_texts"]
+    shared = bank["shared"]
+    middle, share = shared["64_texts_ms"] / 64, shared["8_texts_above_4/64_texts"]
     add, cold, look = bank["growth"]["100000 adapters"]["add_ms"], bank["cold_ms"], store["look_us"]
     of_text = {
         "short": short, "long": long, "served": 1e3 / served_pace, "middle": middle, "shared": middle * share
