@@ -36,6 +36,16 @@ def test_a_turn_is_fair_within_the_budget_and_holds_the_oldest_row(seed: int) ->
         assert sorted(chosen) == list(range(len(ids)))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_have_waited_long_come_first_in_the_order_of_arrival(seed: int) -> None:
+    chance = random.Random(seed)
+    ids = [chance.choice("aaaaabc") for _ in range(40)]
+    n_tokens = [chance.randint(1, 128) for _ in ids]
+    n_old = chance.randint(1, 30)
+    chosen = choose(ids, n_tokens, chance.choice([1, 500, 2000, 100_000]), n_old)
+    assert chosen[:n_old] == list(range(min(n_old, len(chosen))))
+
+
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> AdapterBank:
     place: Path = make_place(tmp_path_factory.mktemp("batcher"))

@@ -27,6 +27,12 @@ from hadamard_adapter.tuning.models import token_batches
 __all__ = ["Answer", "Batcher", "DeadlineError", "QueueFullError", "choose"]
 
 
+ADMITTED = 0.4
+"""Share of a deadline that the work ahead may take; a request that finds more is refused."""
+OLD = 0.25
+"""Share of its deadline after which a row is not overtaken any more."""
+
+
 class QueueFullError(HadamardError):
     """More waits than the queue takes, or than can be computed before the deadline."""
 
@@ -62,22 +68,26 @@ class _Row:
     """Held; released by whoever takes the row out of the batcher."""
     done: "asyncio.Future[Float32[np.ndarray, ' l']]"
     """Its logits; cancelled when nobody waits for them any more."""
+    old_at: float
+    """The loop's time from which on no other row overtakes it."""
 
     @property
     def n_tokens(self) -> int:
         return len(self.tokens["input_ids"])
 
 
-def choose(ids: Sequence[str], n_tokens: Sequence[int], budget: int) -> list[int]:
+def choose(ids: Sequence[str], n_tokens: Sequence[int], budget: int, n_old: int = 0) -> list[int]:
     """Positions in the queue of the next turn: one row of each adapter after the other, oldest first.
 
     The turn ends before (number of rows) x (longest row) exceeds the budget, but holds at least one row; the
-    oldest row of all is always in it, so that no row waits for ever.
+    oldest row of all is always in it, so that no row waits for ever. Rows that have waited long come first,
+    in the order of arrival: nobody overtakes them any more.
 
     Args:
         ids: adapter of each row, in the order of arrival.
         n_tokens: tokens of each row.
         budget: tokens of a turn, padding included.
+        n_old: rows at the head of the queue that have waited long.
 
     Example:
         >>> choose(["a", "a", "a", "b"], [10, 10, 10, 10], budget=30)
@@ -87,7 +97,7 @@ def choose(ids: Sequence[str], n_tokens: Sequence[int], budget: int) -> list[int
     order: list[tuple[int, int]] = []
     for position, id in enumerate(ids):
         rounds[id] = rounds.get(id, 0) + 1
-        order.append((rounds[id], position))
+        order.append((0 if position < n_old else rounds[id], position))
     chosen: list[int] = []
     longest = 0
     for _, position in sorted(order):
@@ -203,7 +213,7 @@ class Batcher:
             self.bank.release(entries)
             raise
         rows = [
-            _Row(id, one, entry, loop.create_future())
+            _Row(id, one, entry, loop.create_future(), loop.time() + OLD * timeout_s)
             for id, one, entry in zip(ids, tokens, entries, strict=True)
         ]
         self._queue += rows
@@ -218,8 +228,8 @@ class Batcher:
     def refuse_full(self, n_new: int, timeout_s: float) -> None:
         """Refuse what finds no place, or would hardly be computed in time at the pace of late.
 
-        Rows are taken in turns, so a request may end as late as the work that is there when it comes takes;
-        half of the deadline is left for what comes after it.
+        Rows are taken in turns, so a request may end as late as the work that is there when it comes takes,
+        after it has been overtaken for `OLD` of its deadline, and a turn after that.
 
         Args:
             n_new: rows that come.
@@ -229,7 +239,7 @@ class Batcher:
             QueueFullError: too much is under way.
         """
         expected_s = self._s_per_token * sum(row.n_tokens for row in (*self._queue, *self._turn))
-        if self.n_rows + n_new > self.n_queue or expected_s > timeout_s / 2:
+        if self.n_rows + n_new > self.n_queue or expected_s > ADMITTED * timeout_s:
             raise QueueFullError(
                 f"{self.n_rows} texts are under way (limit {self.n_queue}), about {expected_s:.1f} s of "
                 "work; ask again after the seconds in Retry-After",
@@ -242,9 +252,11 @@ class Batcher:
             if sum(row.n_tokens for row in self._queue) < self.batch_tokens:
                 await asyncio.sleep(self.wait_s)
             self._drop_gone()
-            chosen = choose(
-                [row.id for row in self._queue], [row.n_tokens for row in self._queue], self.batch_tokens
-            )
+            now = asyncio.get_running_loop().time()
+            waiting = enumerate(self._queue)
+            n_old = next((at for at, row in waiting if row.old_at > now), len(self._queue))
+            n_tokens = [row.n_tokens for row in self._queue]
+            chosen = choose([row.id for row in self._queue], n_tokens, self.batch_tokens, n_old)
             self._turn = [self._queue[position] for position in chosen]
             taken = set(chosen)
             self._queue = [row for position, row in enumerate(self._queue) if position not in taken]
