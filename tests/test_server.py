@@ -81,8 +81,8 @@ def test_every_answer_is_that_of_the_version_it_names_while_adapters_come_and_go
                     headers = {"content-type": "application/zip"}
                     reply = client.put(f"/v1/adapters/{id}", content=content, headers=headers)
                     assert reply.status_code == 200, reply.text
-                if index % 5 == 0:
-                    assert client.delete("/v1/adapters/shop-size").status_code == 200
+                if index % 5 == 0:  # 404: what another process added last is not served yet
+                    assert client.delete("/v1/adapters/shop-size").status_code in (200, 404)
                     AdapterStore(place / "store").add("shop-size", place / f"shop-size-{index % 2}")
 
     def ask(seed: int) -> int:
@@ -100,14 +100,13 @@ def test_every_answer_is_that_of_the_version_it_names_while_adapters_come_and_go
                 seen.update((row["model"], row["version"]) for row in reply.json()["data"])
         return n_answered
 
-    churner = threading.Thread(target=churn)
-    churner.start()
-    try:
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        churner = pool.submit(churn)
+        try:
             n_answered = sum(pool.map(ask, range(4)))
-    finally:
-        stopped.set()
-        churner.join()
+        finally:
+            stopped.set()
+        churner.result()
     assert n_answered > N_REQUESTS // 4  # a third asks only those that are never away
     assert len(seen) >= 5
     wait_for(lambda: "shop-size" in models(server))

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import ray
+import ray  # pyright: ignore[reportMissingImports]  # an extra, which test.sh leaves out
 from fastapi import FastAPI
-from ray import serve
+from ray import serve  # pyright: ignore[reportMissingImports]
 
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.serving.http.app import make_app
