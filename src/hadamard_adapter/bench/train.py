@@ -166,8 +166,11 @@ def _wrapped(
     limit_gb = 0.0 if settings.dropout else settings.cache_gb
     cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.dtype)
     is_cut = settings.first_token_only
-    cut = first_token_only(model, stage) if is_cut else contextlib.nullcontext()
-    with cached as stage, cut, wide_attention(model, settings.dtype):
+    with (
+        cached as stage,  # the next one tries this stage
+        first_token_only(model, stage) if is_cut else contextlib.nullcontext(),
+        wide_attention(model, settings.dtype),
+    ):
         outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
 
     def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
