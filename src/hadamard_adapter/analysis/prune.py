@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hadamard_adapter.analysis.offsets import layer_of
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.tasks import Examples, score
 from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.folder import WEIGHTS
 from hadamard_adapter.tuning.models import collator
-from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.places import refuse_taken
 from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.weights import read_weights
@@ -262,9 +262,7 @@ def write_pruned(source: Path, output: Path, layers: Sequence[int], remark: Mapp
     Raises:
         SettingsError: the output is there already, or cannot be made.
     """
-    refuse_no_place("output", output.absolute())
-    if output.exists():
-        raise SettingsError(f"output {str(output)!r} is there already; choose another folder")
+    refuse_taken(output)
     tensors = dropped(read_weights(source / WEIGHTS), layers)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
-from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
 from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.shared import Basis, offsets_in, write_basis
 from hadamard_adapter.tuning.weights import read_weights
@@ -158,9 +158,7 @@ def save_mean(folders: Sequence[str], output: Path) -> None:
         AdapterError: as `read_offsets`, or the adapters differ in what they adapt.
         SettingsError: the output is there already, or cannot be made.
     """
-    refuse_no_place("output", output.absolute())
-    if output.exists():
-        raise SettingsError(f"output {str(output)!r} is there already; choose another folder")
+    refuse_taken(output)
     adapters = _alike(folders)
     mean = as_tensors(np.mean([vector_of(tensors) for tensors in adapters], axis=0), adapters[0])
     partial = output.with_name(output.name + ".partial")

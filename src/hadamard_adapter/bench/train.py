@@ -2,22 +2,19 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import nn
 from transformers import set_seed
 
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.bench.layers import offsets_by_layer
 from hadamard_adapter.methods import METHODS, Fit, Logits, Method, head_of, shape_of, trained_counts
-from hadamard_adapter.tasks import Task, data_fingerprint, score
+from hadamard_adapter.tasks import data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData
@@ -34,7 +31,7 @@ from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.trained_layers import wide_attention
-from hadamard_adapter.tuning.training import run_stage
+from hadamard_adapter.tuning.training import mean_loss, run_stage
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
 __all__ = ["Trained", "train"]
@@ -94,20 +91,10 @@ def _fitted(fit: Fit, settings: TuneSettings, data: TuneData) -> Trained:
     entry = {
         "stage": "both",
         "epoch": 1,
-        "dev_loss": _loss(data.task, found, labels),
+        "dev_loss": mean_loss(data.task, found, labels),
         "scores": score(data.task, found, labels),
     }
     return Trained(logits, [entry], entry, 0, n_fitted, n_fitted, {})
-
-
-def _loss(task: Task, logits: np.ndarray, labels: Sequence[Any]) -> float:
-    """Mean loss of the kind that the problem type is trained with."""
-    given, wanted = torch.from_numpy(logits).float(), torch.tensor(np.asarray(labels))
-    if task.problem_type == "single_label_classification":
-        return float(nn.functional.cross_entropy(given, wanted.long()))
-    if task.problem_type == "regression":
-        return float(nn.functional.mse_loss(given[:, 0], wanted.float()))
-    return float(nn.functional.binary_cross_entropy_with_logits(given, wanted.float()))
 
 
 def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progress | None) -> Trained:

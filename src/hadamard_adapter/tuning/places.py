@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["may_write", "refuse_no_place"]
+__all__ = ["may_write", "refuse_no_place", "refuse_taken"]
 
 
 def may_write(folder: Path) -> bool:
@@ -41,3 +41,17 @@ def refuse_no_place(name: str, target: Path) -> None:
             f"{name} {str(target)!r}: folder {str(above)!r} cannot be written to; allow it, or choose "
             "another place"
         )
+
+
+def refuse_taken(output: Path) -> None:
+    """Refuse an output that is there already, or that cannot be made.
+
+    Raises:
+        SettingsError: so it is.
+
+    Example:
+        >>> refuse_taken(Path("not-there"))
+    """
+    refuse_no_place("output", output.absolute())
+    if output.exists():
+        raise SettingsError(f"output {str(output)!r} is there already; choose another folder")

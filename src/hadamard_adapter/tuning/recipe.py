@@ -59,6 +59,7 @@ __all__ = [
     "done_folder",
     "make_stage",
     "resolved_for",
+    "result_in",
     "say_on_stderr",
     "set_masks",
     "tune",
@@ -142,7 +143,7 @@ def tune(
         with workspace(output, key, settings.overwrite):
             work(resolved_for(trials[0].settings, data), data, key, output, say, progress)
             state.wait_for_everyone()
-    result = _result(output)
+    result = result_in(output)
     say(f"done: {output}")
     return result
 
@@ -388,10 +389,11 @@ def _already_finished(output: Path, key: dict[str, Any], say: Say) -> TuneResult
             publish(leftover, output)  # unless another process is at it
     state.wait_for_everyone()
     say(f"finished already, with these settings: {output}")
-    return _result(output)
+    return result_in(output)
 
 
-def _result(output: Path) -> TuneResult:
+def result_in(output: Path) -> TuneResult:
+    """What a finished run has left in its output folder."""
     return TuneResult(output, read_json(output / "metrics.json"), read_json(output / "run.json"))
 
 

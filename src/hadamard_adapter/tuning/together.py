@@ -36,6 +36,7 @@ from hadamard_adapter.tuning.recipe import (
     done_folder,
     make_stage,
     resolved_for,
+    result_in,
     say_on_stderr,
     set_masks,
     workspace,
@@ -46,7 +47,6 @@ from hadamard_adapter.tuning.resume import (
     complete,
     partial_of,
     publish,
-    read_json,
     remove,
     write_json,
 )
@@ -54,7 +54,13 @@ from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.stage import Row
 from hadamard_adapter.tuning.trained_layers import wide_attention
-from hadamard_adapter.tuning.training import StageTrainer, loss_of, make_optimizer, training_arguments
+from hadamard_adapter.tuning.training import (
+    StageTrainer,
+    loss_of,
+    make_optimizer,
+    mean_loss,
+    training_arguments,
+)
 
 __all__ = ["OneTaskBlocks", "tune_together"]
 
@@ -96,11 +102,12 @@ def tune_together(
     folders = {name: output.absolute() / name for name in names}
     with quiet_libraries(), contextlib.ExitStack() as held:
         device = pick_device(settings[0].device)
-        common: dict[str, Any] = {"device": device.type, "dtype": pick_dtype(settings[0].dtype, device)}
+        dtype = pick_dtype(settings[0].dtype, device)
+        common: dict[str, Any] = {"device": device.type, "dtype": dtype, "stages": 2, "seeds": 1}
         placed: dict[str, TuneSettings] = {}
         for name, one in zip(names, settings, strict=True):
             rows = {field: getattr(one, field) for field in _OF_A_TASK}
-            common |= {"output": str(folders[name]), "stages": 2, "seeds": 1}
+            rows["output"] = str(folders[name])
             placed[name] = dataclasses.replace(settings[0], **rows, **common)
         read = [read_data(one) for one in placed.values()] if data is None else data
         rows_of = dict(zip(names, read, strict=True))
@@ -124,10 +131,7 @@ def tune_together(
             for folder in folders.values():
                 publish(partial_of(folder), folder)
     say(f"done: {output}")
-    return {
-        name: TuneResult(folder, read_json(folder / "metrics.json"), read_json(folder / "run.json"))
-        for name, folder in folders.items()
-    }
+    return {name: result_in(folder) for name, folder in folders.items()}
 
 
 def _share_parameters(benches: Sequence[Bench]) -> None:
@@ -318,8 +322,4 @@ def _scored(bench: Bench) -> tuple[dict[str, float], float]:
     logits = classifier.logits(data.dev.texts, data.dev.pairs)
     bench.model.train(is_training)
     labels = data.dev.labels or []
-    is_single = data.task.problem_type == "single_label_classification"
-    wanted = torch.tensor(labels, dtype=torch.long if is_single else torch.float32)
-    with torch.no_grad():
-        loss = loss_of(data.task.problem_type, None)({"logits": torch.from_numpy(logits)}, wanted)
-    return score(data.task, logits, labels), float(loss)
+    return score(data.task, logits, labels), mean_loss(data.task, logits, labels)

@@ -65,14 +65,11 @@ def checkpointed(model: Any) -> Iterator[None]:
     try:
         if use_cache is not None:
             config.use_cache = False  # computing a layer again would append to the cache again
-        for layer in layers:
-            layer.forward = functools.partial(_forward, layer.forward)
-        yield
+        with _called_by(_forward, layers):
+            yield
     finally:
         if use_cache is not None:
             config.use_cache = use_cache
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
 
 
 @contextlib.contextmanager
@@ -89,13 +86,8 @@ def wide_attention(model: Any, dtype: str) -> Iterator[None]:
         dtype: type of products, "float32" or "bfloat16"; only the latter on a CPU has an effect.
     """
     layers = trained_layers(model) if dtype == "bfloat16" and model.device.type == "cpu" else []
-    try:
-        for layer in layers:
-            layer.forward = functools.partial(_with_wide_attention, layer.forward)
+    with _called_by(_with_wide_attention, layers):
         yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
 
 
 class _WideAttention(TorchFunctionMode):
@@ -156,6 +148,18 @@ def compiled(model: Any) -> Iterator[None]:
             layer._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
         if layers:
             torch.compiler.reset()
+
+
+@contextlib.contextmanager
+def _called_by(call: Callable[..., Any], layers: list[nn.Module]) -> Iterator[None]:
+    """Within it a layer's forward is `call`, given the forward that it had and its arguments."""
+    try:
+        for layer in layers:
+            layer.forward = functools.partial(call, layer.forward)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
 
 
 def _forward(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

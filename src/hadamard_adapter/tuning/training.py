@@ -1,7 +1,7 @@
 """One stage of training on the Hugging Face Trainer: parameter groups, loss, order of rows, checkpoints."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "StageTrainer",
     "loss_of",
     "make_optimizer",
+    "mean_loss",
     "parameter_groups",
     "run_stage",
     "training_arguments",
@@ -310,6 +311,16 @@ def loss_of(
         return losses if class_weights is None else losses * class_weights.to(logits.device)[labels]
 
     return loss
+
+
+def mean_loss(task: Task, logits: Float[np.ndarray, "b l"], labels: Sequence[Any]) -> float:
+    """Mean loss of logits that are there already, of the kind that the problem type is trained with."""
+    given, wanted = torch.from_numpy(logits).float(), torch.tensor(np.asarray(labels))
+    if task.problem_type == "single_label_classification":
+        return float(torch.nn.functional.cross_entropy(given, wanted.long()))
+    if task.problem_type == "regression":
+        return float(torch.nn.functional.mse_loss(given[:, 0], wanted.float()))
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(given, wanted.float()))
 
 
 def _scores(task: Task, evaluated: Any) -> dict[str, float]:
