@@ -238,7 +238,11 @@ def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> N
     for text, words, message in [
         ("title = ", (), "not a TOML file"),
         (good.replace("bitfit", "bitfitt"), (), "did you mean"),
-        (good.replace(f"{place / 'model'}", "no/such/model"), (), "model 'no/such/model': expected a folder"),
+        (
+            good.replace(f"{place / 'model'}", "no/such/model"),
+            (),
+            "no model in .no/such/model.: expected",
+        ),
         (good.replace("train.csv", "none.csv"), (), "none.csv"),
         (good, ("--executor", "cloud"), "'cloud' is not one of"),
         (good, ("--executor", "slurm"), "choose local or pool"),

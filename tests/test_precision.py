@@ -17,6 +17,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.functional import hadamard
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.precision import (
+    FLOAT32_ALONE,
     autocast,
     cast_frozen,
     has_bfloat16,
@@ -29,7 +30,6 @@ from test_prefix import TEXT, head_stage_model, outcome, stage_for
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 CPU = torch.device("cpu")
-FLOAT32_ALONE = {"deberta"}  # its code fills a mask in bfloat16 with float32's smallest number
 
 
 def under_autocast(model: Any, name: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -175,10 +175,15 @@ def test_a_run_in_half_precision_saves_a_float32_adapter_of_the_float32_checkpoi
 
 
 @pytest.mark.parametrize("name", sorted(FLOAT32_ALONE))
-def test_a_model_that_does_not_compute_in_half_precision_is_refused(name: str, tmp_path: Path) -> None:
+def test_half_precision_is_refused_and_never_chosen_where_it_cannot_be_computed(
+    name: str, tmp_path: Path
+) -> None:
     model, train = tiny_folder(tmp_path / "model", name), write_rows(tmp_path / "train.csv", 32)
-    with pytest.raises(SettingsError, match=r"dtype: expected 'float32' for .*leave it out"):
+    with pytest.raises(SettingsError, match=r"dtype: expected 'float32' for .*pass --dtype float32"):
         tiny_tune(model, tmp_path / "out", train, dtype="bfloat16")
+    settings: dict[str, Any] = {"epochs": 1, "head_epochs": 1}
+    by_itself = tiny_tune(model, tmp_path / "out", train, dtype="auto", **settings)
+    assert by_itself.run["settings"]["dtype"] == "float32"
 
 
 def test_auto_is_the_run_of_the_type_that_it_stands_for(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def tuned(place: Path) -> Path:
 
 def short(place: Path, output: Path, **settings: Any) -> TuneSettings:
     """One stage, one epoch."""
-    train, chosen = str(place / "train.csv"), {"stages": 1, "epochs": 1, "device": "cpu"} | settings
+    train, chosen = (
+        str(place / "train.csv"),
+        {"stages": 1, "epochs": 1, "device": "cpu", "dtype": "float32"} | settings,
+    )
     return TuneSettings(str(place / "model"), str(output), train=train, **chosen)
 
 
@@ -155,6 +158,7 @@ def test_a_finished_run_says_so_and_keeps_every_file(place: Path, tuned: Path) -
     settings = TuneSettings(
         str(place / "model"), str(tuned), train=str(place / "train.csv"), dev=str(place / "dev.csv"),
         preset="paper", head_epochs=2, epochs=2, batch_size=8, head_batch_size=8, device="cpu",
+        dtype="float32",
     )  # fmt: skip
     result = tune(settings, say=said.append)
     assert said[-1].startswith("finished already")
@@ -185,6 +189,7 @@ def test_the_same_content_by_another_name_is_the_same_run(
         "epochs": 2,
         "batch_size": 8,
         "head_batch_size": 8,
+        "dtype": "float32",
     }
     chosen |= {"dev": "dev.csv", "text": "text", "device": "cpu"}
     said: list[str] = []
@@ -304,7 +309,8 @@ def test_accumulated_batches_train_as_one_whole_batch_does(
         recorder, output = Losses(), tmp_path / f"{batch}x{accumulation}"
         settings = TuneSettings(
             str(place / "model"), str(output), train=str(train), max_grad_norm=0.1, stages=1, epochs=1,
-            device="cpu", batch_size=batch, grad_accumulation=accumulation, problem_type=problem_type,
+            device="cpu", dtype="float32", batch_size=batch, grad_accumulation=accumulation,
+            problem_type=problem_type,
         )  # fmt: skip
         curves.append(tune(settings, say=silent, progress=recorder).metrics["curve"][0]["loss"])
         losses.append([loss for loss in recorder.told if isinstance(loss, float)])
@@ -454,7 +460,7 @@ def test_settings_out_of_range_are_told(settings: dict[str, Any], message: str) 
     [
         ({"device": "tpu"}, "device: expected one of"),
         ({"max_length": 65}, "max_length: expected at most 64"),
-        ({"model": "no/such/folder"}, "no tokenizer in 'no/such/folder'.*or a name on the Hugging Face hub"),
+        ({"model": "no/such/folder"}, "no model in 'no/such/folder'.*or a name on the Hugging Face hub"),
         ({"train": "no.csv"}, "no.csv"),
         ({"text": "txet"}, "txet.*text"),
         ({"sites": ("attn",)}, "sites"),

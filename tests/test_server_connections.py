@@ -1,6 +1,7 @@
 """Laws of connections: TLS, slow and vanishing clients, foreign Host headers, and vLLM's own client."""
 
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -44,48 +45,47 @@ def connect(server: Served, host: str = "localhost", size: int = len(BODY)) -> s
 
 
 def answer(server: Served) -> None:
-    """The server answers another client at once."""
-    started = time.monotonic()
+    """The server answers another client."""
     assert server.client.post("/classify", json={"model": "mood", "input": "w1"}).status_code == 200
-    assert time.monotonic() - started < TIMEOUT_S
 
 
 def test_a_body_that_comes_a_byte_at_a_time_is_refused_in_time_and_holds_nobody_up(server: Served) -> None:
     with connect(server) as client:
-        stopped = threading.Event()
+        stopped, sent_all = threading.Event(), threading.Event()
 
         def trickle() -> None:
             for byte in BODY[:-1]:
-                if stopped.wait(TIMEOUT_S / 10):
+                if stopped.wait(TIMEOUT_S / 5):
                     return
                 try:
                     client.sendall(bytes([byte]))
                 except OSError:  # closed by the server
                     return
+            sent_all.set()
 
         sender, started = threading.Thread(target=trickle), time.monotonic()
         sender.start()
         answer(server)
-        reply = client.recv(65536)
+        assert not select.select([client], [], [], 0)[0], "while the slow one is still waited for"
+        reply = read_all(client)  # the connection is closed, as what else comes is no request
         took_s = time.monotonic() - started
         stopped.set()
         sender.join()
-        assert reply.startswith(b"HTTP/1.1 408") and b'"slow_body"' in reply
-        assert 0.9 * TIMEOUT_S < took_s < 3 * TIMEOUT_S
-        assert read_rest(client) == b"", "the connection is closed, as what else comes is no request"
+        assert reply.startswith(b"HTTP/1.1 408") and reply.count(b"HTTP/1.1") == 1 and b'"slow_body"' in reply
+        assert took_s > 0.9 * TIMEOUT_S and not sent_all.is_set()
 
 
-def read_rest(client: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
-    rest = b""
+def read_all(client: socket.socket) -> bytes:
+    """What comes until the server closes the connection, in however many pieces."""
+    found = b""
     while True:
         try:
             more = client.recv(65536)
         except ConnectionResetError:
-            return rest
+            return found
         if not more:
-            return rest
-        rest += more
+            return found
+        found += more
 
 
 def test_clients_that_vanish_in_the_middle_of_a_body_leave_nothing_behind(server: Served) -> None:

@@ -1,6 +1,5 @@
 """One run from its lock to its record: whoever executes it, where, and whatever becomes of it."""
 
-import dataclasses
 import datetime
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import Run, data_of, identity, name_of, settings_of, work_of
+from hadamard_adapter.bench.run import Run, data_of, described, identity, name_of, settings_of, work_of
 from hadamard_adapter.bench.train import Trained, train
 from hadamard_adapter.errors import BusyError, HadamardError, TrainingError
 from hadamard_adapter.methods import METHODS
@@ -61,7 +60,7 @@ def _record(run: Run, results: Results, work: Path, progress: Progress | None) -
     started, started_at = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
     rows, data = data_of(run)
     common = {
-        "run": dataclasses.asdict(run),
+        "run": described(run),
         "identity": identity(run),
         "title": METHODS[run.method].title,
         "work": work_of(run),

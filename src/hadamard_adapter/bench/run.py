@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig
-
 from hadamard_adapter.bench.rows import TaskRows, files_of, read_rows
 from hadamard_adapter.bench.spec import TaskSpec
-from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
 from hadamard_adapter.tuning.data import TuneData, run_key
+from hadamard_adapter.tuning.models import config_of
 
-__all__ = ["RECIPE", "Run", "config_of", "data_of", "identity", "name_of", "settings_of", "work_of"]
+__all__ = ["RECIPE", "Run", "data_of", "described", "identity", "name_of", "settings_of", "work_of"]
 
 RECIPE = 2
 """Counted up by every change of the code that moves a score: earlier runs then count as others."""
@@ -61,6 +59,23 @@ class Run:
         return cls(**values)
 
 
+_config = functools.cache(config_of)
+
+
+def described(run: Any) -> dict[str, Any]:
+    """What a record says of its run: all its fields, with names in place of this machine's folders and files.
+
+    Args:
+        run: one of any kind that has `model`, `task` and `data`.
+    """
+    is_on_hub = not Path(run.model).is_dir()
+    model = run.model if is_on_hub else Path(run.model).absolute().name
+    places = {"model": model, "data": Path(run.data).name}
+    files = {"train": run.task.train, "dev": run.task.dev}
+    names = {part: None if path is None else Path(path).name for part, path in files.items()}
+    return dataclasses.asdict(run) | places | {"task": dataclasses.asdict(run.task) | names}
+
+
 def settings_of(run: Run, output: str = "none") -> TuneSettings:
     """The settings of a run, the same for all methods but for what a row of the table says.
 
@@ -70,7 +85,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
     method = METHODS[run.method]
     given: dict[str, Any] = {
         **files_of(run.task, run.data),
-        **({"stages": 1} if method.settings is None else method.settings(config_of(run.model))),
+        **({"stages": 1} if method.settings is None else method.settings(_config(run.model))),
         "lr": run.lr,
         "epochs": run.task.epochs,
         "batch_size": run.task.batch_size,
@@ -134,7 +149,7 @@ def work_of(run: Run) -> int:
 
 
 def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
-    config_of(model)  # refuses what is no model, before a run of it fails
+    _config(model)  # refuses what is no model, before a run of it fails
     content = _content(model)
     key = run_key(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
     return {**key, "model_content": content or model}
@@ -145,20 +160,3 @@ def _content(model: str) -> str | None:
     from hadamard_adapter.tuning.content import base_content
 
     return base_content(model)
-
-
-@functools.cache
-def config_of(model: str) -> Any:
-    """The config of a model, read once.
-
-    Raises:
-        SettingsError: it is no folder of a model, and no name that can be reached.
-    """
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SettingsError(
-            f"model {model!r}: expected a folder made by save_pretrained, or a name on the hub that can be "
-            f"reached from here ({first_line})"
-        ) from error

@@ -23,11 +23,10 @@ from hadamard_adapter.tuning.models import (
     collator,
     load_base,
     load_tokenizer,
-    pick_device,
     quiet_libraries,
     usable_length,
 )
-from hadamard_adapter.tuning.precision import pick_dtype
+from hadamard_adapter.tuning.precision import placed
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.trained_layers import wide_attention
@@ -124,16 +123,14 @@ def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progre
 def _wrapped(
     row: Method, settings: TuneSettings, data: TuneData, folder: Path, progress: Progress | None
 ) -> Trained:
-    device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device)
-    settings = dataclasses.replace(settings, device=device.type, dtype=dtype)
+    settings = placed(settings)
     tokenizer = load_tokenizer(settings.model)
     set_seed(settings.seed)
     base = load_base(settings.model, data.task, tokenizer.pad_token_id)
     head, shape = head_of(base), shape_of(base)
     n_base, base_fingerprint = sum(p.numel() for p in base.parameters()), fingerprint(base)
     max_length = usable_length(base, tokenizer, settings.max_length)
-    model = row.make(base, head).to(device)
+    model = row.make(base, head).to(settings.device)
     n_trained, n_head = trained_counts(model, head)
     assert n_trained == row.count(shape), (
         f"{row.title}: {n_trained} train, the formula says {row.count(shape)}"

@@ -189,7 +189,7 @@ def _try_dtype(settings: TuneSettings, model: Any, tokenizer: Any) -> None:
     except RuntimeError as error:
         raise SettingsError(
             f"dtype: expected 'float32' for {settings.model!r}, whose code does not compute in "
-            f"{settings.dtype} ({error}); leave it out"
+            f"{settings.dtype} ({error}); pass --dtype float32"
         ) from error
 
 

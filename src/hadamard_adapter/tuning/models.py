@@ -21,6 +21,7 @@ __all__ = [
     "Tokens",
     "backbone_of",
     "collator",
+    "config_of",
     "load_base",
     "load_tokenizer",
     "longest_input",
@@ -75,6 +76,16 @@ def pick_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
+def config_of(model: str, allow_remote_code: bool = False) -> Any:
+    """The config of a model.
+
+    Raises:
+        SettingsError: it is no folder of a model, and no name that can be reached.
+    """
+    with _explained(model, "model", allow_remote_code):
+        return AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
+
+
 def load_tokenizer(model: str, allow_remote_code: bool = False) -> Any:
     """The tokenizer of a model, with a padding token (the end-of-text token where it has none of its own).
 
@@ -106,8 +117,8 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
     """
     _refuse_pickle(model)
     names = list(task.label_names) or ["value"]
+    config = config_of(model, allow_remote_code)
     with _explained(model, "model", allow_remote_code):
-        config: Any = AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = task.problem_type

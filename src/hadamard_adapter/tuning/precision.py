@@ -8,17 +8,23 @@ and all that trains stay in float32.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from hadamard_adapter.adapter.projection import PROJECTIONS
+from hadamard_adapter.tuning.models import config_of, pick_device
+from hadamard_adapter.tuning.settings import TuneSettings
 
-__all__ = ["autocast", "cast_frozen", "has_bfloat16", "in_float32", "pick_dtype"]
+__all__ = ["FLOAT32_ALONE", "autocast", "cast_frozen", "has_bfloat16", "in_float32", "pick_dtype", "placed"]
 
 CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Flags of processors with instructions for products of bfloat16, x86 and Arm."""
+
+FLOAT32_ALONE = frozenset({"deberta"})
+"""Model types whose code does not compute in bfloat16 (it fills a mask with float32's smallest number)."""
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -47,6 +53,20 @@ def pick_dtype(name: str, device: torch.device) -> str:
         'float32'
     """
     return name if name != "auto" else "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def placed(settings: TuneSettings) -> TuneSettings:
+    """The settings with the device and the dtype that they mean on this machine, for their model.
+
+    Raises:
+        SettingsError: no such device here, or the model cannot be found.
+    """
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    if settings.dtype == "auto":
+        config = config_of(settings.model, settings.allow_remote_code)
+        dtype = "float32" if config.model_type in FLOAT32_ALONE else dtype
+    return dataclasses.replace(settings, device=device.type, dtype=dtype)
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:

@@ -22,7 +22,7 @@ from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
-from hadamard_adapter.tuning.precision import pick_dtype
+from hadamard_adapter.tuning.precision import placed
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.report import (
     count_parameters,
@@ -130,8 +130,7 @@ def tune(
         data = read_data(settings) if data is None else data
         say(describe_task(data.task))
         say(data.how_split)
-        dtype = pick_dtype(settings.dtype, device)
-        settings = dataclasses.replace(settings, device=device.type, dtype=dtype)
+        settings = placed(settings)
         trials = trials_of(settings)
         work = _run if len(trials) == 1 else functools.partial(_search, trials)
         key = _key_of(settings, trials, data)

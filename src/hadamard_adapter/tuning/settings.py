@@ -173,8 +173,8 @@ class TuneSettings:
     """Number of seeds, from --seed on: a run with each, of which dev chooses one."""
     device: str | None = None
     """cpu, cuda or mps; None: the fastest that is there."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Type of the frozen weights and of products with them (auto: bfloat16 where the device has it)."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Type of the frozen weights and of products with them (auto: bfloat16 where device and model can)."""
     gradient_checkpointing: bool = False
     """Whether backward computes activations again instead of keeping them: less memory, slower."""
     torch_compile: bool = False

@@ -27,9 +27,9 @@ from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.bench import Bench, Say, set_up
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
-from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
+from hadamard_adapter.tuning.models import backbone_of, collator, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
-from hadamard_adapter.tuning.precision import pick_dtype
+from hadamard_adapter.tuning.precision import placed
 from hadamard_adapter.tuning.recipe import (
     TuneResult,
     do_stage,
@@ -101,18 +101,16 @@ def tune_together(
     refuse_no_place("output", output.absolute())
     folders = {name: output.absolute() / name for name in names}
     with quiet_libraries(), contextlib.ExitStack() as held:
-        device = pick_device(settings[0].device)
-        dtype = pick_dtype(settings[0].dtype, device)
-        common: dict[str, Any] = {"device": device.type, "dtype": dtype, "stages": 2, "seeds": 1}
-        placed: dict[str, TuneSettings] = {}
+        first = dataclasses.replace(placed(settings[0]), stages=2, seeds=1)
+        each: dict[str, TuneSettings] = {}
         for name, one in zip(names, settings, strict=True):
             rows = {field: getattr(one, field) for field in _OF_A_TASK}
             rows["output"] = str(folders[name])
-            placed[name] = dataclasses.replace(settings[0], **rows, **common)
-        read = [read_data(one) for one in placed.values()] if data is None else data
+            each[name] = dataclasses.replace(first, **rows)
+        read = [read_data(one) for one in each.values()] if data is None else data
         rows_of = dict(zip(names, read, strict=True))
-        placed = {name: resolved_for(one, rows_of[name]) for name, one in placed.items()}
-        keys = {name: run_key(one, rows_of[name], 1) for name, one in placed.items()}
+        each = {name: resolved_for(one, rows_of[name]) for name, one in each.items()}
+        keys = {name: run_key(one, rows_of[name], 1) for name, one in each.items()}
         others = {name: key["train_data"] for name, key in keys.items()}
         keys = {name: {**key, "together": others} for name, key in keys.items()}
         is_over = [check_output(folders[name], keys[name], settings[0].overwrite) for name in names]
@@ -120,7 +118,7 @@ def tune_together(
             for name in names:
                 held.enter_context(workspace(folders[name], keys[name], overwrite=True))
             benches = [
-                set_up(placed[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
+                set_up(each[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
             ]
             _share_parameters(benches)
             for bench in benches:

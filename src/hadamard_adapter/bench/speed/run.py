@@ -18,8 +18,10 @@ from hadamard_adapter.tasks import Examples, data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
 from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.models import config_of
+from hadamard_adapter.tuning.precision import placed
 
-__all__ = ["SpeedRun", "data_of", "described", "identity", "name_of", "passes_of", "settings_of"]
+__all__ = ["SpeedRun", "data_of", "identity", "name_of", "passes_of", "settings_of"]
 
 RECIPE = 2
 """Counted up by every change of the code that moves a figure: earlier runs then count as others."""
@@ -63,14 +65,6 @@ class SpeedRun:
         return cls(**values)
 
 
-def described(run: SpeedRun) -> dict[str, Any]:
-    """What a record says of its run: all of it, with names in place of this machine's paths."""
-    files = {"train": run.task.train, "dev": run.task.dev}
-    names = {part: None if path is None else Path(path).name for part, path in files.items()}
-    places = {"model": Path(run.model).absolute().name, "data": Path(run.data).name}
-    return dataclasses.asdict(run) | places | {"task": dataclasses.asdict(run.task) | names}
-
-
 def settings_of(run: SpeedRun) -> TuneSettings:
     """The settings of a run: those of its method in `hadamard bench`, and what its variant changes.
 
@@ -83,9 +77,10 @@ def settings_of(run: SpeedRun) -> TuneSettings:
         seed=run.seed, select="dev", bf16=False, dropout=False, search_rows=None,
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
+    settings = dataclasses.replace(settings, dtype=placed(settings).dtype)
     if run.axis != "layers":
         return settings
-    n_layers = bench_run.config_of(run.model).num_hidden_layers
+    n_layers = config_of(run.model).num_hidden_layers
     return dataclasses.replace(settings, layers=tuple(range(n_layers - run.value, n_layers)))
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.schedule import Outcome
 from hadamard_adapter.bench.speed.plan import missing
-from hadamard_adapter.bench.speed.run import SpeedRun, described, identity, name_of
+from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.bench.speed.worker import write_job
 from hadamard_adapter.bench.worker import BUSY, MENDABLE

@@ -26,8 +26,8 @@ _BF16: dict[str, Any] = {"dtype": "bfloat16"}
 _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning": "LN-tuning"}
 
 VARIANTS: dict[str, Variant] = {
-    "tune": Variant("hadamard tune", "hadamard-wide", OURS),
-    "tune-bf16": Variant("hadamard tune --dtype bfloat16", "hadamard-wide", OURS, _BF16),
+    "tune": Variant("hadamard tune", "hadamard-wide", OURS, {"dtype": "auto"}),
+    "tune-float32": Variant("hadamard tune --dtype float32", "hadamard-wide", OURS),
     **{name: Variant(title, name, PLAIN) for name, title in _OTHERS.items()},
     **{
         f"{name}-grouped": Variant(f"{title}, grouped, bf16", name, GROUPED, _BF16)

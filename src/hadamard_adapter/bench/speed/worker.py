@@ -21,13 +21,13 @@ import torch
 
 from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.speed.clock import Clock
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.paths import OURS
 from hadamard_adapter.bench.speed.run import (
     SpeedRun,
     data_of,
-    described,
     identity,
     name_of,
     passes_of,
