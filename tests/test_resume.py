@@ -23,7 +23,7 @@ from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
-SETTINGS: dict[str, Any] = {"grad_accumulation": 2, "batch_size": 4, "preset": "wide"}
+SETTINGS: dict[str, Any] = {"grad_accumulation": 2, "batch_size": 4, "preset": "wide", "dtype": "bfloat16"}
 VISIBLE = {
     "adapter_config.json",
     "adapter_model.safetensors",

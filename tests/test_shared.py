@@ -189,11 +189,17 @@ def together(place: Path) -> dict[str, Any]:
     """Three tasks with one adapter: two of classes, one of numbers."""
     rows = write_rows(place / "length.csv", 48, seed=5, label_of=lambda text: len(text) / 8)
     kinds = {"first": place / "0.csv", "second": place / "1.csv", "length": rows}
-    common: dict[str, Any] = {"epochs": 3, "head_epochs": 2, "lr": 0.02, "batch_size": 16, "quiet": True}
+    common: dict[str, Any] = {"epochs": 3, "head_epochs": 2, "lr": 0.02, "batch_size": 16, "dtype": "float32"}
     types: dict[str, Any] = {"length": "regression"}
     settings = [
         TuneSettings(
-            str(place / "model"), name, str(path), problem_type=types.get(name), device="cpu", **common
+            str(place / "model"),
+            name,
+            str(path),
+            problem_type=types.get(name),
+            device="cpu",
+            quiet=True,
+            **common,
         )
         for name, path in kinds.items()
     ]

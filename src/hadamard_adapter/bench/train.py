@@ -159,7 +159,7 @@ def _wrapped(
 
     def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
         _load_checkpoint(model, outcome.checkpoint)
-        loaded = Classifier(data.task, model.eval(), tokenizer, max_length, None, folder)
+        loaded = Classifier(data.task, model.eval(), tokenizer, max_length, None, folder, settings.dtype)
         return loaded.logits(texts, pairs)
 
     curve = [{"stage": "both", **entry} for entry in outcome.curve]

@@ -125,6 +125,10 @@ class _EpochSampler(Sampler[int]):
         return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
+_PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
+"""What `Accelerator.prepare_model` leaves on a model (accelerate/accelerator.py)."""
+
+
 class StageTrainer(Trainer):
     """The Trainer with a resumable order of rows, and an error where the loss is not finite."""
 
@@ -132,6 +136,20 @@ class StageTrainer(Trainer):
     epoch_sampler: _EpochSampler
     has_dropout = True
     step_loss = 0.0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's training; afterwards the model computes as before.
+
+        Accelerate leaves its autocast around `forward`, within which the next stage's trials would round.
+        """
+        model: Any = self.model
+        before = {name: vars(model)[name] for name in _PREPARED if name in vars(model)}
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for name in _PREPARED:
+                vars(model).pop(name, None)
+            vars(model).update(before)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one step and the number of their labels; a label of -100 counts here like others."""
