@@ -89,7 +89,7 @@ def served(model: Path, store: Path, log: Path, *words: object) -> Iterator[Serv
 
 
 def _url_in(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         found = re.search(r"running on (https?://[\d.]+:\d+)", log.read_text(encoding="utf-8"))
         if found:
