@@ -189,7 +189,7 @@ def as_multi_label(folder: Path) -> Path:
 @pytest.mark.parametrize("format", ["csv", "tsv", "jsonl"])
 def test_what_predict_writes_of_several_labels_eval_reads(format: str, tmp_path: Path) -> None:
     adapter, output = as_multi_label(tmp_path), tmp_path / f"out.{format}"
-    words = ("--input", tuned().dev, "--output", output)
+    words = ("--input", tuned().dev, "--output", output, "--dtype", "float32")  # as eval computes
     assert hadamard("predict", "--adapter", adapter, *words).code == 0
     found = hadamard(
         *("eval", "--adapter", adapter, "--data", output, "--text", "text", "--label", "prediction", "--json")
