@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from hadamard_adapter.bench.speed.paths import OURS
 from hadamard_adapter.bench.speed.run import SpeedRun, settings_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
-from hadamard_adapter.tuning.precision import autocast, cast_frozen
-from hadamard_adapter.tuning.trained_layers import wide_attention
+from hadamard_adapter.tuning.precision import autocast
 
 __all__ = ["footprint", "saved_bytes"]
 
@@ -46,10 +44,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         model = METHODS[row.method].make(base, head)
         batch = _batch(model, task, run.task.batch_size, run.value)
         small = {name: value[:2] if name == "labels" else value[:2, :4] for name, value in batch.items()}
-        row.path.ready(model, small)
-        if row.path is OURS:
-            cast_frozen(model, settings.dtype)
-            while_training.enter_context(wide_attention(model, settings.dtype))
+        while_training.enter_context(row.path.ready(model, small, settings.dtype))
         with autocast(device, settings.dtype):
             loss = model(**small).loss
         loss.backward()

@@ -1,7 +1,8 @@
 """Ways to train a method: `tune` and its data path, and the plain Trainer as its documentation shows it."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.bench.speed.clock import Clock
 from hadamard_adapter.bench.train import train
 from hadamard_adapter.methods import METHODS, head_of
@@ -26,6 +28,8 @@ from hadamard_adapter.tuning.models import (
     quiet_libraries,
     usable_length,
 )
+from hadamard_adapter.tuning.precision import cast_frozen
+from hadamard_adapter.tuning.trained_layers import wide_attention
 
 __all__ = ["GROUPED", "OURS", "PLAIN", "TrainingPath"]
 
@@ -38,8 +42,10 @@ class TrainingPath:
     """For records."""
     train: Callable[[str, TuneSettings, TuneData, Path, Clock], object]
     """Trains a method (its name) on rows, in a folder, under a clock."""
-    ready: Callable[[Any, dict[str, Tensor]], object]
-    """Makes a model compute a step as `train` does, given a batch to try it on; changes the model."""
+    ready: Callable[[Any, dict[str, Tensor], str], contextlib.AbstractContextManager[None]]
+    """Within it a model, which it changes, computes as in `train`; given a batch to try it on, and the dtype."""
+    begin: Callable[[], object] = lambda: None
+    """Called once at the start of a process, as the path's own command does."""
 
 
 def _plain(
@@ -96,19 +102,25 @@ def _scores(task: Task, evaluated: Any) -> dict[str, float]:
     return score(task, evaluated.predictions, evaluated.label_ids)
 
 
-def _cut(model: Any, batch: dict[str, Tensor]) -> None:
-    """No dropout in the backbone, and of the last layer what the head reads."""
+@contextlib.contextmanager
+def _as_tune_does(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None]:
+    """No dropout in the backbone, of the last layer what the head reads, frozen weights cast once."""
     model.eval()
     cut_last_layer(model, batch)
     model.train()
     backbone_of(model).eval()
+    cast_frozen(model, dtype)
+    with wide_attention(model, dtype):
+        yield
 
 
-def _as_it_is(model: Any, batch: dict[str, Tensor]) -> None:
+@contextlib.contextmanager
+def _as_it_is(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None]:
     model.train()
+    yield
 
 
-OURS = TrainingPath("tune", train, _cut)
+OURS = TrainingPath("tune", train, _as_tune_does, keep_freed_memory)
 """`tune` for the Hadamard adapter, its data path and stage for other methods: no dropout in the backbone,
 rows of like length together, frozen layers at the bottom computed once, the last one cut short."""
 PLAIN = TrainingPath("Trainer", functools.partial(_plain, "random"), _as_it_is)

@@ -19,12 +19,10 @@ from typing import Any
 
 import torch
 
-from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.speed.clock import Clock
 from hadamard_adapter.bench.speed.memory import footprint
-from hadamard_adapter.bench.speed.paths import OURS
 from hadamard_adapter.bench.speed.run import (
     SpeedRun,
     data_of,
@@ -74,8 +72,7 @@ def main(path: str) -> int:
     """Do what a job says and return the exit code; an error of the user's is one line on standard error."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     run = SpeedRun.from_json(job["run"])
-    if VARIANTS[run.variant].path is OURS:
-        keep_freed_memory()  # as the command `hadamard tune` does
+    VARIANTS[run.variant].path.begin()
     try:
         return DONE if measure(run, Results(Path(job["results"]))) else BUSY
     except HadamardError as error:
