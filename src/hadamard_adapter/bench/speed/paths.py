@@ -43,7 +43,7 @@ class TrainingPath:
     train: Callable[[str, TuneSettings, TuneData, Path, Clock], object]
     """Trains a method (its name) on rows, in a folder, under a clock."""
     ready: Callable[[Any, dict[str, Tensor], str], contextlib.AbstractContextManager[None]]
-    """Within it a model, which it changes, computes as in `train`; given a batch to try it on, and the dtype."""
+    """Within it a model, which is changed, computes as in `train`; given a batch to try it on and a dtype."""
     begin: Callable[[], object] = lambda: None
     """Called once at the start of a process, as the path's own command does."""
 
