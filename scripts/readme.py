@@ -20,6 +20,16 @@ ROWS = {
     "merged": "Hadamard, merged into the model",
 }
 TASKS = {"cola": "CoLA (MCC)", "stsb": "STS-B (Pearson)", "mrpc": "MRPC (accuracy)"}
+NAMES = {"stsb": "STS-B", "cola": "CoLA", "sst2": "SST-2"}
+SPEED = {
+    "tune": "**hadamard tune**",
+    "tune-float32": "hadamard tune, float32",
+    "lora": "PEFT LoRA on the Trainer",
+    "lora-grouped": "LoRA, group_by_length, bf16",
+    "lora-ours-bf16": "LoRA on tune's path, bf16",
+    "full": "full fine-tuning on the Trainer",
+    "full-grouped": "full, group_by_length, bf16",
+}
 METHODS = {
     "paper": "Hadamard, paper",
     "wide": "Hadamard, wide",
@@ -78,6 +88,53 @@ def compare() -> str:
     return "\n".join(lines)
 
 
+def speed() -> str:
+    """Time to 99 % of LoRA's own final score as a share of LoRA's, seconds an epoch, and final scores."""
+    path = RESULTS / "speed" / "speed.json"
+    if not path.exists():
+        return "Not measured yet: `hadamard bench speed` makes the runs."
+    found = json.loads(path.read_text())
+    groups = {group["task"].split(",")[0].split(" ")[0]: group for group in found["paced"]}
+    rows = {task: {row["variant"]: row for row in group["rows"]} for task, group in groups.items()}
+    memory = {entry["variant"]: entry for entry in found["memory"]}
+    tasks = [task for task in ("stsb", "cola", "sst2") if task in rows]
+    heads = [f"{NAMES[task]}: time" for task in tasks] + [f"{NAMES[task]}: score" for task in tasks]
+    lines = [
+        "| MiniLM-L6, one core | " + " | ".join(heads) + " | memory |",
+        "|---|" + "---|" * (len(heads) + 1),
+    ]
+    for variant, title in SPEED.items():
+        cells = [share(rows[task].get(variant)) for task in tasks]
+        cells += [final(rows[task].get(variant)) for task in tasks]
+        lines.append(f"| {title} | " + " | ".join(cells) + f" | {megabytes(memory.get(variant))} |")
+    n = max(row["pairings"]["lora"]["n"] for of_task in rows.values() for row in of_task.values())
+    lines += [
+        "",
+        "time: of training, caches included, to 99 % of plain LoRA's own final score, over LoRA's time to it",
+        f"(median of up to {n} seeds); score: dev at the last epoch; memory: of a step of 32 x 128 tokens",
+        "beyond the loaded model. `hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
+    ]
+    return "\n".join(lines)
+
+
+def share(row: dict | None) -> str:
+    """A variant's time over LoRA's."""
+    pairing = None if row is None else row["cached_pairings"]["lora"]
+    if pairing is None or not pairing["n"]:
+        return ""
+    return "not reached" if pairing["ratio"] is None else f"{pairing['ratio']:.2f}"
+
+
+def final(row: dict | None) -> str:
+    """A variant's score."""
+    return "" if row is None or row["final"] is None else f"{row['final']:.3f}"
+
+
+def megabytes(entry: dict | None) -> str:
+    """Peak beyond the loaded model."""
+    return "" if entry is None or entry["peak_bytes"] is None else f"{entry['peak_bytes'] / 1e6:.0f} MB"
+
+
 def cell(entries: list[dict]) -> str:
     """Mean ± sd (n)."""
     scores = [entry["score"] for entry in entries]
@@ -99,7 +156,7 @@ def runs() -> dict[tuple[str, str], list[dict]]:
 
 def filled(text: str) -> str:
     """The README with its result blocks made anew."""
-    for name, make in (("quickstart", quickstart), ("compare", compare)):
+    for name, make in (("quickstart", quickstart), ("compare", compare), ("speed", speed)):
         block = f"<!-- results: {name} -->\n{make()}\n<!-- end -->"
         text = re.sub(
             rf"<!-- results: {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.DOTALL

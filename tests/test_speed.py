@@ -320,6 +320,7 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
 
     def record(lr: float, score: float, **run: Any) -> dict[str, Any]:
         usual = {"purpose": "search", "model": "elsewhere/model", "task": {"name": "mood"}, "method": "lora"}
+        usual |= {"search_rows": 1500}
         found = {"status": "done", "metric": "accuracy", "score": score, "best": {"dev_loss": 0.1}}
         return {**found, "run": {**usual, "lr": lr, **run}}
 
@@ -329,6 +330,8 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
     assert rate_of(spec, model, task, "lora", {**searched, **few}) == (3e-3, "searched")
     assert rate_of(spec, model, dataclasses.replace(task, rows=100), "lora", {**searched, **few})[0] == 5e-2
     assert rate_of(spec, model, dataclasses.replace(task, rows=200), "lora", {**searched, **few})[0] == 3e-3
+    on_more = {"e": record(2e-3, 0.6, search_rows=6000)}
+    assert rate_of(spec, model, task, "lora", {**searched, **few, **on_more}) == (2e-3, "searched")
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
     assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr

@@ -61,21 +61,22 @@ def rate_of(
         model: its folder's name tells which searches count.
         task: its name, likewise.
         variant: name in the table of variants; a method's variants share its rate.
-        searched: records of `hadamard bench`; of searches on other numbers of the task's rows, those of most.
+        searched: records of `hadamard bench`. Searches on the same part of the task count before others, then
+            those on a larger part, then those of more training rows.
     """
     method = VARIANTS[variant].method
-    by_rows: dict[float, dict[float, Quality | None]] = {}
+    by_rows: dict[tuple[bool, float, int], dict[float, Quality | None]] = {}
     for record in searched.values():
         run = record["run"]
         wanted = ("search", Path(model).name, task.name, method)
         own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
-            of_rows = by_rows.setdefault(run["task"].get("rows") or math.inf, {})
-            of_rows[run["lr"]] = quality_of(record, sign)
+            rows = run["task"].get("rows")
+            of_rows = (rows == task.rows, rows or math.inf, run["search_rows"])
+            by_rows.setdefault(of_rows, {})[run["lr"]] = quality_of(record, sign)
     if by_rows:
-        rows = task.rows or math.inf
-        best = best_rate(by_rows[rows if rows in by_rows else max(by_rows)])
+        best = best_rate(by_rows[max(by_rows)])
         if best is not None:
             return best, "searched"
     for name in (f"{task.name} {method}", method):
