@@ -104,6 +104,8 @@ def speed() -> str:
         "|---|" + "---|" * (len(heads) + 1),
     ]
     for variant, title in SPEED.items():
+        if not any(variant in of_task for of_task in rows.values()):
+            continue
         cells = [share(rows[task].get(variant)) for task in tasks]
         cells += [final(rows[task].get(variant)) for task in tasks]
         lines.append(f"| {title} | " + " | ".join(cells) + f" | {megabytes(memory.get(variant))} |")
@@ -111,7 +113,7 @@ def speed() -> str:
     lines += [
         "",
         "time: of training, caches included, to 99 % of plain LoRA's own final score, over LoRA's time to it",
-        f"(median of up to {n} seeds); score: dev at the last epoch; memory: of a step of 32 x 128 tokens",
+        f"(median over seeds, n = {n}); score: dev at the last epoch; memory: of a step of 32 x 128 tokens",
         "beyond the loaded model. `hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
