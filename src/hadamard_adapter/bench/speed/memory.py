@@ -49,8 +49,8 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
             loss = model(**small).loss
         loss.backward()
         model.zero_grad()
-        loaded = _kb("VmRSS")
         _forget_peak()
+        loaded = _kb("VmRSS")
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
         for _ in range(N_STEPS):
             with autocast(device, settings.dtype):
@@ -64,7 +64,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         n_trained, n_head = trained_counts(model, head)
         return {
             "loaded_bytes": None if loaded is None else 1024 * loaded,
-            "peak_bytes": None if loaded is None or peak is None else 1024 * (peak - loaded),
+            "peak_bytes": None if loaded is None or peak is None else 1024 * max(0, peak - loaded),
             "saved_bytes": saved,
             "result_bytes": _result_bytes(model),
             "trained_parameters": n_trained,
