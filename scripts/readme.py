@@ -89,7 +89,7 @@ def compare() -> str:
 
 
 def speed() -> str:
-    """Time to 99 % of LoRA's own final score as a share of LoRA's, seconds an epoch, and final scores."""
+    """Time to 99 % of LoRA's own final score as a share of LoRA's, final scores, and memory."""
     path = RESULTS / "speed" / "speed.json"
     if not path.exists():
         return "Not measured yet: `hadamard bench speed` makes the runs."

@@ -241,7 +241,7 @@ def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> N
         (
             good.replace(f"{place / 'model'}", "no/such/model"),
             (),
-            "no model in .no/such/model.: expected",
+            "no model in 'no/such/model': expected a folder",
         ),
         (good.replace("train.csv", "none.csv"), (), "none.csv"),
         (good, ("--executor", "cloud"), "'cloud' is not one of"),
