@@ -20,7 +20,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, find_spec, read_speed
 from hadamard_adapter.bench.speed.clock import Clock, is_due
 from hadamard_adapter.bench.speed.memory import footprint
-from hadamard_adapter.bench.speed.plan import missing, rate_of, runs_of
+from hadamard_adapter.bench.speed.plan import epochs_of, missing, rate_of, runs_of
 from hadamard_adapter.bench.speed.run import data_of, name_of, settings_of
 from hadamard_adapter.bench.speed.schedule import run_missing
 from hadamard_adapter.bench.speed.spec import PACKED
@@ -332,9 +332,57 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
     assert rate_of(spec, model, dataclasses.replace(task, rows=200), "lora", {**searched, **few})[0] == 3e-3
     on_more = {"e": record(2e-3, 0.6, search_rows=6000)}
     assert rate_of(spec, model, task, "lora", {**searched, **few, **on_more}) == (2e-3, "searched")
+    longer = {"f": record(4e-3, 0.9, search_rows=6000, task={"name": "mood", "epochs": 4})}
+    longer |= {"g": record(8e-3, 0.95, search_rows=1500, task={"name": "mood", "epochs": 6})}
+    of_epochs = {
+        n: rate_of(spec, model, dataclasses.replace(task, epochs=n), "lora", longer)[0] for n in (3, 4)
+    }
+    assert of_epochs == {3: 4e-3, 4: 4e-3}  # none of 3 epochs is there: that of the nearest number
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
     assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr
+
+
+def test_epochs_are_the_fewest_that_searches_find_good_enough(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "tune lora", seeds=1)
+    model, task = spec.models[0], spec.tasks[0]
+
+    def record(method: str, epochs: int, lr: float, score: float) -> dict[str, Any]:
+        run = {
+            "purpose": "search",
+            "model": "elsewhere/model",
+            "method": method,
+            "search_rows": 6000,
+            "lr": lr,
+        }
+        run["task"] = {"name": "mood", "epochs": epochs}
+        found = {"status": "done", "metric": "accuracy", "score": score, "best": {"dev_loss": 0.1}}
+        return {**found, "identity": "", "run": run}
+
+    found = [
+        ("lora", 2, 1e-3, 0.80),
+        ("lora", 2, 2e-3, 0.893),
+        ("lora", 4, 1e-3, 0.90),
+        ("lora", 8, 1e-3, 0.9),
+    ]
+    found += [
+        ("hadamard-wide", 2, 5e-3, 0.88),
+        ("hadamard-wide", 4, 5e-3, 0.89),
+        ("hadamard-wide", 4, 1e-2, 0.9),
+    ]
+    searched = {str(number): record(*values) for number, values in enumerate(found)}
+    assert epochs_of(model, task, "lora-grouped", searched) == 2
+    assert epochs_of(model, task, "tune", searched) == 4
+    assert epochs_of(model, task, "full", searched) == task.epochs
+    own = dataclasses.replace(task, epochs=4)
+    assert rate_of(spec, model, own, "tune", searched) == (1e-2, "searched")
+    folder = Results(tmp_path)
+    for number, content in searched.items():
+        folder.write(number, content)
+    runs = runs_of(dataclasses.replace(spec, searched=str(folder.folder)))
+    assert [(run.variant, run.task.epochs, run.lr) for run in runs if run.purpose == "curve"] == [
+        ("tune", 4, 1e-2), ("lora", 2, 2e-3)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)

@@ -77,6 +77,8 @@ class SpeedRow:
     """For readers."""
     lr: tuple[float, ...]
     """Learning rates of the runs."""
+    epochs: tuple[int, ...]
+    """Of the runs' last stage."""
     curves: dict[int, Curve]
     """Seed -> curve."""
     n_failed: int
@@ -278,9 +280,8 @@ def read_growth(records: Iterable[Mapping[str, Any]], clock: Clock = "wall") -> 
 
 
 def _task(run: Mapping[str, Any]) -> str:
-    rows, epochs = run["task"]["rows"], run["task"]["epochs"]
-    name = run["task"]["name"] + (f" ({rows:,} rows)" if rows else "")
-    return name + (f", {epochs} epochs" if epochs else "")
+    rows = run["task"]["rows"]
+    return run["task"]["name"] + (f" ({rows:,} rows)" if rows else "")
 
 
 def _group(
@@ -307,6 +308,7 @@ def _row(
         variant=name,
         title=records[0]["title"],
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
+        epochs=tuple(sorted({_last_stage(record)["epochs"] for record in done})),
         curves=plain[name],
         n_failed=len(records) - len(done),
         epoch_seconds=_median(_epoch_seconds(record, clock) for record in done),
@@ -336,9 +338,13 @@ def _curves(records: Iterable[Mapping[str, Any]], clock: Clock, with_caches: boo
 
 
 def _epoch_seconds(record: Mapping[str, Any], clock: Clock) -> float:
-    """Of the last stage, which trains what the method trains."""
-    last = list(record["stages"].values())[-1]
+    last = _last_stage(record)
     return last[_FIELD[clock]] / last["epochs"]
+
+
+def _last_stage(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stage that trains what the method trains."""
+    return list(record["stages"].values())[-1]
 
 
 def _median(values: Iterable[float]) -> float | None:

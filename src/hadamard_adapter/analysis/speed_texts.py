@@ -24,6 +24,7 @@ from hadamard_adapter.analysis.speed import (
     slope,
 )
 from hadamard_adapter.analysis.texts import table_line
+from hadamard_adapter.bench.search import GOOD_ENOUGH
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
@@ -99,9 +100,10 @@ _NOTES = (
     f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
     "final score; median of ratios paired by seed, smallest and largest in brackets, n seeds. `with caches` "
     "counts the time of caches as training.",
-    "All variants have the same rows, batch size, schedule, epochs and evaluation steps, each its own "
-    "learning rate. On the plain Trainer the model's dropout stays, as its users have it; our path leaves it "
-    "out of the backbone, as `tune` does.",
+    "All variants have the same rows, batch size, schedule and evaluation steps, each its own learning rate "
+    "and epochs, chosen on held-out rows by the same rule: of the epochs searched, the fewest that come "
+    f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays, as its "
+    "users have it; our path leaves it out of the backbone, as `tune` does.",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
@@ -126,13 +128,22 @@ def _table(group: SpeedGroup) -> list[str]:
     there = {row.variant for row in group.rows}
     names = {ref: VARIANTS[ref].title for ref in REFERENCES if ref in there}
     ratios = [f"× {title}" for title in names.values()]
-    heads = ["variant", "lr", "s an epoch", f"s to {_PERCENT} of LoRA", *ratios, "× LoRA with caches"]
+    heads = [
+        "variant",
+        "lr",
+        "epochs",
+        "s an epoch",
+        f"s to {_PERCENT} of LoRA",
+        *ratios,
+        "× LoRA with caches",
+    ]
     heads += ["final", "at LoRA's end", "prepare s", "caches s"]
     lines = [table_line(heads), table_line(["---"] * len(heads))]
     for row in group.rows:
         lora = row.pairings.get("lora")
         cells = [row.title + (f" [{row.n_failed} failed]" if row.n_failed else "")]
-        cells += [", ".join(f"{rate:g}" for rate in row.lr), _number(row.epoch_seconds, 2)]
+        cells += [", ".join(f"{rate:g}" for rate in row.lr), ", ".join(f"{n:g}" for n in row.epochs)]
+        cells += [_number(row.epoch_seconds, 2)]
         cells += [_number(None if lora is None else lora.seconds, 1)]
         cells += [_ratio(row.pairings.get(ref)) for ref in names]
         cells += [_ratio(row.cached_pairings.get("lora")), _final(row)]

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["Quality", "best_rate", "next_rates"]
+__all__ = ["GOOD_ENOUGH", "Quality", "best_rate", "fewest_epochs", "next_rates"]
+
+GOOD_ENOUGH = 0.01
+"""Of the best score: by as much less epochs may lose, where fewer take less time."""
 
 Quality = tuple[float, float]
 """Score, and minus the loss, which decides between equal scores; greater is better."""
@@ -52,6 +55,27 @@ def best_rate(found: Found) -> float | None:
     """
     scores = {rate: value for rate, value in found.items() if value is not None}
     return max(sorted(scores), key=lambda rate: scores[rate], default=None)
+
+
+def fewest_epochs(found: Mapping[int, Found]) -> int | None:
+    """The fewest epochs whose best score is at most 1 % below the best of all; None where all failed.
+
+    Args:
+        found: number of epochs -> learning rate -> quality on held-out rows.
+
+    Example:
+        >>> fewest_epochs({2: {1e-3: (0.80, -1), 2e-3: (0.85, -1)}, 4: {1e-3: (0.87, -1)}, 8: {1e-3: None}})
+        4
+    """
+    scores = {
+        epochs: max(value[0] for value in of_rates.values() if value is not None)
+        for epochs, of_rates in found.items()
+        if any(value is not None for value in of_rates.values())
+    }
+    if not scores:
+        return None
+    best = max(scores.values())
+    return min(epochs for epochs, score in scores.items() if score >= best - GOOD_ENOUGH * abs(best))
 
 
 def _rounded(rate: float) -> float:

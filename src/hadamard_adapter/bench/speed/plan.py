@@ -10,7 +10,7 @@ from typing import Any
 
 from hadamard_adapter.bench.plan import Records, is_over, quality_of, summed
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.search import Quality, best_rate
+from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
 from hadamard_adapter.bench.speed.spec import Purpose, SpeedSpec
@@ -18,7 +18,7 @@ from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
+__all__ = ["epochs_of", "missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
 
 
 def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
@@ -36,12 +36,11 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
         if spec.memory is not None
     ]
     curves = [
-        _run(
-            spec, model, task, variant, "curve", seed=seed, rate=rate_of(spec, model, task, variant, searched)
-        )
+        _run(spec, model, own, variant, "curve", seed=seed, rate=rate_of(spec, model, own, variant, searched))
         for seed in range(spec.seeds)
         for model in spec.models
         for task, variant in _turns(spec, model, seed)
+        for own in [dataclasses.replace(task, epochs=epochs_of(model, task, variant, searched))]
     ]
     return [*memory, *curves, *_paces(spec), *_growth(spec)]
 
@@ -49,6 +48,21 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
 def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
     """The runs that have no record, or one of a run that was cut short."""
     return [run for run in runs if not is_over(records.get(name_of(run)))]
+
+
+def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records) -> int | None:
+    """A variant's epochs: the fewest that searches found good enough, else the task's own.
+
+    Args:
+        model: its folder's name tells which searches count.
+        task: its name, likewise.
+        variant: name in the table of variants; a method's variants share its epochs.
+        searched: records of `hadamard bench`, of specs that differ in epochs. As in `rate_of`, only those on
+            the largest part count.
+    """
+    by_epochs = _searches(model, task, VARIANTS[variant].method, searched)
+    known = {epochs: found for epochs, found in by_epochs.items() if epochs is not None}
+    return fewest_epochs(known) or task.epochs
 
 
 def rate_of(
@@ -59,13 +73,29 @@ def rate_of(
     Args:
         spec: gives rates by method, or by task and method.
         model: its folder's name tells which searches count.
-        task: its name, likewise.
+        task: its name, likewise; searches of as many epochs count before others.
         variant: name in the table of variants; a method's variants share its rate.
         searched: records of `hadamard bench`. Searches on the same part of the task count before others, then
             those on a larger part, then those of more training rows.
     """
     method = VARIANTS[variant].method
-    by_rows: dict[tuple[bool, float, int], dict[float, Quality | None]] = {}
+    by_epochs = _searches(model, task, method, searched)
+    nearest_first = sorted(by_epochs, key=lambda epochs: abs((epochs or math.inf) - (task.epochs or 0)))
+    for epochs in nearest_first:
+        best = best_rate(by_epochs[epochs])
+        if best is not None:
+            return best, "searched"
+    for name in (f"{task.name} {method}", method):
+        if name in spec.rates:
+            return spec.rates[name], "spec"
+    return METHODS[method].lr, "published"
+
+
+def _searches(
+    model: str, task: TaskSpec, method: str, searched: Records
+) -> dict[int | None, dict[float, Quality | None]]:
+    """Epochs -> what each rate came to, of a method's searches on the largest part."""
+    by_rows: dict[tuple[bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
     for record in searched.values():
         run = record["run"]
         wanted = ("search", Path(model).name, task.name, method)
@@ -73,16 +103,9 @@ def rate_of(
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
             rows = run["task"].get("rows")
-            of_rows = (rows == task.rows, rows or math.inf, run["search_rows"])
-            by_rows.setdefault(of_rows, {})[run["lr"]] = quality_of(record, sign)
-    if by_rows:
-        best = best_rate(by_rows[max(by_rows)])
-        if best is not None:
-            return best, "searched"
-    for name in (f"{task.name} {method}", method):
-        if name in spec.rates:
-            return spec.rates[name], "spec"
-    return METHODS[method].lr, "published"
+            of_rows = by_rows.setdefault((rows == task.rows, rows or math.inf, run["search_rows"]), {})
+            of_rows.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(record, sign)
+    return by_rows[max(by_rows)] if by_rows else {}
 
 
 def seconds_of(run: SpeedRun, records: Records) -> float | None:
