@@ -51,6 +51,8 @@ class Run:
     """Whether the backbone drops activations at random."""
     search_rows: int | None
     """Training rows of a search, at most; None in runs whose score counts."""
+    average: float = TuneSettings.average
+    """Of a running mean of the weights, the share that a step leaves; 0: the last step's weights count."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
@@ -93,6 +95,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
         "seed": run.seed,
         "dtype": "bfloat16" if run.bf16 else "float32",
         "dropout": run.dropout,
+        "average": run.average,
         "quiet": True,
     }
     if given.get("stages", 2) == 2:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE
+from hadamard_adapter.tuning.settings import TuneSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +95,9 @@ class Spec:
     """Whether to compute in bfloat16 (autocast)."""
     dropout: bool = False
     """Whether the backbone drops activations at random in training, for all methods alike."""
+    average: float = TuneSettings.average
+    """Share of the running mean of weights that a step leaves, for all methods alike; 0: no mean, and a
+    linear schedule, as on the plain Trainer."""
     search: Search | None = None
     """None: no search, each method at its published learning rate."""
     kind: Literal["methods"] = "methods"
@@ -117,6 +121,8 @@ class Spec:
                     raise SettingsError(
                         f"expected of {task.name}: no method {method!r}{nearest(method, METHODS)}"
                     )
+        if not 0 <= self.average < 1:
+            raise SettingsError(f"average: expected a share from 0 to below 1, received {self.average!r}")
         if self.seeds < 1:
             raise SettingsError(f"seeds: expected a number from 1 on, received {self.seeds!r}")
         if self.search is not None and (self.search.rows < 20 or self.search.extensions < 0):

@@ -145,10 +145,12 @@ class TuneSettings:
     basis: str | None = None
     """File of `hadamard share basis`: the adapter stays in its directions, so that a task trains one number a
     direction beside its head."""
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    """Course of the learning rates after the warm-up."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] | None = None
+    """Course of the learning rates after the warm-up; None: constant where a mean is kept, else linear."""
     warmup: float = 0.06
     """Share of the steps in which the learning rates rise from zero (RED's setting)."""
+    average: float = 0.99
+    """Share of the running mean of weights that a step leaves; the mean is scored and saved. 0: no mean."""
     weight_decay: float = 0.0
     """AdamW's decay; on the adapter it pulls towards the base model, since offsets are stored."""
     max_grad_norm: float = 1.0
@@ -232,6 +234,7 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
         "freeze_head": freeze_head,
         "epochs": _first(settings.epochs, epochs),
         "lr": lr,
+        "schedule": _first(settings.schedule, "constant_with_warmup" if settings.average else "linear"),
     }
     if settings.basis is None:
         filled |= {name: _first(getattr(settings, name), lr) for name in ("scale_lr", "shift_lr", "norm_lr")}
@@ -281,6 +284,8 @@ def _check(settings: TuneSettings) -> None:
             raise SettingsError(
                 f"{name}: expected one or more, received none; leave it out for the usual ones"
             )
+    if not 0 <= settings.average < 1:
+        raise SettingsError(f"average: expected a share from 0 to below 1, received {settings.average!r}")
     if settings.warmup >= 1:
         raise SettingsError(f"warmup: expected a share of the steps below 1, received {settings.warmup!r}")
     _check_choices(settings)
@@ -342,7 +347,7 @@ def _check_choices(settings: TuneSettings) -> None:
         "stages": (1, 2),
         "class_weights": ("none", "balanced"),
         "head": ("full", "linear"),
-        "schedule": ("linear", "cosine", "constant_with_warmup"),
+        "schedule": (None, "linear", "cosine", "constant_with_warmup"),
         "dtype": ("float32", "bfloat16", "auto"),
         "problem_type": (None, "single_label_classification", "multi_label_classification", "regression"),
     }

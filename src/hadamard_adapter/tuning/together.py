@@ -24,6 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import METRICS, score
+from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.bench import Bench, Say, set_up
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
@@ -281,10 +282,14 @@ class _Watch(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch, steps = len(self.curves[0]) + 1, max(1, state.max_steps // args.num_train_epochs)
         loss, self.trainer.epoch_loss = self.trainer.epoch_loss / steps, 0.0
+        with averaged(self.trainer.optimizer):
+            self._score(state.global_step, epoch, loss)
+
+    def _score(self, step: int, epoch: int, loss: float) -> None:
         goods: list[float] = []
         for bench, curve in zip(self.benches, self.curves, strict=True):
             scores, dev_loss = _scored(bench)
-            entry = {"epoch": epoch, "step": state.global_step, "loss": loss, "dev_loss": dev_loss}
+            entry = {"epoch": epoch, "step": step, "loss": loss, "dev_loss": dev_loss}
             curve.append({**entry, "scores": scores})
             metric = bench.data.task.metrics[0]
             goods.append(scores[metric] if METRICS[metric].greater_is_better else -scores[metric])

@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hadamard_adapter.errors import TrainingError
 from hadamard_adapter.tasks import Task, score
+from hadamard_adapter.tuning.averaging import AveragedAdamW, averaged, swap
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
@@ -151,6 +152,20 @@ class StageTrainer(Trainer):
                 vars(model).pop(name, None)
             vars(model).update(before)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's evaluation and prediction, with the mean of the last steps' weights."""
+        with averaged(self.optimizer):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with averaged(self.optimizer):  # so the optimizer's file holds the weights to continue from
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            swap(self.optimizer)
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one step and the number of their labels; a label of -100 counts here like others."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
@@ -249,6 +264,7 @@ def _sampler_of(dataloader: Any) -> _EpochSampler:
 def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> TrainingArguments:
     """What the Trainer is told of a stage: evaluation and a checkpoint at the end of every epoch."""
     device = settings.device
+    assert settings.schedule is not None  # resolved
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
@@ -297,7 +313,9 @@ def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: 
         rate = stage.rates["scale"]
         return BasisAdamW(offsets, directions, rate, others, **options)
     groups = parameter_groups(model, stage.rates)
-    return torch.optim.AdamW(groups, **options)
+    if not settings.average:
+        return torch.optim.AdamW(groups, **options)
+    return AveragedAdamW(groups, decay=settings.average, **options)
 
 
 def loss_of(

@@ -44,6 +44,8 @@ class TrainingPath:
     """Trains a method (its name) on rows, in a folder, under a clock."""
     ready: Callable[[Any, dict[str, Tensor], str], contextlib.AbstractContextManager[None]]
     """Within it a model, which is changed, computes as in `train`; given a batch to try it on and a dtype."""
+    has_mean: bool
+    """Whether a mean of the weights over the last steps is scored, as in `tune`."""
     begin: Callable[[], object] = lambda: None
     """Called once at the start of a process, as the path's own command does."""
 
@@ -54,7 +56,8 @@ def _plain(
     """Train on the Trainer with its own loss, order of rows, optimizer and dropout; no checkpoints."""
     device = pick_device(settings.device)
     settings = resolve(settings, len(data.train))
-    assert settings.epochs is not None and isinstance(settings.lr, float)  # resolved
+    assert settings.epochs is not None and settings.schedule is not None  # resolved
+    assert isinstance(settings.lr, float)
     with quiet_libraries():
         tokenizer = load_tokenizer(settings.model)
         set_seed(settings.seed)
@@ -120,10 +123,11 @@ def _as_it_is(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None
     yield
 
 
-OURS = TrainingPath("tune", train, _as_tune_does, keep_freed_memory)
+OURS = TrainingPath("tune", train, _as_tune_does, True, keep_freed_memory)
 """`tune` for the Hadamard adapter, its data path and stage for other methods: no dropout in the backbone,
-rows of like length together, frozen layers at the bottom computed once, the last one cut short."""
-PLAIN = TrainingPath("Trainer", functools.partial(_plain, "random"), _as_it_is)
+rows of like length together, frozen layers at the bottom computed once, the last one cut short, and a mean of
+the weights at a constant rate in place of a linear schedule."""
+PLAIN = TrainingPath("Trainer", functools.partial(_plain, "random"), _as_it_is, False)
 """The Trainer by itself: random order, batches padded to their longest row, the model's dropout."""
-GROUPED = TrainingPath("Trainer, grouped", functools.partial(_plain, "group_by_length"), _as_it_is)
+GROUPED = TrainingPath("Trainer, grouped", functools.partial(_plain, "group_by_length"), _as_it_is, False)
 """The same, with rows of like length together by the Trainer's own sampler."""

@@ -60,7 +60,7 @@ def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records) -> in
         searched: records of `hadamard bench`, of specs that differ in epochs. As in `rate_of`, only those on
             the largest part count.
     """
-    by_epochs = _searches(model, task, VARIANTS[variant].method, searched)
+    by_epochs = _searches(model, task, variant, searched)
     known = {epochs: found for epochs, found in by_epochs.items() if epochs is not None}
     return fewest_epochs(known) or task.epochs
 
@@ -75,11 +75,12 @@ def rate_of(
         model: its folder's name tells which searches count.
         task: its name, likewise; searches of as many epochs count before others.
         variant: name in the table of variants; a method's variants share its rate.
-        searched: records of `hadamard bench`. Searches on the same part of the task count before others, then
-            those on a larger part, then those of more training rows.
+        searched: records of `hadamard bench`. Searches with a mean of the weights where the variant has one,
+            and without where not, count before others, then those on the same part of the task, then those
+            on a larger part, then those of more training rows.
     """
     method = VARIANTS[variant].method
-    by_epochs = _searches(model, task, method, searched)
+    by_epochs = _searches(model, task, variant, searched)
     nearest_first = sorted(by_epochs, key=lambda epochs: abs((epochs or math.inf) - (task.epochs or 0)))
     for epochs in nearest_first:
         best = best_rate(by_epochs[epochs])
@@ -92,20 +93,24 @@ def rate_of(
 
 
 def _searches(
-    model: str, task: TaskSpec, method: str, searched: Records
+    model: str, task: TaskSpec, variant: str, searched: Records
 ) -> dict[int | None, dict[float, Quality | None]]:
-    """Epochs -> what each rate came to, of a method's searches on the largest part."""
-    by_rows: dict[tuple[bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
+    """Epochs -> what each rate came to, of those searches of a variant's method that count."""
+    row = VARIANTS[variant]
+    has_mean = row.settings.get("average", row.path.has_mean) > 0
+    by_part: dict[tuple[bool, bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
     for record in searched.values():
         run = record["run"]
-        wanted = ("search", Path(model).name, task.name, method)
+        wanted = ("search", Path(model).name, task.name, row.method)
         own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
             rows = run["task"].get("rows")
-            of_rows = by_rows.setdefault((rows == task.rows, rows or math.inf, run["search_rows"]), {})
-            of_rows.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(record, sign)
-    return by_rows[max(by_rows)] if by_rows else {}
+            is_alike = (run.get("average", 0.0) > 0) == has_mean
+            part = (is_alike, rows == task.rows, rows or math.inf, run["search_rows"])
+            of_part = by_part.setdefault(part, {})
+            of_part.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(record, sign)
+    return by_part[max(by_part)] if by_part else {}
 
 
 def seconds_of(run: SpeedRun, records: Records) -> float | None:

@@ -25,6 +25,8 @@ __all__ = ["SpeedRun", "data_of", "identity", "name_of", "passes_of", "settings_
 
 RECIPE = 2
 """Counted up by every change of the code that moves a figure: earlier runs then count as others."""
+_DEFAULTS_BEFORE: dict[str, Any] = {"average": 0.0, "schedule": "linear"}
+"""Of settings whose defaults have changed since; runs on the plain Trainer, which keep these, still count."""
 FEW_DEV_ROWS = 32
 """Of a run that has no curve."""
 
@@ -75,6 +77,7 @@ def settings_of(run: SpeedRun) -> TuneSettings:
     usual = bench_run.Run(
         purpose="score", model=run.model, task=run.task, data=run.data, method=row.method, lr=run.lr,
         seed=run.seed, select="dev", bf16=False, dropout=False, search_rows=None,
+        average=TuneSettings.average if row.path.has_mean else 0.0,
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
     settings = dataclasses.replace(settings, dtype=placed(settings).dtype)
@@ -111,7 +114,7 @@ def identity(run: SpeedRun) -> str:
     settings = dataclasses.replace(
         settings_of(run), model="none", task=None, data=None, train="rows", dev=None
     )
-    default = {field.name: field.default for field in dataclasses.fields(settings)}
+    default = {field.name: field.default for field in dataclasses.fields(settings)} | _DEFAULTS_BEFORE
     key["settings"] = {
         name: value  # a setting that is new, and not made use of, leaves the runs that are there as they are
         for name, value in dataclasses.asdict(resolve(settings, len(data.train))).items()

@@ -27,6 +27,9 @@ _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning"
 
 VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS, {"dtype": "auto"}),
+    "tune-last-step": Variant(
+        "hadamard tune --average 0", "hadamard-wide", OURS, {"dtype": "auto", "average": 0.0}
+    ),
     "tune-float32": Variant("hadamard tune --dtype float32", "hadamard-wide", OURS),
     **{name: Variant(title, name, PLAIN) for name, title in _OTHERS.items()},
     **{
