@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tuning import TuneSettings
+from hadamard_adapter.tasks import encode, read_table
+from hadamard_adapter.tuning import TuneSettings, load
 from hadamard_adapter.tuning.averaging import AveragedAdamW, averaged, decay_at, swap
+from hadamard_adapter.tuning.training import mean_loss
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
 
@@ -92,6 +94,21 @@ def test_a_run_saves_the_mean_of_its_steps(average: float, tmp_path: Path) -> No
         steps = [weights[f"{name}.default"] for weights in recorder.weights]
         expected = mean_of(steps, average) if average else steps[-1].double()
         torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_what_chooses_the_epoch_is_the_score_of_what_is_saved(tmp_path: Path) -> None:
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 60)
+    dev = write_rows(tmp_path / "dev.csv", 24, seed=1)
+    result = tiny_tune(model, tmp_path / "out", train, dev=str(dev), lr=0.05, epochs=2, head_epochs=1)
+    chosen = result.metrics["best_epoch"]["adapter"]
+    entry = next(e for e in result.metrics["curve"] if (e["stage"], e["epoch"]) == ("adapter", chosen))
+    table = read_table(str(dev))
+    classifier = load(tmp_path / "out")
+    columns = classifier.columns_in(table, None, None, None, need_label=True)
+    rows = encode(table, columns, classifier.task)
+    logits = classifier.logits(rows.texts, rows.pairs)
+    own_loss = mean_loss(classifier.task, logits, rows.labels or [])
+    assert entry["dev_loss"] == pytest.approx(own_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("average", [-0.1, 1.0])
