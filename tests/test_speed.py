@@ -314,6 +314,14 @@ def test_growth_changes_one_thing_at_a_time(place: Path) -> None:
     assert settings_of(runs[4]).max_length == 9 and settings_of(runs[6]).layers == (1,)
 
 
+def test_the_upper_layers_alone_are_a_variant_whose_memory_is_not_measured(place: Path) -> None:
+    spec = spec_of(place, "tune tune-upper", "memory = { tokens = 8 }", seeds=1)
+    runs = {(run.purpose, run.variant): run for run in runs_of(spec)}
+    assert set(runs) == {("memory", "tune"), ("curve", "tune"), ("curve", "tune-upper")}
+    assert settings_of(runs["curve", "tune-upper"]).layers == (1,)
+    assert settings_of(runs["curve", "tune"]).layers is None
+
+
 def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(place: Path) -> None:
     spec = spec_of(place, "lora", 'rates = { "lora" = 0.5, "mood lora" = 0.25 }', seeds=1)
     model, task = spec.models[0], spec.tasks[0]
@@ -338,6 +346,10 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
         n: rate_of(spec, model, dataclasses.replace(task, epochs=n), "lora", longer)[0] for n in (3, 4)
     }
     assert of_epochs == {3: 4e-3, 4: 4e-3}  # none of 3 epochs is there: that of the nearest number
+    with_mean = {"h": record(7e-3, 0.5, search_rows=100, average=0.99)}
+    assert rate_of(spec, model, task, "lora", {**searched, **with_mean}) == (3e-3, "searched")
+    assert rate_of(spec, model, task, "lora-ours", {**searched, **with_mean}) == (7e-3, "searched")
+    assert rate_of(spec, model, task, "lora", with_mean) == (7e-3, "searched")  # better than none
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
     assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr

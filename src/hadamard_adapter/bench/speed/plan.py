@@ -33,7 +33,7 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
         _run(spec, model, spec.tasks[0], variant, "memory", axis="length", value=spec.memory.tokens)
         for model in spec.models
         for variant in spec.variants
-        if spec.memory is not None
+        if spec.memory is not None and VARIANTS[variant].share_of_layers == 1  # its step has all layers
     ]
     curves = [
         _run(spec, model, own, variant, "curve", seed=seed, rate=rate_of(spec, model, own, variant, searched))

@@ -81,10 +81,11 @@ def settings_of(run: SpeedRun) -> TuneSettings:
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
     settings = dataclasses.replace(settings, dtype=placed(settings).dtype)
-    if run.axis != "layers":
+    if run.axis != "layers" and row.share_of_layers == 1:
         return settings
     n_layers = config_of(run.model).num_hidden_layers
-    return dataclasses.replace(settings, layers=tuple(range(n_layers - run.value, n_layers)))
+    n_adapted = run.value if run.axis == "layers" else round(row.share_of_layers * n_layers)
+    return dataclasses.replace(settings, layers=tuple(range(n_layers - n_adapted, n_layers)))
 
 
 def data_of(run: SpeedRun) -> TuneData:

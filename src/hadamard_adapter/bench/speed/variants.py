@@ -20,6 +20,8 @@ class Variant:
     """What stands around it."""
     settings: dict[str, Any] = field(default_factory=lambda: dict[str, Any](), hash=False)
     """Of `TuneSettings`, where they differ from the defaults."""
+    share_of_layers: float = 1.0
+    """Of the model's layers, the upper ones that are adapted; those below are computed once. `tune` alone."""
 
 
 _BF16: dict[str, Any] = {"dtype": "bfloat16"}
@@ -29,6 +31,13 @@ VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS, {"dtype": "auto"}),
     "tune-last-step": Variant(
         "hadamard tune --average 0", "hadamard-wide", OURS, {"dtype": "auto", "average": 0.0}
+    ),
+    "tune-upper": Variant(
+        "hadamard tune, upper 2/3 of the layers",
+        "hadamard-wide",
+        OURS,
+        {"dtype": "auto"},
+        share_of_layers=2 / 3,
     ),
     "tune-float32": Variant("hadamard tune --dtype float32", "hadamard-wide", OURS),
     **{name: Variant(title, name, PLAIN) for name, title in _OTHERS.items()},
