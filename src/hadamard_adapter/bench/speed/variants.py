@@ -30,7 +30,7 @@ _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning"
 VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS, {"dtype": "auto"}),
     "tune-last-step": Variant(
-        "hadamard tune --average 0", "hadamard-wide", OURS, {"dtype": "auto", "average": 0.0}
+        "hadamard tune, last step", "hadamard-wide", OURS, {"dtype": "auto", "average": 0.0}
     ),
     "tune-upper": Variant(
         "hadamard tune, upper 2/3 of the layers",
@@ -47,6 +47,9 @@ VARIANTS: dict[str, Variant] = {
     },
     "lora-ours": Variant("LoRA on our path", "lora", OURS),
     "lora-ours-bf16": Variant("LoRA on our path, bf16", "lora", OURS, _BF16),
+    "lora-ours-last-step": Variant(
+        "LoRA on our path, bf16, last step", "lora", OURS, {**_BF16, "average": 0.0}
+    ),
 }
 """Name in a spec to row. A further setting of `tune` is a further row: `{"some_setting": value}`."""
 
