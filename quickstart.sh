@@ -31,7 +31,7 @@ echo "== Tune, evaluate, predict, merge"
 # The upper four of six layers (what lies below is computed once, not in every epoch), a short first stage: the best
 # on rows held out of train and dev, docs/log.md.
 run hadamard tune --model "$folder/model" --train "$folder/train.csv" --dev "$folder/dev.csv" \
-    --output "$folder/adapter" --seed 0 --layers 2-5 --epochs 4 --lr 0.01 --head-epochs 1 --head-batch-size 32
+    --output "$folder/adapter" --seed 0 --layers 2-5 --epochs 3 --lr 0.01 --head-epochs 1 --head-batch-size 32
 run hadamard eval --adapter "$folder/adapter" --data "$folder/test.csv" --json
 
 cat >"$folder/sentences.csv" <<'EOF'
