@@ -23,10 +23,12 @@ TASKS = {"cola": "CoLA (MCC)", "stsb": "STS-B (Pearson)", "mrpc": "MRPC (accurac
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "sst2": "SST-2"}
 SPEED = {
     "tune": "**hadamard tune**",
-    "tune-float32": "hadamard tune, float32",
+    "tune-upper": "the same, upper four of six layers",
+    "tune-last-step": "the same without the mean",
     "lora": "PEFT LoRA on the Trainer",
     "lora-grouped": "LoRA, group_by_length, bf16",
     "lora-ours-bf16": "LoRA on tune's path, bf16",
+    "lora-ours-last-step": "the same without the mean",
     "full": "full fine-tuning on the Trainer",
     "full-grouped": "full, group_by_length, bf16",
 }
@@ -109,12 +111,12 @@ def speed() -> str:
         cells = [share(rows[task].get(variant)) for task in tasks]
         cells += [final(rows[task].get(variant)) for task in tasks]
         lines.append(f"| {title} | " + " | ".join(cells) + f" | {megabytes(memory.get(variant))} |")
-    n = max(row["pairings"]["lora"]["n"] for of_task in rows.values() for row in of_task.values())
     lines += [
         "",
         "time: of training, caches included, to 99 % of plain LoRA's own final score, over LoRA's time to it",
-        f"(median over seeds, n = {n}); score: dev at the last epoch; memory: of a step of 32 x 128 tokens",
-        "beyond the loaded model. `hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
+        "(median over seeds); score: dev at the last epoch, mean; in brackets the number of seeds; memory: a",
+        "step of 32 x 128 tokens beyond the loaded model. `hadamard bench speed`;",
+        "[results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
 
@@ -124,12 +126,14 @@ def share(row: dict | None) -> str:
     pairing = None if row is None else row["cached_pairings"]["lora"]
     if pairing is None or not pairing["n"]:
         return ""
-    return "not reached" if pairing["ratio"] is None else f"{pairing['ratio']:.2f}"
+    if pairing["ratio"] is None:
+        return f"not reached ({pairing['n_reached']} of {pairing['n']})"
+    return f"{pairing['ratio']:.2f} ({pairing['n']})"
 
 
 def final(row: dict | None) -> str:
-    """A variant's score."""
-    return "" if row is None or row["final"] is None else f"{row['final']:.3f}"
+    """A variant's mean score."""
+    return "" if row is None or row["final"] is None else f"{row['final']:.3f} ({len(row['curves'])})"
 
 
 def megabytes(entry: dict | None) -> str:
