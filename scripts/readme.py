@@ -23,12 +23,12 @@ TASKS = {"cola": "CoLA (MCC)", "stsb": "STS-B (Pearson)", "mrpc": "MRPC (accurac
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "sst2": "SST-2"}
 SPEED = {
     "tune": "**hadamard tune**",
-    "tune-upper": "the same, upper four of six layers",
-    "tune-last-step": "the same without the mean",
+    "tune-upper": "tune, upper four of six layers",
+    "tune-last-step": "tune without the mean of weights",
     "lora": "PEFT LoRA on the Trainer",
     "lora-grouped": "LoRA, group_by_length, bf16",
     "lora-ours-bf16": "LoRA on tune's path, bf16",
-    "lora-ours-last-step": "the same without the mean",
+    "lora-ours-last-step": "LoRA on tune's path, no mean",
     "full": "full fine-tuning on the Trainer",
     "full-grouped": "full, group_by_length, bf16",
 }
