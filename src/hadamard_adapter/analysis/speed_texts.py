@@ -100,10 +100,11 @@ _NOTES = (
     f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
     "final score; median of ratios paired by seed, smallest and largest in brackets, n seeds. `with caches` "
     "counts the time of caches as training.",
-    "All variants have the same rows, batch size, schedule and evaluation steps, each its own learning rate "
+    "All variants have the same rows, batch size, warm-up and evaluation steps, each its own learning rate "
     "and epochs, chosen on held-out rows by the same rule: of the epochs searched, the fewest that come "
-    f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays, as its "
-    "users have it; our path leaves it out of the backbone, as `tune` does.",
+    f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays and the rate "
+    "falls linearly, as its users have it; our path leaves dropout out of the backbone and scores the mean of "
+    "the weights at a constant rate, as `tune` does (last step: neither mean nor constant rate).",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
