@@ -102,9 +102,9 @@ _NOTES = (
     "counts the time of caches as training.",
     "All variants have the same rows, batch size, warm-up and evaluation steps, each its own learning rate "
     "and epochs, chosen on held-out rows by the same rule: of the epochs searched, the fewest that come "
-    f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays and the rate "
-    "falls linearly, as its users have it; our path leaves dropout out of the backbone and scores the mean of "
-    "the weights at a constant rate, as `tune` does (last step: neither mean nor constant rate).",
+    f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays and the "
+    "rate falls linearly, as its users have it; our path leaves dropout out of the backbone and scores the "
+    "mean of the weights at a constant rate, as `tune` does (last step: neither mean nor constant rate).",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
