@@ -359,10 +359,17 @@ def test_an_error_of_the_user_has_a_traceback_with_debug_and_still_exit_code_2()
 
 def test_ctrl_c_ends_with_130_and_leaves_no_output(tmp_path: Path) -> None:
     words = [tmp_path / "out" if word == tuned().adapter else word for word in tuned().words]
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        while not is_over.wait(1.5):  # again, as a user would: Python drops one that comes inside a `__del__`
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     found = hadamard(*words, "--epochs", 10_000)
-    timer.join()
+    is_over.set()
+    thread.join()
     assert found.code == 130 and "Traceback" not in found.err
     assert not (tmp_path / "out").exists()
 
