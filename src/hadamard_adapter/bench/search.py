@@ -67,11 +67,12 @@ def fewest_epochs(found: Mapping[int, Found]) -> int | None:
         >>> fewest_epochs({2: {1e-3: (0.80, -1), 2e-3: (0.85, -1)}, 4: {1e-3: (0.87, -1)}, 8: {1e-3: None}})
         4
     """
-    scores = {
-        epochs: max(value[0] for value in of_rates.values() if value is not None)
-        for epochs, of_rates in found.items()
-        if any(value is not None for value in of_rates.values())
-    }
+    scores: dict[int, float] = {}
+    for epochs, of_rates in found.items():
+        rate = best_rate(of_rates)
+        value = None if rate is None else of_rates[rate]
+        if value is not None:
+            scores[epochs] = value[0]
     if not scores:
         return None
     best = max(scores.values())

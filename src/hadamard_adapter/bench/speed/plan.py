@@ -97,7 +97,6 @@ def _searches(
 ) -> dict[int | None, dict[float, Quality | None]]:
     """Epochs -> what each rate came to, of those searches of a variant's method that count."""
     row = VARIANTS[variant]
-    has_mean = row.settings.get("average", row.path.has_mean) > 0
     by_part: dict[tuple[bool, bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
     for record in searched.values():
         run = record["run"]
@@ -106,7 +105,7 @@ def _searches(
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
             rows = run["task"].get("rows")
-            is_alike = (run.get("average", 0.0) > 0) == has_mean
+            is_alike = (run.get("average", 0.0) > 0) == row.has_mean
             part = (is_alike, rows == task.rows, rows or math.inf, run["search_rows"])
             of_part = by_part.setdefault(part, {})
             of_part.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(record, sign)

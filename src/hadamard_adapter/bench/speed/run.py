@@ -77,7 +77,7 @@ def settings_of(run: SpeedRun) -> TuneSettings:
     usual = bench_run.Run(
         purpose="score", model=run.model, task=run.task, data=run.data, method=row.method, lr=run.lr,
         seed=run.seed, select="dev", bf16=False, dropout=False, search_rows=None,
-        average=TuneSettings.average if row.path.has_mean else 0.0,
+        average=TuneSettings.average if row.has_mean else 0.0,
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
     settings = dataclasses.replace(settings, dtype=placed(settings).dtype)

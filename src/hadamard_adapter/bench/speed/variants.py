@@ -23,6 +23,11 @@ class Variant:
     share_of_layers: float = 1.0
     """Of the model's layers, the upper ones that are adapted; those below are computed once. `tune` alone."""
 
+    @property
+    def has_mean(self) -> bool:
+        """Whether a mean of the weights is scored: as its path does, where its settings do not say."""
+        return self.settings.get("average", self.path.has_mean) > 0
+
 
 _BF16: dict[str, Any] = {"dtype": "bfloat16"}
 _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning": "LN-tuning"}
