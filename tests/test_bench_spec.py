@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 
 from bench_help import lay_out, spec_of, spec_text
 from hadamard_adapter.bench import Search, read_spec
 from hadamard_adapter.bench.plan import cells_of, due
-from hadamard_adapter.bench.run import identity, name_of
+from hadamard_adapter.bench.run import identity, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
 from hadamard_adapter.bench.speed import kind_of
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
+from hadamard_adapter.tuning import resolve
 from models import tiny_model
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
@@ -44,6 +46,7 @@ name = "cola"
         ('name = "cola"', 'name = "cola"\nexpected = { lorra = 1.0 }', "did you mean 'lora'"),
         ('title = "x"', 'title = "x"\nseeds = 0', "seeds: expected a number from 1 on"),
         ('title = "x"', 'title = "x"\nselect = "test"', "select: expected 'held-out' or 'dev'"),
+        ('title = "x"', 'title = "x"\noptimizer = "adam"', "optimizer: expected 'tune' or 'trainer'"),
         ('title = "x"', 'title = "x"\nsearch = { row = 5 }', "search: unknown key 'row'"),
         ('title = "x"', 'title = "x"\nsearch = { rows = 5 }', "search: expected rows from 20 on"),
         ('title = "x"', "title = x", "not a TOML file"),
@@ -113,10 +116,20 @@ def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tm
     assert name_of(run).startswith("model-mood-lora-lr0.0005-s0-")
     changed = [first("bitfit"), first(epochs=3), first(more="bf16 = true"), first(more='select = "dev"')]
     changed += [first(more="dropout = true"), first(more="search = { rows = 40 }")]
-    assert len({start, *changed}) == 7
+    changed += [first(more='optimizer = "trainer"')]
+    assert len({start, *changed}) == 8
     seeds = due(spec_of(place, "lora"), {})
     assert len({identity(run) for run in seeds}) == 2
     assert first("lora full") == start
+
+
+def test_the_trainers_optimizer_is_the_trainers(tmp_path: Path) -> None:
+    place, usual = lay_out(tmp_path), TrainingArguments(str(tmp_path))
+    for methods in ("lora", "hadamard"):
+        run = due(spec_of(place, methods, 'optimizer = "trainer"'), {})[0]
+        settings = resolve(settings_of(run), 100)
+        assert (settings.adam_beta2, settings.schedule) == (usual.adam_beta2, usual.lr_scheduler_type)
+        assert settings.average == 0
 
 
 def test_two_cells_of_a_spec_never_share_a_run(tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ def test_balanced_class_weights_average_one_over_the_rows(tmp_path: Path) -> Non
         tmp_path / "train.csv", 40, label_of=lambda text: "rare" if "w10" in text else "common"
     )
     data = read_data(TuneSettings("m", "o", train=str(train)))
-    weights = class_weights(data)
+    weights = class_weights(settings, data)
     of_rows = weights[torch.tensor(data.train.labels)]
     assert of_rows.mean() == pytest.approx(1)
     assert weights[data.task.label_names.index("rare")] > weights[data.task.label_names.index("common")]

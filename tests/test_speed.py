@@ -328,7 +328,7 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
 
     def record(lr: float, score: float, **run: Any) -> dict[str, Any]:
         usual = {"purpose": "search", "model": "elsewhere/model", "task": {"name": "mood"}, "method": "lora"}
-        usual |= {"search_rows": 1500}
+        usual |= {"search_rows": 1500, "optimizer": "trainer"}
         found = {"status": "done", "metric": "accuracy", "score": score, "best": {"dev_loss": 0.1}}
         return {**found, "run": {**usual, "lr": lr, **run}}
 
@@ -346,10 +346,10 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
         n: rate_of(spec, model, dataclasses.replace(task, epochs=n), "lora", longer)[0] for n in (3, 4)
     }
     assert of_epochs == {3: 4e-3, 4: 4e-3}  # none of 3 epochs is there: that of the nearest number
-    with_mean = {"h": record(7e-3, 0.5, search_rows=100, average=0.99)}
-    assert rate_of(spec, model, task, "lora", {**searched, **with_mean}) == (3e-3, "searched")
-    assert rate_of(spec, model, task, "lora-ours", {**searched, **with_mean}) == (7e-3, "searched")
-    assert rate_of(spec, model, task, "lora", with_mean) == (7e-3, "searched")  # better than none
+    of_tune = {"h": record(7e-3, 0.5, search_rows=100, optimizer="tune")}
+    assert rate_of(spec, model, task, "lora", {**searched, **of_tune}) == (3e-3, "searched")
+    assert rate_of(spec, model, task, "lora-ours", {**searched, **of_tune}) == (7e-3, "searched")
+    assert rate_of(spec, model, task, "lora", of_tune) == (7e-3, "searched")  # better than none
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
     assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr

@@ -58,7 +58,7 @@ class Cell:
             seed=seed,
             select=spec.select,
             bf16=spec.bf16,
-            average=spec.average,
+            optimizer=spec.optimizer,
             dropout=spec.dropout,
             search_rows=spec.search.rows if is_search and spec.search is not None else None,
         )

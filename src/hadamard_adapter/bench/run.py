@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadamard_adapter.bench.rows import TaskRows, files_of, read_rows
-from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.spec import OPTIMIZERS, Optimizer, TaskSpec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
@@ -51,8 +51,8 @@ class Run:
     """Whether the backbone drops activations at random."""
     search_rows: int | None
     """Training rows of a search, at most; None in runs whose score counts."""
-    average: float = TuneSettings.average
-    """Of a running mean of the weights, the share that a step leaves; 0: the last step's weights count."""
+    optimizer: Optimizer = "tune"
+    """Whose AdamW: that of `hadamard tune`, or the Trainer's."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
@@ -95,7 +95,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
         "seed": run.seed,
         "dtype": "bfloat16" if run.bf16 else "float32",
         "dropout": run.dropout,
-        "average": run.average,
+        **OPTIMIZERS[run.optimizer],
         "quiet": True,
     }
     if given.get("stages", 2) == 2:

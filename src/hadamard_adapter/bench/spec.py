@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE
-from hadamard_adapter.tuning.settings import TuneSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,6 +20,8 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = [
+    "OPTIMIZERS",
+    "Optimizer",
     "Search",
     "Spec",
     "TaskSpec",
@@ -33,6 +34,13 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+Optimizer = Literal["tune", "trainer"]
+OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
+    "tune": {},
+    "trainer": {"average": 0.0, "adam_beta2": 0.999},
+}
+"""Name in a spec -> settings where they differ from the defaults; without a mean the schedule is linear."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,9 @@ class Spec:
     """Whether to compute in bfloat16 (autocast)."""
     dropout: bool = False
     """Whether the backbone drops activations at random in training, for all methods alike."""
-    average: float = TuneSettings.average
-    """Share of the running mean of weights that a step leaves, for all methods alike; 0: no mean, and a
-    linear schedule, as on the plain Trainer."""
+    optimizer: Optimizer = "tune"
+    """Whose AdamW, for all methods alike: that of `hadamard tune` (a mean of the weights, a constant rate, a
+    short memory), or the Trainer's (the last step's weights, a linear schedule)."""
     search: Search | None = None
     """None: no search, each method at its published learning rate."""
     kind: Literal["methods"] = "methods"
@@ -121,8 +129,6 @@ class Spec:
                     raise SettingsError(
                         f"expected of {task.name}: no method {method!r}{nearest(method, METHODS)}"
                     )
-        if not 0 <= self.average < 1:
-            raise SettingsError(f"average: expected a share from 0 to below 1, received {self.average!r}")
         if self.seeds < 1:
             raise SettingsError(f"seeds: expected a number from 1 on, received {self.seeds!r}")
         if self.search is not None and (self.search.rows < 20 or self.search.extensions < 0):

@@ -16,7 +16,7 @@ from hadamard_adapter.bench.layers import offsets_by_layer
 from hadamard_adapter.methods import METHODS, Fit, Logits, Method, head_of, shape_of, trained_counts
 from hadamard_adapter.tasks import data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
-from hadamard_adapter.tuning.bench import token_rows
+from hadamard_adapter.tuning.bench import class_weights, token_rows
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import (
@@ -144,6 +144,7 @@ def _wrapped(
         train=token_rows(tokenizer, data.train, max_length)[0],
         dev=token_rows(tokenizer, data.dev, max_length)[0],
         collate=collator(tokenizer, data.task.problem_type),
+        class_weights=class_weights(settings, data),
     )
     key = {"base": base_fingerprint, "max_length": max_length}
     key |= {part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))}

@@ -130,12 +130,14 @@ def set_up(
     )  # fmt: skip
 
 
-def class_weights(data: TuneData) -> Float[torch.Tensor, " l"]:
-    """n / (classes · rows of the class), float32, so that the weights of all rows average 1.
+def class_weights(settings: TuneSettings, data: TuneData) -> Float[torch.Tensor, " l"] | None:
+    """n / (classes · rows of the class), float32, so that the weights of all rows average 1; None: none.
 
     Raises:
-        SettingsError: the task has no single labels.
+        SettingsError: weights are asked for, and the task has no single labels.
     """
+    if settings.class_weights == "none":
+        return None
     if data.task.problem_type != "single_label_classification":
         raise SettingsError(
             f"class_weights: expected 'none' for {data.task.problem_type}, received 'balanced'; "

@@ -320,7 +320,7 @@ def make_stage(bench: Bench, name: str) -> Stage:
         train=bench.train,
         dev=bench.dev,
         collate=collator(bench.tokenizer, data.task.problem_type),
-        class_weights=class_weights(data) if settings.class_weights == "balanced" else None,
+        class_weights=class_weights(settings, data),
     )
 
 

@@ -1,6 +1,7 @@
 """Ways to train a method: `tune` and its data path, and the plain Trainer as its documentation shows it."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hadamard_adapter.allocator import keep_freed_memory
+from hadamard_adapter.bench.spec import Optimizer
 from hadamard_adapter.bench.speed.clock import Clock
 from hadamard_adapter.bench.train import train
 from hadamard_adapter.methods import METHODS, head_of
@@ -31,7 +33,7 @@ from hadamard_adapter.tuning.models import (
 from hadamard_adapter.tuning.precision import cast_frozen
 from hadamard_adapter.tuning.trained_layers import wide_attention
 
-__all__ = ["GROUPED", "OURS", "PLAIN", "TrainingPath"]
+__all__ = ["GROUPED", "LAST_STEP", "OURS", "PLAIN", "TrainingPath"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class TrainingPath:
     """Trains a method (its name) on rows, in a folder, under a clock."""
     ready: Callable[[Any, dict[str, Tensor], str], contextlib.AbstractContextManager[None]]
     """Within it a model, which is changed, computes as in `train`; given a batch to try it on and a dtype."""
-    has_mean: bool
-    """Whether a mean of the weights over the last steps is scored, as in `tune`."""
+    optimizer: Optimizer
+    """Whose AdamW: that of `tune`, or the Trainer's."""
     begin: Callable[[], object] = lambda: None
     """Called once at the start of a process, as the path's own command does."""
 
@@ -76,6 +78,7 @@ def _plain(
             warmup_steps=settings.warmup,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
+            adam_beta2=settings.adam_beta2,
             train_sampling_strategy=strategy,
             bf16=settings.dtype == "bfloat16",
             seed=settings.seed,
@@ -123,11 +126,13 @@ def _as_it_is(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None
     yield
 
 
-OURS = TrainingPath("tune", train, _as_tune_does, True, keep_freed_memory)
+OURS = TrainingPath("tune", train, _as_tune_does, "tune", keep_freed_memory)
 """`tune` for the Hadamard adapter, its data path and stage for other methods: no dropout in the backbone,
-rows of like length together, frozen layers at the bottom computed once, the last one cut short, and a mean of
-the weights at a constant rate in place of a linear schedule."""
-PLAIN = TrainingPath("Trainer", functools.partial(_plain, "random"), _as_it_is, False)
+rows of like length together, frozen layers at the bottom computed once, the last one cut short, and its
+optimizer: a mean of the weights at a constant rate, and a short memory."""
+LAST_STEP = dataclasses.replace(OURS, optimizer="trainer")
+"""The same with the Trainer's optimizer, so that data path and optimizer are told apart."""
+PLAIN = TrainingPath("Trainer", functools.partial(_plain, "random"), _as_it_is, "trainer")
 """The Trainer by itself: random order, batches padded to their longest row, the model's dropout."""
-GROUPED = TrainingPath("Trainer, grouped", functools.partial(_plain, "group_by_length"), _as_it_is, False)
+GROUPED = TrainingPath("Trainer, grouped", functools.partial(_plain, "group_by_length"), _as_it_is, "trainer")
 """The same, with rows of like length together by the Trainer's own sampler."""

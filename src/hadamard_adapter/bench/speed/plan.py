@@ -75,9 +75,9 @@ def rate_of(
         model: its folder's name tells which searches count.
         task: its name, likewise; searches of as many epochs count before others.
         variant: name in the table of variants; a method's variants share its rate.
-        searched: records of `hadamard bench`. Searches with a mean of the weights where the variant has one,
-            and without where not, count before others, then those on the same part of the task, then those
-            on a larger part, then those of more training rows.
+        searched: records of `hadamard bench`. Searches with the variant's own optimizer count before others,
+            then those on the same part of the task, then those on a larger part, then those of more training
+            rows.
     """
     method = VARIANTS[variant].method
     by_epochs = _searches(model, task, variant, searched)
@@ -105,7 +105,7 @@ def _searches(
         if own == wanted and record["status"] == "done":
             sign = 1 if METRICS[record["metric"]].greater_is_better else -1
             rows = run["task"].get("rows")
-            is_alike = (run.get("average", 0.0) > 0) == row.has_mean
+            is_alike = run.get("optimizer") == row.path.optimizer
             part = (is_alike, rows == task.rows, rows or math.inf, run["search_rows"])
             of_part = by_part.setdefault(part, {})
             of_part.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(record, sign)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench import run as bench_run
 from hadamard_adapter.bench.rows import cut, read_rows
-from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.spec import OPTIMIZERS, TaskSpec
 from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.tasks import Examples, data_fingerprint
@@ -25,8 +25,8 @@ __all__ = ["SpeedRun", "data_of", "identity", "name_of", "passes_of", "settings_
 
 RECIPE = 2
 """Counted up by every change of the code that moves a figure: earlier runs then count as others."""
-_DEFAULTS_BEFORE: dict[str, Any] = {"average": 0.0, "schedule": "linear"}
-"""Of settings whose defaults have changed since; runs on the plain Trainer, which keep these, still count."""
+_DEFAULTS_BEFORE: dict[str, Any] = {**OPTIMIZERS["trainer"], "schedule": "linear"}
+"""Of settings whose defaults have changed since; runs that keep these still count."""
 FEW_DEV_ROWS = 32
 """Of a run that has no curve."""
 
@@ -77,7 +77,7 @@ def settings_of(run: SpeedRun) -> TuneSettings:
     usual = bench_run.Run(
         purpose="score", model=run.model, task=run.task, data=run.data, method=row.method, lr=run.lr,
         seed=run.seed, select="dev", bf16=False, dropout=False, search_rows=None,
-        average=TuneSettings.average if row.has_mean else 0.0,
+        optimizer=row.path.optimizer,
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
     settings = dataclasses.replace(settings, dtype=placed(settings).dtype)

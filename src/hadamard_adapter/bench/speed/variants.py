@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from hadamard_adapter.bench.speed.paths import GROUPED, OURS, PLAIN, TrainingPath
+from hadamard_adapter.bench.speed.paths import GROUPED, LAST_STEP, OURS, PLAIN, TrainingPath
 
 __all__ = ["REFERENCES", "VARIANTS", "Variant"]
 
@@ -23,20 +23,13 @@ class Variant:
     share_of_layers: float = 1.0
     """Of the model's layers, the upper ones that are adapted; those below are computed once. `tune` alone."""
 
-    @property
-    def has_mean(self) -> bool:
-        """Whether a mean of the weights is scored: as its path does, where its settings do not say."""
-        return self.settings.get("average", self.path.has_mean) > 0
-
 
 _BF16: dict[str, Any] = {"dtype": "bfloat16"}
 _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning": "LN-tuning"}
 
 VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS, {"dtype": "auto"}),
-    "tune-last-step": Variant(
-        "hadamard tune, last step", "hadamard-wide", OURS, {"dtype": "auto", "average": 0.0}
-    ),
+    "tune-last-step": Variant("hadamard tune, last step", "hadamard-wide", LAST_STEP, {"dtype": "auto"}),
     "tune-upper": Variant(
         "hadamard tune, upper 2/3 of the layers",
         "hadamard-wide",
@@ -52,9 +45,7 @@ VARIANTS: dict[str, Variant] = {
     },
     "lora-ours": Variant("LoRA on our path", "lora", OURS),
     "lora-ours-bf16": Variant("LoRA on our path, bf16", "lora", OURS, _BF16),
-    "lora-ours-last-step": Variant(
-        "LoRA on our path, bf16, last step", "lora", OURS, {**_BF16, "average": 0.0}
-    ),
+    "lora-ours-last-step": Variant("LoRA on our path, bf16, last step", "lora", LAST_STEP, _BF16),
 }
 """Name in a spec to row. A further setting of `tune` is a further row: `{"some_setting": value}`."""
 
