@@ -52,7 +52,7 @@ class Run:
     search_rows: int | None
     """Training rows of a search, at most; None in runs whose score counts."""
     optimizer: Optimizer = "tune"
-    """Whose AdamW: that of `hadamard tune`, or the Trainer's."""
+    """Whose: that of `hadamard tune`, or the Trainer's."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
@@ -154,8 +154,8 @@ def work_of(run: Run) -> int:
 def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
     _config(model)  # refuses what is no model, before a run of it fails
     content = _content(model)
-    key = run_key(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
-    return {**key, "model_content": content or model}
+    key = run_key(resolve(settings, len(data.train)), data, 1)
+    return {**key, "model": "none", "model_content": content or model}  # what is in it, not where it is
 
 
 @functools.cache

@@ -38,7 +38,7 @@ T = TypeVar("T")
 Optimizer = Literal["tune", "trainer"]
 OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
     "tune": {},
-    "trainer": {"average": 0.0, "adam_beta2": 0.999},
+    "trainer": {"average": 0.0},
 }
 """Name in a spec -> settings where they differ from the defaults; without a mean the schedule is linear."""
 
@@ -104,8 +104,8 @@ class Spec:
     dropout: bool = False
     """Whether the backbone drops activations at random in training, for all methods alike."""
     optimizer: Optimizer = "tune"
-    """Whose AdamW, for all methods alike: that of `hadamard tune` (a mean of the weights, a constant rate, a
-    short memory), or the Trainer's (the last step's weights, a linear schedule)."""
+    """Whose, for all methods alike: that of `hadamard tune` (a mean of the weights, a constant rate), or the
+    Trainer's (the last step's weights, a linear schedule)."""
     search: Search | None = None
     """None: no search, each method at its published learning rate."""
     kind: Literal["methods"] = "methods"

@@ -20,7 +20,7 @@ from hadamard_adapter.tuning.settings import TuneSettings, resolve
 __all__ = ["METHODS"]
 
 _CHEN = "Chen et al., 2023, arXiv 2407.11033; ours"
-_OUR_GRID = (2e-3, 3e-3, 5e-3)
+_OUR_GRID = (2e-3, 5e-3, 1e-2)
 _RED = "Wu et al., 2024, arXiv 2402.15179; rate: mlwu22/RED, bash/RED/RoBERTa/RoBERTa_base. Ours"
 
 

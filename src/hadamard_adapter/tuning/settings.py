@@ -151,8 +151,6 @@ class TuneSettings:
     """Share of the steps in which the learning rates rise from zero (RED's setting)."""
     average: float = 0.99
     """Share of the running mean of weights that a step leaves; the mean is scored and saved. 0: no mean."""
-    adam_beta2: float = 0.98
-    """AdamW's share of earlier squared gradients; at 0.999 large first ones keep steps small for long."""
     weight_decay: float = 0.0
     """AdamW's decay; on the adapter it pulls towards the base model, since offsets are stored."""
     max_grad_norm: float = 1.0
@@ -286,9 +284,8 @@ def _check(settings: TuneSettings) -> None:
             raise SettingsError(
                 f"{name}: expected one or more, received none; leave it out for the usual ones"
             )
-    for name in ("average", "adam_beta2"):
-        if not 0 <= values[name] < 1:
-            raise SettingsError(f"{name}: expected a share from 0 to below 1, received {values[name]!r}")
+    if not 0 <= settings.average < 1:
+        raise SettingsError(f"average: expected a share from 0 to below 1, received {settings.average!r}")
     if settings.warmup >= 1:
         raise SettingsError(f"warmup: expected a share of the steps below 1, received {settings.warmup!r}")
     _check_choices(settings)

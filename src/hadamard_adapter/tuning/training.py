@@ -304,7 +304,6 @@ def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: 
     model.to(arguments.device)
     # One kernel for all tensors: an adapter's are many and small, and each would be dozens of calls.
     options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
-    options["betas"] = (arguments.adam_beta1, settings.adam_beta2)
     offsets = {name: p for name, p in trained_offsets(model).items() if p.requires_grad}
     if settings.basis is not None and offsets:
         own = {id(parameter) for parameter in offsets.values()}

@@ -47,7 +47,7 @@ class TrainingPath:
     ready: Callable[[Any, dict[str, Tensor], str], contextlib.AbstractContextManager[None]]
     """Within it a model, which is changed, computes as in `train`; given a batch to try it on and a dtype."""
     optimizer: Optimizer
-    """Whose AdamW: that of `tune`, or the Trainer's."""
+    """Whose: that of `tune`, or the Trainer's."""
     begin: Callable[[], object] = lambda: None
     """Called once at the start of a process, as the path's own command does."""
 
@@ -78,7 +78,6 @@ def _plain(
             warmup_steps=settings.warmup,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
-            adam_beta2=settings.adam_beta2,
             train_sampling_strategy=strategy,
             bf16=settings.dtype == "bfloat16",
             seed=settings.seed,
@@ -129,7 +128,7 @@ def _as_it_is(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None
 OURS = TrainingPath("tune", train, _as_tune_does, "tune", keep_freed_memory)
 """`tune` for the Hadamard adapter, its data path and stage for other methods: no dropout in the backbone,
 rows of like length together, frozen layers at the bottom computed once, the last one cut short, and its
-optimizer: a mean of the weights at a constant rate, and a short memory."""
+optimizer: a mean of the weights at a constant rate."""
 LAST_STEP = dataclasses.replace(OURS, optimizer="trainer")
 """The same with the Trainer's optimizer, so that data path and optimizer are told apart."""
 PLAIN = TrainingPath("Trainer", functools.partial(_plain, "random"), _as_it_is, "trainer")
