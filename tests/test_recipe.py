@@ -399,8 +399,10 @@ def test_balanced_class_weights_average_one_over_the_rows(tmp_path: Path) -> Non
     train = write_rows(
         tmp_path / "train.csv", 40, label_of=lambda text: "rare" if "w10" in text else "common"
     )
-    data = read_data(TuneSettings("m", "o", train=str(train)))
+    settings = TuneSettings("m", "o", train=str(train), class_weights="balanced")
+    data = read_data(settings)
     weights = class_weights(settings, data)
+    assert weights is not None and class_weights(TuneSettings("m", "o", train=str(train)), data) is None
     of_rows = weights[torch.tensor(data.train.labels)]
     assert of_rows.mean() == pytest.approx(1)
     assert weights[data.task.label_names.index("rare")] > weights[data.task.label_names.index("common")]
