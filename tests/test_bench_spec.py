@@ -123,14 +123,15 @@ def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tm
     assert first("lora full") == start
 
 
-def test_an_identity_asks_nobody_for_a_model_that_is_not_the_runs(
+def test_identities_read_their_model_once_and_ask_for_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("hadamard_adapter.tuning.data.base_content", asked.append)
-    run = due(spec_of(lay_out(tmp_path), "lora"), {})[0]
-    identity(run)
-    assert set(asked) == {run.model}
+    for module in ("content", "data"):
+        monkeypatch.setattr(f"hadamard_adapter.tuning.{module}.base_content", asked.append)
+    runs = due(spec_of(lay_out(tmp_path), "lora"), {})
+    assert len({identity(run) for run in runs}) == 2
+    assert asked == [runs[0].model]
 
 
 def test_the_trainers_optimizer_is_the_trainers(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hadamard_adapter.bench.spec import OPTIMIZERS, Optimizer, TaskSpec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
-from hadamard_adapter.tuning.data import TuneData, run_key
+from hadamard_adapter.tuning.data import TuneData, key_without_content
 from hadamard_adapter.tuning.models import config_of
 
 __all__ = ["RECIPE", "Run", "data_of", "described", "identity", "name_of", "settings_of", "work_of"]
@@ -154,8 +154,8 @@ def work_of(run: Run) -> int:
 def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
     _config(model)  # refuses what is no model, before a run of it fails
     content = _content(model)
-    key = run_key(resolve(settings, len(data.train)), data, 1)
-    return {**key, "model": "none", "model_content": content or model}  # what is in it, not where it is
+    key = key_without_content(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
+    return {**key, "model_content": content or model}
 
 
 @functools.cache

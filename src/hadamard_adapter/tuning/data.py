@@ -23,7 +23,7 @@ from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import shared_content
 
-__all__ = ["TuneData", "read_data", "run_key"]
+__all__ = ["TuneData", "key_without_content", "read_data", "run_key"]
 
 _NOT_IN_KEY = (
     *("output", "overwrite", "quiet", "allow_remote_code", "start", "basis"),
@@ -75,15 +75,20 @@ def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[st
         data: its rows.
         n_processes: processes that share the work; their number changes sums of gradients.
     """
-    key = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NOT_IN_KEY}
-    rows = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
-    rows |= {"labels": data.task.label_names, "columns": dataclasses.asdict(data.columns)}
+    key = key_without_content(settings, data, n_processes)
     content = base_content(settings.model)
     if content is not None:
         del key["model"]
-    model = {"model_content": content or "unknown"}
+    return {**key, "model_content": content or "unknown"}
+
+
+def key_without_content(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:
+    """`run_key` but for what the base model's folder or name holds; nothing of the model is read."""
+    key = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NOT_IN_KEY}
+    rows = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
+    rows |= {"labels": data.task.label_names, "columns": dataclasses.asdict(data.columns)}
     shared = shared_content(settings.start, settings.basis)
-    return json.loads(json.dumps({**key, **rows, **model, **shared, "n_processes": n_processes}))
+    return json.loads(json.dumps({**key, **rows, **shared, "n_processes": n_processes}))
 
 
 def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:
