@@ -12,18 +12,19 @@ from transformers import TrainerCallback
 
 from bench_help import lay_out, silent
 from command import hadamard
-from hadamard_adapter.analysis.pace import paced
+from hadamard_adapter.analysis.pace import gains_of, paced, read_paces
 from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.speed import clocks_of, paired, read_speed_groups, score_at, seconds_to, slope
 from hadamard_adapter.analysis.speed_texts import speed_markdown
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, find_spec, read_speed
+from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed
 from hadamard_adapter.bench.speed.clock import Clock, is_due
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.plan import epochs_of, missing, rate_of, runs_of
 from hadamard_adapter.bench.speed.run import data_of, name_of, settings_of
 from hadamard_adapter.bench.speed.schedule import run_missing
 from hadamard_adapter.bench.speed.spec import PACKED
+from hadamard_adapter.bench.speed.variants import GAINS, Gain
 from hadamard_adapter.bench.speed.worker import measure
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
@@ -31,7 +32,10 @@ from hadamard_adapter.tuning.precision import has_bfloat16
 from tuning_help import adapter_sha256, tiny_tune
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECS = [*PACKED.glob("*.toml"), ROOT / "experiments" / "speed-quick.toml"]
+SPECS = [
+    *PACKED.glob("*.toml"),
+    *(ROOT / "experiments" / f"speed-{name}.toml" for name in ("quick", "gains")),
+]
 
 SLOW = [(10.0, 0.2), (20.0, 0.5), (30.0, 0.80), (40.0, 0.80)]
 """Seconds and score of a reference: its target, 99 % of 0.80, is reached after 30 seconds."""
@@ -272,6 +276,37 @@ def test_paces_are_short_runs_in_turn_and_curves_then_stand_as_the_spec_has_them
     assert len(orders) > 1 and all(len(set(order)) == 4 for order in orders)
 
 
+@pytest.mark.parametrize("gain", GAINS, ids=lambda gain: gain.title)
+def test_the_two_variants_of_a_gain_differ_in_one_thing(gain: Gain) -> None:
+    def things(variant: Variant) -> dict[str, Any]:
+        dtype = variant.settings.get("dtype", "float32")
+        same = {"dtype": "bfloat16" if dtype == "auto" else dtype}  # as on a processor that has it
+        defaults = {"cache_gb": 4.0, "first_token_only": True}
+        whole = {"method": variant.method, "path": variant.path, "share": variant.share_of_layers}
+        return defaults | variant.settings | same | whole
+
+    on, off = things(VARIANTS[gain.on]), things(VARIANTS[gain.off])
+    assert sum(on[name] != off[name] for name in on) == 1 and on.keys() == off.keys()
+
+
+def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path) -> None:
+    more, results = "pace = { rows = 32, rounds = 2 }", Results(tmp_path)
+    for run in runs_of(spec_of(place, "tune tune-uncached tune-float32", more, seeds=1)):
+        assert run.purpose == "curve" or measure(run, results)
+    records = list(results.records().values())
+    for record in records:
+        slower = {"tune-uncached": {"head": 9.0}, "tune-float32": {"adapter": 3.0}}
+        for name, stage in record["stages"].items():
+            factor = slower.get(record["run"]["variant"], {}).get(name, 1.0) * (1 + record["run"]["value"])
+            stage["seconds"] = factor * stage["steps"]
+    found = {one.gain.off: one for one in gains_of(read_paces(records))}
+    assert {off: (one.n, one.ratio, one.low, one.high) for off, one in found.items()} == {
+        "tune-uncached": (2, 9.0, 9.0, 9.0),
+        "tune-float32": (2, 3.0, 3.0, 3.0),
+    }
+    assert "## Each gain, on and off" in speed_markdown(records)
+
+
 def test_paced_seconds_are_steps_times_pace_and_know_nothing_of_the_curves_own_time(
     place: Path, tmp_path: Path
 ) -> None:
@@ -400,7 +435,7 @@ def test_epochs_are_the_fewest_that_searches_find_good_enough(place: Path, tmp_p
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
 def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
     spec = read_speed(path)
-    assert {"tune", "lora", "full"} <= set(spec.variants)
+    assert {"tune", "lora"} <= set(spec.variants)
     assert all(task.head_epochs == 1 for task in spec.tasks)  # else dev would choose the head's epoch
 
 

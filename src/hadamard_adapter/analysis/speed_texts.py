@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hadamard_adapter.analysis.pace import Key, Pace, read_paces
+from hadamard_adapter.analysis.pace import Key, Pace, gains_of, read_paces
 from hadamard_adapter.analysis.pictures import GROWN, curves_picture, growth_picture
 from hadamard_adapter.analysis.speed import (
     SHARE,
@@ -55,6 +55,7 @@ def speed_files(records: Sequence[Record], problems: Sequence[str] = ()) -> dict
         pictures[f"growth-{_word(axis[0])}-{axis[1]}.svg"] = growth_picture(list(lines))
     figures = {
         **{clock: [dataclasses.asdict(g) for g in read_speed_groups(records, clock)] for clock in clocks},
+        "gains": [dataclasses.asdict(gain) for gain in gains_of(read_paces(records))],
         "memory": [dataclasses.asdict(found) for found in read_footprints(records)],
         "growth": [dataclasses.asdict(line) for line in read_growth(records)],
     }
@@ -79,7 +80,8 @@ def speed_markdown(
         for group in read_speed_groups(records, clock):
             title = f"{group.model}, {group.task}: {group.metric}, {CLOCKS[clock]}"
             lines += [f"## {title}", "", *_table(group), ""]
-    lines += _paces(read_paces(records))
+    paces = read_paces(records)
+    lines += [*_gains(paces), *_paces(paces)]
     lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
     lines += ["## How to read it", "", *(f"- {note}" for note in _NOTES), ""]
     if problems:
@@ -105,6 +107,8 @@ _NOTES = (
     f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays and the "
     "rate falls linearly, as its users have it; our path leaves dropout out of the backbone and scores the "
     "mean of the weights at a constant rate, as `tune` does (last step: neither mean nor constant rate).",
+    "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
+    "that differ in nothing else; off / on: median of ratios paired by round, smallest and largest.",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
@@ -164,6 +168,21 @@ def _paces(found: Mapping[Key, Pace]) -> list[str]:
         steps = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in pace.step_seconds.items())
         cells = [model, task, VARIANTS[variant].title, steps, f"{1e3 * pace.cache_seconds:.2f}"]
         lines.append(table_line([*cells, str(pace.n), f"{pace.spread:.2f}"]))
+    return [*lines, ""]
+
+
+def _gains(paces: Mapping[Key, Pace]) -> list[str]:
+    """Each gain on and off."""
+    found = gains_of(paces)
+    if not found:
+        return []
+    heads = ["model", "task", "gain", "variant", "ms a step", "without", "ms a step", "off / on"]
+    lines = ["## Each gain, on and off", "", table_line(heads), table_line(["---"] * len(heads))]
+    for one in found:
+        gain, ratio = one.gain, f"{one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}], n {one.n}"
+        on, off = (f"{1e3 * seconds:.1f}" for seconds in (one.on, one.off))
+        cells = [one.model, one.task, gain.title, VARIANTS[gain.on].title, on]
+        lines.append(table_line([*cells, VARIANTS[gain.off].title, off, ratio]))
     return [*lines, ""]
 
 

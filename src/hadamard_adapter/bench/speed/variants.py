@@ -1,11 +1,12 @@
 """The table of variants: a method, what stands around it, and the settings in which it differs."""
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hadamard_adapter.bench.speed.paths import GROUPED, LAST_STEP, OURS, PLAIN, TrainingPath
 
-__all__ = ["REFERENCES", "VARIANTS", "Variant"]
+__all__ = ["GAINS", "REFERENCES", "VARIANTS", "Gain", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,69 @@ class Variant:
     """Of the model's layers, the upper ones that are adapted; those below are computed once. `tune` alone."""
 
 
+@dataclass(frozen=True)
+class Gain:
+    """One thing that makes steps faster, on and off: two variants that differ in nothing else."""
+
+    title: str
+    """Of what is on or off."""
+    on: str
+    """Variant with it."""
+    off: str
+    """Variant without it."""
+    stage: Literal["head", "last"] = "last"
+    """Whose steps are compared: stage 1 of the recipe, or the last or only stage."""
+
+
+_AUTO: dict[str, Any] = {"dtype": "auto"}
 _BF16: dict[str, Any] = {"dtype": "bfloat16"}
+_USUAL_MALLOC = dataclasses.replace(OURS, begin=lambda: None)
 _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning": "LN-tuning"}
 
 VARIANTS: dict[str, Variant] = {
-    "tune": Variant("hadamard tune", "hadamard-wide", OURS, {"dtype": "auto"}),
-    "tune-last-step": Variant("hadamard tune, last step", "hadamard-wide", LAST_STEP, {"dtype": "auto"}),
+    "tune": Variant("hadamard tune", "hadamard-wide", OURS, _AUTO),
+    "tune-last-step": Variant("hadamard tune, last step", "hadamard-wide", LAST_STEP, _AUTO),
     "tune-upper": Variant(
-        "hadamard tune, upper 2/3 of the layers",
+        "hadamard tune, upper 2/3 of the layers", "hadamard-wide", OURS, _AUTO, share_of_layers=2 / 3
+    ),
+    "tune-upper-uncached": Variant(
+        "hadamard tune --cache-gb 0, upper 2/3 of the layers",
         "hadamard-wide",
         OURS,
-        {"dtype": "auto"},
+        _AUTO | {"cache_gb": 0.0},
         share_of_layers=2 / 3,
     ),
     "tune-float32": Variant("hadamard tune --dtype float32", "hadamard-wide", OURS),
+    "tune-uncached": Variant("hadamard tune --cache-gb 0", "hadamard-wide", OURS, _AUTO | {"cache_gb": 0.0}),
+    "tune-all-tokens": Variant(
+        "hadamard tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
+    ),
+    "tune-usual-malloc": Variant("hadamard tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
     **{name: Variant(title, name, PLAIN) for name, title in _OTHERS.items()},
     **{
         f"{name}-grouped": Variant(f"{title}, grouped, bf16", name, GROUPED, _BF16)
         for name, title in _OTHERS.items()
     },
+    "lora-bf16": Variant("LoRA, bf16", "lora", PLAIN, _BF16),
     "lora-ours": Variant("LoRA on our path", "lora", OURS),
     "lora-ours-bf16": Variant("LoRA on our path, bf16", "lora", OURS, _BF16),
     "lora-ours-last-step": Variant("LoRA on our path, bf16, last step", "lora", LAST_STEP, _BF16),
 }
 """Name in a spec to row. A further setting of `tune` is a further row: `{"some_setting": value}`."""
+
+GAINS = (
+    Gain("adapter and head alone, not LoRA", "tune-last-step", "lora-ours-last-step"),
+    Gain("the head's input computed once", "tune", "tune-uncached", stage="head"),
+    Gain("the lower third frozen and computed once", "tune-upper", "tune"),
+    Gain("of that, computed once", "tune-upper", "tune-upper-uncached"),
+    Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
+    Gain("frozen weights in bfloat16", "tune", "tune-float32"),
+    Gain("freed memory kept", "tune", "tune-usual-malloc"),
+    Gain("bf16 (autocast) on the Trainer", "lora-bf16", "lora"),
+    Gain("rows of like length together, on the Trainer", "lora-grouped", "lora-bf16"),
+    Gain("tune's path, not the Trainer's", "lora-ours-last-step", "lora-grouped"),
+)
+"""What the report shows on and off, by the paces of steps."""
 
 REFERENCES = ("lora", "lora-grouped", "full")
 """Variants that all others are compared with, each held to the reference's own final score."""
