@@ -115,9 +115,8 @@ def test_a_cache_above_its_limit_is_left_out_and_it_is_said(tmp_path: Path) -> N
     model, stage = adapted(layers_to_transform=[1]), stage_for("bert")
     with cached_prefix(model, stage, tmp_path, {}, 1e-9, said.append) as cached:
         assert cached is stage
-    assert said == ["no cache of frozen layers: it would take 0.0 GB, more than cache_gb 1e-09"]
-    with cached_prefix(model, stage, tmp_path, {}, 0, said.append) as cached:
-        assert cached is stage and len(said) == 1 and not list(tmp_path.iterdir())
+    assert said == ["no cache of frozen layers: it would take 0.0 GB, cache_gb leaves 0.0"]
+    assert not list(tmp_path.iterdir())
 
 
 def _other_key(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
-SETTINGS: dict[str, Any] = {"grad_accumulation": 2, "batch_size": 4, "preset": "wide", "dtype": "bfloat16"}
+SETTINGS: dict[str, Any] = {"grad_accumulation": 2, "batch_size": 4, "layers": (1,), "dtype": "bfloat16"}
 VISIBLE = {
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -118,6 +118,7 @@ def die_at_complete(name: str, is_after: bool) -> None:
 
 MOMENTS: dict[str, Callable[[], None]] = {
     "while the frozen layers are computed": lambda: die_around(np.lib.format, "open_memmap", 1, True),
+    "while those of stage 2 are": lambda: die_around(np.lib.format, "open_memmap", 3, True),
     "between the two files of the frozen layers": lambda: die_around(prefix, "write_json", 1, True),
     "in the adapter file of a checkpoint": lambda: die_around(
         peft_model, "safe_save_file", 2, False, half=True

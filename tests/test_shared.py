@@ -15,6 +15,7 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.shared import (
     BasisAdamW,
     coefficients_in,
@@ -24,6 +25,7 @@ from hadamard_adapter.tuning.shared import (
     write_basis,
 )
 from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
+from test_averaging import mean_of
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 WEIGHTS = "adapter_model.safetensors"
@@ -114,7 +116,8 @@ def test_a_step_on_a_basis_is_adamw_in_the_coefficients() -> None:
     directions = {"a": (2 * q[:4].T).contiguous(), "b": (2 * q[4:].T).contiguous()}
     offsets = {name: torch.nn.Parameter(torch.zeros(n)) for name, n in (("a", 4), ("b", 2))}
     plain = torch.nn.Parameter(torch.zeros(2))
-    ours = BasisAdamW(offsets, directions, 0.1, weight_decay=0.01)
+    ours = BasisAdamW(offsets, directions, 0.1, decay=0.9, weight_decay=0.01)
+    steps: list[torch.Tensor] = []
     theirs = torch.optim.AdamW([plain], lr=0.1, weight_decay=0.01)
     for _ in range(20):
         loss = (torch.cat([offsets["a"], offsets["b"]]) - target).pow(4).sum()
@@ -122,11 +125,19 @@ def test_a_step_on_a_basis_is_adamw_in_the_coefficients() -> None:
             parameter.grad = None
         loss.backward()
         ours.step()
+        steps.append(ours.coefficients.detach().clone())
         theirs.zero_grad()
         (2 * q @ plain - target).pow(4).sum().backward()
         theirs.step()
     assert plain.abs().min() > 0.1
     torch.testing.assert_close(ours.coefficients.data, plain.data, atol=1e-4, rtol=1e-4)
+    last = {name: parameter.detach().clone() for name, parameter in offsets.items()}
+    with averaged(ours):
+        for name, parameter in offsets.items():
+            expected = torch.tensordot(mean_of(steps, 0.9).float(), directions[name], dims=1)
+            torch.testing.assert_close(parameter.data, expected, atol=1e-5, rtol=1e-4)
+            assert not torch.allclose(parameter, last[name], atol=1e-3)
+    assert all(torch.allclose(parameter, last[name]) for name, parameter in offsets.items())
 
 
 @pytest.mark.parametrize("name", ["start", "basis"])

@@ -22,7 +22,7 @@ from hadamard_adapter.bench.speed.clock import Clock, is_due
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.plan import epochs_of, missing, rate_of, runs_of
 from hadamard_adapter.bench.speed.run import data_of, name_of, settings_of
-from hadamard_adapter.bench.speed.schedule import run_missing
+from hadamard_adapter.bench.speed.schedule import in_a_process, run_missing
 from hadamard_adapter.bench.speed.spec import PACKED
 from hadamard_adapter.bench.speed.variants import GAINS, Gain
 from hadamard_adapter.bench.speed.worker import measure
@@ -257,6 +257,35 @@ def test_a_run_whose_process_died_is_written_down_and_done_again(place: Path, tm
     assert outcome.n_done == 1 and not outcome.lost
 
 
+def test_an_interrupted_bench_does_not_undo_a_record_that_was_just_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the worker is done and on its way out; then before it is."""
+    run, results = runs_of(spec_of(place, "lora", seeds=1))[0], Results(tmp_path)
+
+    class Leaving:
+        def wait(self) -> int:
+            if not self.is_told:
+                self.is_told = True
+                raise KeyboardInterrupt
+            return 0
+
+        def terminate(self) -> None:
+            """It is over anyway."""
+
+        is_told = False
+
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: Leaving())
+    with pytest.raises(KeyboardInterrupt):
+        run_missing([run], results, silent)
+    assert [record["status"] for record in results.records().values()] == ["cancelled"]
+    assert str(place) not in (tmp_path / "runs" / f"{name_of(run)}.json").read_text()
+    measure(run, results)
+    with pytest.raises(KeyboardInterrupt):
+        in_a_process(run, results)
+    assert [record["status"] for record in results.records().values()] == ["done"]
+
+
 def test_variants_take_turns_within_a_seed_in_an_order_of_their_own(place: Path) -> None:
     runs = runs_of(spec_of(place, "tune lora full ia3", "memory = { tokens = 8 }", seeds=4))
     assert [run.purpose for run in runs] == ["memory"] * 4 + ["curve"] * 16
@@ -334,6 +363,9 @@ def test_paced_seconds_are_steps_times_pace_and_know_nothing_of_the_curves_own_t
     assert "## Paces" in speed_markdown(records) and "paced seconds" in speed_markdown(records)
     without = [record for record in records if record["run"]["variant"] != "lora" or record["points"]]
     assert {record["run"]["variant"] for record in paced(without)} == {"tune"}  # no pace, no paced time
+    told = speed_markdown(without).partition("## Curves without a pace")[2].partition("##")[0]
+    assert f"| {VARIANTS['lora'].title} |" in told and VARIANTS["tune"].title not in told
+    assert "## Curves without a pace" not in speed_markdown(records)
 
 
 def test_growth_changes_one_thing_at_a_time(place: Path) -> None:

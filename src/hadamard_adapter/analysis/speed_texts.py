@@ -81,6 +81,7 @@ def speed_markdown(
             title = f"{group.model}, {group.task}: {group.metric}, {CLOCKS[clock]}"
             lines += [f"## {title}", "", *_table(group), ""]
     paces = read_paces(records)
+    lines += _without_pace(records)
     lines += [*_gains(paces), *_paces(paces)]
     lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
     lines += ["## How to read it", "", *(f"- {note}" for note in _NOTES), ""]
@@ -92,19 +93,22 @@ def speed_markdown(
 _PERCENT = f"{100 * SHARE:g} %"
 _NOTES = (
     "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
-    "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the first three.",
+    "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the first three "
+    "(`prepare`: of the short runs, on their rows, where there is a pace).",
     "Paced seconds: the steps of the run that made the curve, each as long as the median of short runs of "
     "the same variant and task, which took turns in rounds with nothing else on the machine; so the curve "
     "itself may have been made beside other work.",
     f"s to {_PERCENT} of LoRA: training time of the first point whose score is at least {_PERCENT} of LoRA's "
     "own final score on the same seed (LoRA on the plain Trainer); median over seeds. Where more than half "
-    "of the seeds do not get there it is empty; `at LoRA's end` is the score when LoRA is done.",
+    "of the seeds do not get there it is empty; `at LoRA's end` is the median score when LoRA is done, "
+    "`final` the mean at a variant's own end.",
     f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
     "final score; median of ratios paired by seed, smallest and largest in brackets, n seeds. `with caches` "
     "counts the time of caches as training.",
     "All variants have the same rows, batch size, warm-up and evaluation steps, each its own learning rate "
     "and epochs, chosen on held-out rows by the same rule: of the epochs searched, the fewest that come "
-    f"within {GOOD_ENOUGH:.0%} of the best score. On the plain Trainer the model's dropout stays and the "
+    f"within {GOOD_ENOUGH:.0%} of the best score. The searches had bfloat16 and no dropout in the "
+    "backbone, for all variants. On the plain Trainer the model's dropout stays and the "
     "rate falls linearly, as its users have it; our path leaves dropout out of the backbone and scores the "
     "mean of the weights at a constant rate, as `tune` does (last step: neither mean nor constant rate).",
     "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
@@ -118,14 +122,19 @@ _NOTES = (
 def _machine(records: Sequence[Record]) -> list[str]:
     """On what it ran, and how many runs something else disturbed, of those whose time counts."""
     is_paced = bool(read_paces(records))
-    done = [r for r in records if r["status"] == "done" and not (is_paced and r["run"]["purpose"] == "curve")]
+    counts = ("pace", "growth") if is_paced else ("curve", "growth")
+    done = [r for r in records if r["status"] == "done" and r["run"]["purpose"] in counts]
     found = {(r["machine"]["processor"], r["machine"]["device"], r["machine"]["threads"]) for r in done}
     lines = [f"{cpu}, {device}, {n} threads. " for cpu, device, n in sorted(found)]
-    disturbed = sum(
-        max(r["machine"]["load_average"], default=0.0) > r["machine"]["threads"] + DISTURBED for r in done
-    )
+    disturbed = [
+        r
+        for r in done
+        if max(r["machine"]["load_average"], default=0.0) > r["machine"]["threads"] + DISTURBED
+    ]
     if disturbed:
-        lines.append(f"{disturbed} of {len(done)} runs had other work beside them: see processor time.")
+        lines.append(f"{len(disturbed)} of {len(done)} runs whose time counts had other work beside them: ")
+        rounds = sorted({f"{r['run']['task']['name']}, round {r['run']['value']}" for r in disturbed})
+        lines.append(f"{'; '.join(rounds)}." if is_paced else "see processor time.")
     return [*lines, ""]
 
 
@@ -156,6 +165,22 @@ def _table(group: SpeedGroup) -> list[str]:
         cells += [_number(row.prepare_seconds, 1), _number(row.cache_seconds, 1)]
         lines.append(table_line(cells))
     return lines
+
+
+def _without_pace(records: Sequence[Record]) -> list[str]:
+    """Final scores of curves whose pace was not measured, so that none goes untold."""
+    if "paced" not in clocks_of(records):
+        return []
+    shown = {(g.model, g.task, row.variant) for g in read_speed_groups(records, "paced") for row in g.rows}
+    rows = [
+        table_line([group.model, group.task, row.title, _final(row)])
+        for group in read_speed_groups(records)
+        for row in group.rows
+        if (group.model, group.task, row.variant) not in shown
+    ]
+    heads = ["model", "task", "variant", "final"]
+    head = ["## Curves without a pace", "", table_line(heads), table_line(["---"] * len(heads))]
+    return [*head, *rows, ""] if rows else []
 
 
 def _paces(found: Mapping[Key, Pace]) -> list[str]:

@@ -11,14 +11,14 @@ import torch
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run, data_of, described, identity, name_of, settings_of, work_of
 from hadamard_adapter.bench.train import Trained, train
-from hadamard_adapter.errors import BusyError, HadamardError, TrainingError
+from hadamard_adapter.errors import HadamardError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning import Progress
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, versions
-from hadamard_adapter.tuning.resume import is_out_of_space, locked, remove
+from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["execute"]
 
@@ -38,21 +38,7 @@ def execute(run: Run, results: Results, progress: Progress | None = None) -> boo
         TrainingError: the disk is full. The run is cancelled, and what is finished stays.
         DataError, SettingsError: the rows or the model cannot be read.
     """
-    name = name_of(run)
-    if results.is_finished(name):
-        return True
-    work = results.made("work") / name
-    work.mkdir(exist_ok=True)
-    try:
-        with locked(work):
-            if not results.is_finished(name):
-                results.write(name, _record(run, results, work, progress))
-            remove(work)
-    except (BusyError, FileNotFoundError) as error:  # or the other process has just removed the folder
-        if isinstance(error, FileNotFoundError) and work.exists():
-            raise
-        return False
-    return True
+    return results.do_once(name_of(run), lambda work: _record(run, results, work, progress))
 
 
 def _record(run: Run, results: Results, work: Path, progress: Progress | None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from hadamard_adapter.bench.execute import execute
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import Run
-from hadamard_adapter.bench.worker import BUSY, DONE, do_job, write_job
+from hadamard_adapter.bench.run import Run, name_of
+from hadamard_adapter.bench.worker import BUSY, DONE, do_job, last_line, write_job
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning import Progress
 
@@ -79,7 +79,7 @@ class _Process:
             self.process.wait()
 
     def last_words(self) -> str:
-        return _last_line(self.log)
+        return last_line(self.log)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def pool(n_workers: int) -> Executor:
         raise SettingsError(f"workers: expected a number from 1 on, received {n_workers!r}")
 
     def start(run: Run, results: Results, slot: int) -> Started:
-        job = write_job(run, results)
+        job = write_job(name_of(run), run, results)
         log = job.with_suffix(".log")
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -167,7 +167,7 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
 
     def start(run: Run, results: Results, slot: int) -> Started:
         executor.update_parameters(name=f"hadamard-{run.method}")
-        return _Submitted(executor.submit(do_job, str(write_job(run, results))))
+        return _Submitted(executor.submit(do_job, str(write_job(name_of(run), run, results))))
 
     return Executor(n_jobs, start)
 
@@ -180,11 +180,3 @@ def _share(slot: int, n_workers: int) -> dict[str, str]:
     share = {"OMP_NUM_THREADS": str(max(1, n_cores // n_workers))}
     n_gpus = torch.cuda.device_count()
     return {**share, "CUDA_VISIBLE_DEVICES": str(slot % n_gpus)} if n_gpus > 1 else share
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""

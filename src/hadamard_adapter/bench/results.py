@@ -13,13 +13,14 @@ fit) or cancelled (the process went away: the same command runs it again).
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import BusyError, SettingsError
 from hadamard_adapter.tuning.places import refuse_no_place
-from hadamard_adapter.tuning.resume import read_json, write_json
+from hadamard_adapter.tuning.resume import locked, read_json, remove, write_json
 
 __all__ = ["FORMAT", "STATUSES", "Results"]
 
@@ -71,6 +72,42 @@ class Results:
         """
         assert record["status"] in STATUSES
         write_json(self.made("runs") / f"{name}.json", {"format": FORMAT, **record})
+
+    def do_once(self, name: str, make: Callable[[Path], dict[str, Any]]) -> bool:
+        """Make a run's record in its work folder, which is locked meanwhile, unless it is finished.
+
+        Args:
+            name: of the run.
+            make: does the run in a folder and returns its record.
+
+        Returns:
+            Whether it was done here or before, not by another process just now.
+        """
+        if self.is_finished(name):
+            return True
+        work = self.made("work") / name
+        work.mkdir(exist_ok=True)
+        try:
+            with locked(work):
+                if not self.is_finished(name):
+                    self.write(name, make(work))
+                remove(work)
+        except (BusyError, FileNotFoundError) as error:  # or the other process has just removed the folder
+            if isinstance(error, FileNotFoundError) and work.exists():
+                raise
+            return False
+        return True
+
+    def cancel(self, name: str, about: dict[str, Any], error: str) -> None:
+        """Write down why a run is not there; a record that is finished stays as it is.
+
+        Args:
+            name: of the run.
+            about: its record's first entries: run, identity, title.
+            error: why.
+        """
+        if not self.is_finished(name):
+            self.write(name, {**about, "status": "cancelled", "error": error})
 
     def made(self, kind: str) -> Path:
         """One of the folders inside, made if it is not there.

@@ -16,7 +16,17 @@ from hadamard_adapter.tuning import TuneSettings, resolve
 from hadamard_adapter.tuning.data import TuneData, key_without_content
 from hadamard_adapter.tuning.models import config_of
 
-__all__ = ["RECIPE", "Run", "data_of", "described", "identity", "name_of", "settings_of", "work_of"]
+__all__ = [
+    "RECIPE",
+    "Run",
+    "content_of",
+    "data_of",
+    "described",
+    "identity",
+    "name_of",
+    "settings_of",
+    "work_of",
+]
 
 RECIPE = 2
 """Counted up by every change of the code that moves a score: earlier runs then count as others."""
@@ -151,15 +161,15 @@ def work_of(run: Run) -> int:
     return len(data.train) * ((settings.head_epochs or 0) + (settings.epochs or 0))
 
 
-def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
-    _config(model)  # refuses what is no model, before a run of it fails
-    content = _content(model)
-    key = key_without_content(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
-    return {**key, "model_content": content or model}
-
-
 @functools.cache
-def _content(model: str) -> str | None:
+def content_of(model: str) -> str:
+    """A hash of what a model's files hold, read once; its name where nothing can be read."""
     from hadamard_adapter.tuning.content import base_content
 
-    return base_content(model)
+    return base_content(model) or model
+
+
+def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:
+    _config(model)  # refuses what is no model, before a run of it fails
+    key = key_without_content(resolve(dataclasses.replace(settings, model="none"), len(data.train)), data, 1)
+    return {**key, "model_content": content_of(model)}

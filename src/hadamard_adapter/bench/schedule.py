@@ -1,6 +1,5 @@
 """All runs of a spec, in an order that the results decide."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from hadamard_adapter.bench.executors import Executor, Started
 from hadamard_adapter.bench.plan import due
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import Run, identity, name_of
+from hadamard_adapter.bench.run import Run, described, identity, name_of
 from hadamard_adapter.bench.spec import Spec
 from hadamard_adapter.bench.worker import BUSY, MENDABLE
 from hadamard_adapter.errors import SettingsError
@@ -127,11 +126,5 @@ def _write_down(
 
 
 def _cancel(run: Run, results: Results, error: str) -> None:
-    """A record that says why a run is not there; one that is finished stays as it is."""
-    if not results.is_finished(name_of(run)):
-        content = {
-            "run": dataclasses.asdict(run),
-            "identity": identity(run),
-            "title": METHODS[run.method].title,
-        }
-        results.write(name_of(run), {**content, "status": "cancelled", "error": error})
+    about = {"run": described(run), "identity": identity(run), "title": METHODS[run.method].title}
+    results.cancel(name_of(run), about, error)

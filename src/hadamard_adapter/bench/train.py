@@ -1,6 +1,5 @@
 """One training of any method: `tune` for the Hadamard adapter, the same stage of training for all others."""
 
-import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from transformers import set_seed
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.bench.layers import offsets_by_layer
 from hadamard_adapter.methods import METHODS, Fit, Logits, Method, head_of, shape_of, trained_counts
-from hadamard_adapter.tasks import data_fingerprint, score
+from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights, token_rows
 from hadamard_adapter.tuning.data import TuneData
-from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import (
     collator,
     load_base,
@@ -26,10 +24,9 @@ from hadamard_adapter.tuning.models import (
     quiet_libraries,
     usable_length,
 )
-from hadamard_adapter.tuning.precision import placed
-from hadamard_adapter.tuning.prefix import cached_prefix
+from hadamard_adapter.tuning.precision import cast_frozen, placed
+from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
-from hadamard_adapter.tuning.trained_layers import wide_attention
 from hadamard_adapter.tuning.training import mean_loss, run_stage
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
@@ -135,6 +132,7 @@ def _wrapped(
     assert n_trained == row.count(shape), (
         f"{row.title}: {n_trained} train, the formula says {row.count(shape)}"
     )
+    cast_frozen(model, settings.dtype)
     assert settings.epochs is not None and isinstance(settings.lr, float)  # resolved
     stage = Stage(
         name="both",
@@ -146,17 +144,9 @@ def _wrapped(
         collate=collator(tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
     )
-    key = {"base": base_fingerprint, "max_length": max_length}
-    key |= {part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))}
-    limit_gb = 0.0 if settings.dropout else settings.cache_gb
-    cached = cached_prefix(model, stage, folder / "cache", key, limit_gb, _ignore, progress, settings.dtype)
-    is_cut = settings.first_token_only
-    with (
-        cached as stage,  # the next one tries this stage
-        first_token_only(model, stage) if is_cut else contextlib.nullcontext(),
-        wide_attention(model, settings.dtype),
-    ):
-        outcome = run_stage(model, stage, data.task, settings, folder / "both", progress)
+    content = {"base": base_fingerprint, "max_length": max_length}
+    with shortcuts(model, stage, settings, data, content, folder / "cache", _ignore, progress) as short:
+        outcome = run_stage(model, short, data.task, settings, folder / "both", progress)
 
     def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
         _load_checkpoint(model, outcome.checkpoint)

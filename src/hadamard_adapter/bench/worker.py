@@ -8,23 +8,39 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from hadamard_adapter.bench.execute import execute
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import Run, name_of
+from hadamard_adapter.bench.run import Run
 from hadamard_adapter.errors import HadamardError
 from hadamard_adapter.tuning.resume import write_json
 
-__all__ = ["BUSY", "DONE", "MENDABLE", "do_job", "main", "write_job"]
+__all__ = ["BUSY", "DONE", "MENDABLE", "do_job", "last_line", "main", "write_job"]
 
 DONE, MENDABLE, BUSY = 0, 2, 3
 
 
-def write_job(run: Run, results: Results) -> Path:
-    """The file that tells a worker what to do, with paths that hold from anywhere."""
-    path = results.made("jobs") / f"{name_of(run)}.json"
+def write_job(name: str, run: Any, results: Results) -> Path:
+    """The file that tells a worker what to do, with paths that hold from anywhere.
+
+    Args:
+        name: of the run.
+        run: a dataclass, of any kind of spec.
+        results: receives the record.
+    """
+    path = results.made("jobs") / f"{name}.json"
     write_json(path, {"run": dataclasses.asdict(run), "results": str(results.folder.absolute())})
     return path
+
+
+def last_line(log: Path) -> str:
+    """The last line that a worker wrote; empty where there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def do_job(path: str) -> int:

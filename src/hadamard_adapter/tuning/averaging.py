@@ -46,6 +46,12 @@ class AveragedAdamW(torch.optim.AdamW):
         super().__init__(params, **options)
         self.decay = decay
 
+    def gather(self) -> None:
+        """Read off the model what steps, before it is exchanged; here the parameters themselves step."""
+
+    def spread(self) -> None:
+        """Write what was exchanged into the model."""
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step of AdamW, and what it changes in the mean."""
@@ -66,12 +72,14 @@ class AveragedAdamW(torch.optim.AdamW):
 def swap(optimizer: Any) -> None:
     """Exchange weights and means, in place; an optimizer that keeps none is left as it is."""
     inner = getattr(optimizer, "optimizer", optimizer)  # within what Accelerate puts around it
-    if not isinstance(inner, AveragedAdamW):
+    if not isinstance(inner, AveragedAdamW) or not inner.state:
         return
+    inner.gather()
     for parameter, state in inner.state.items():
         kept = parameter.detach().clone()
         parameter.copy_(state[_KEY])
         state[_KEY].copy_(kept)
+    inner.spread()
 
 
 @contextlib.contextmanager

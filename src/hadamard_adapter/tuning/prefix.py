@@ -72,22 +72,22 @@ def cached_prefix(
         stage: rows as tokens, and how they are collated.
         folder: of the files; what is there from a killed run is used if it is whole and has this key.
         key: what the hidden states depend on besides the layers and precision (model, data), as JSON.
-        limit_gb: largest size of the files in units of 1e9 bytes; 0: no cache.
+        limit_gb: largest size of the files in units of 1e9 bytes: what is left of the setting cache_gb.
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
         dtype: type that the stage computes products in, "float32" or "bfloat16".
     """
     layers, reason = frozen_prefix(model)
     prefix = None
-    if layers and stage.train and limit_gb > 0:
+    if layers and stage.train:
         with in_float32(model):
             prefix = _probe(model, layers, stage, dtype)
     if layers and prefix is None:
         reason = "with it this model computes something else"
     if prefix is not None and (size_gb := _size_bytes(prefix, stage) / 1e9) > limit_gb:
-        prefix, reason = None, f"it would take {size_gb:.1f} GB, more than cache_gb {limit_gb:g}"
+        prefix, reason = None, f"it would take {size_gb:.1f} GB, cache_gb leaves {max(0.0, limit_gb):.1f}"
     if prefix is None:
-        if reason and limit_gb > 0:
+        if reason:
             say(f"no cache of frozen layers: {reason}")
         yield stage
         return
@@ -260,6 +260,7 @@ def _write(
         np.save(path.with_suffix(".npy"), np.empty(shape, dtype=np.float32))
         return
     kept = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    _reserve(temporary)
     if progress is not None:
         progress.start("cache", len(rows), 0)
     n_done = 0
@@ -278,6 +279,17 @@ def _write(
     os.replace(temporary, path.with_suffix(".npy"))
     if progress is not None:
         progress.end()
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's blocks on the disk now: on a full one a write to mapped memory would end the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _collate(inner: Collate) -> Collate:

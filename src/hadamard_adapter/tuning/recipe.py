@@ -16,14 +16,12 @@ from typing import Any
 from accelerate import PartialState
 
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tasks import data_fingerprint, describe_task
+from hadamard_adapter.tasks import describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
-from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
-from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.report import (
     count_parameters,
     metrics_of,
@@ -47,9 +45,9 @@ from hadamard_adapter.tuning.resume import (
 from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of, write_chosen
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.shared import coefficients_in, trained_offsets
+from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
-from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, wide_attention
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
 
@@ -236,17 +234,16 @@ def _run(
 
 def do_stage(bench: Bench, name: str) -> None:
     """Run one stage, or take its result from an earlier, killed run; the model then is at its best epoch."""
-    state, done, nothing = PartialState(), done_folder(bench, name), contextlib.nullcontext()
+    state, done = PartialState(), done_folder(bench, name)
     set_masks(bench.model, bench.settings, name)
     if not done.is_dir():
         started = time.perf_counter()
-        with (
-            _cached(bench, make_stage(bench, name)) as stage,
-            _shortened(bench, stage),
-            wide_attention(bench.model, bench.settings.dtype),
-            checkpointed(bench.model) if bench.settings.gradient_checkpointing else nothing,
-            compiled(bench.model) if bench.settings.torch_compile else nothing,
-        ):
+        bench.model.to(state.device)
+        content = {"base": bench.base_fingerprint, "max_length": bench.max_length}
+        with shortcuts(
+            bench.model, make_stage(bench, name), bench.settings, bench.data, content, _cache(bench),
+            bench.say, bench.progress,
+        ) as stage:  # fmt: skip
             cache_seconds = time.perf_counter() - started
             outcome = run_stage(
                 bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
@@ -322,30 +319,6 @@ def make_stage(bench: Bench, name: str) -> Stage:
         collate=collator(bench.tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
     )
-
-
-def _cached(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[Stage]:
-    """The stage with its frozen layers computed once, where they are the same in every epoch."""
-    settings = bench.settings
-    if settings.dropout:
-        return contextlib.nullcontext(stage)
-    bench.model.to(PartialState().device)
-    key = {"base": bench.base_fingerprint, "max_length": bench.max_length}
-    key |= {
-        part: data_fingerprint(rows) for part, rows in (("train", bench.data.train), ("dev", bench.data.dev))
-    }
-    return cached_prefix(
-        bench.model, stage, _cache(bench) / stage.name, key, settings.cache_gb, bench.say, bench.progress,
-        settings.dtype,
-    )  # fmt: skip
-
-
-def _shortened(bench: Bench, stage: Stage) -> contextlib.AbstractContextManager[bool]:
-    """The last layer without the tokens that the head does not read, where it reads the first one alone."""
-    if not bench.settings.first_token_only:
-        return contextlib.nullcontext(False)
-    bench.model.to(PartialState().device)
-    return first_token_only(bench.model, stage)
 
 
 def write_final(bench: Bench, key: dict[str, Any]) -> None:

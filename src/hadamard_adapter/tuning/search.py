@@ -45,7 +45,7 @@ def trials_of(settings: TuneSettings) -> list[Trial]:
     seeds = range(settings.seed, settings.seed + settings.seeds)
     return [
         Trial(
-            f"lr-{'preset' if lr is None else f'{lr:g}'}-seed-{seed}",
+            f"lr-{'preset' if lr is None else repr(lr)}-seed-{seed}",
             dataclasses.replace(settings, lr=lr, seed=seed, seeds=1),
         )
         for seed in seeds

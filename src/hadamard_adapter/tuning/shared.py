@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hadamard_adapter.errors import AdapterError, option
+from hadamard_adapter.tuning.averaging import AveragedAdamW
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.resume import file_sha256
 from hadamard_adapter.tuning.weights import check_readable, read_weights
@@ -156,7 +157,7 @@ def coefficients_in(directions: Mapping[str, Tensor], offsets: Mapping[str, Tens
     return _products(directions, offsets) / lengths
 
 
-class BasisAdamW(torch.optim.AdamW):
+class BasisAdamW(AveragedAdamW):
     """AdamW on the coefficients of directions; the offsets follow. Its first group holds the coefficients.
 
     The coefficients are read off the offsets before every step, so that a checkpoint needs none of its own.
@@ -168,6 +169,7 @@ class BasisAdamW(torch.optim.AdamW):
         directions: Mapping[str, Tensor],
         lr: float,
         others: Iterable[dict[str, Any]] = (),
+        decay: float = 0.0,
         **options: Any,
     ) -> None:
         """Make the optimizer.
@@ -177,23 +179,34 @@ class BasisAdamW(torch.optim.AdamW):
             directions: name -> part of the directions (k, d).
             lr: of the coefficients.
             others: further groups of parameters, such as the head.
+            decay: of the mean of the last steps' coefficients and other parameters; 0: none.
             options: of AdamW.
         """
         self.offsets = dict(offsets)
         device = next(iter(self.offsets.values())).device
         self.directions = {name: directions[name].to(device) for name in self.offsets}
         self.coefficients = nn.Parameter(torch.zeros(len(next(iter(directions.values()))), device=device))
-        super().__init__([{"params": [self.coefficients], "lr": lr}, *others], **options)
+        super().__init__([{"params": [self.coefficients], "lr": lr}, *others], decay, **options)
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """The coefficients of the model's offsets."""
+        self.coefficients.copy_(coefficients_in(self.directions, self.offsets))
+
+    @torch.no_grad()
+    def spread(self) -> None:
+        """The offsets of the coefficients."""
+        for name, parameter in self.offsets.items():
+            parameter.copy_(torch.tensordot(self.coefficients, self.directions[name], dims=1))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step of AdamW in the coefficients and the other groups."""
         gradients = {name: p.grad for name, p in self.offsets.items() if p.grad is not None}
-        self.coefficients.copy_(coefficients_in(self.directions, self.offsets))
+        self.gather()
         self.coefficients.grad = _products(self.directions, gradients) if gradients else None
         loss = super().step(closure)
-        for name, parameter in self.offsets.items():
-            parameter.copy_(torch.tensordot(self.coefficients, self.directions[name], dims=1))
+        self.spread()
         return loss
 
 

@@ -25,7 +25,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.averaging import averaged
-from hadamard_adapter.tuning.bench import Bench, Say, set_up
+from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import backbone_of, collator, quiet_libraries
@@ -117,7 +117,7 @@ def tune_together(
         is_over = [check_output(folders[name], keys[name], settings[0].overwrite) for name in names]
         if not all(is_over):
             for name in names:
-                held.enter_context(workspace(folders[name], keys[name], overwrite=True))
+                held.enter_context(workspace(folders[name], keys[name], settings[0].overwrite))
             benches = [
                 set_up(each[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
             ]
@@ -166,7 +166,9 @@ def _train(benches: Sequence[Bench], say: Say) -> None:
     arguments = training_arguments(stage, settings, first.partial / "adapter")
     arguments.eval_strategy, arguments.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
     model = _Together([bench.model for bench in benches], settings.dropout)
-    losses = [loss_of(bench.data.task.problem_type, None) for bench in benches]
+    losses = [
+        loss_of(bench.data.task.problem_type, class_weights(bench.settings, bench.data)) for bench in benches
+    ]
 
     def loss(outputs: dict[str, Any], labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         return losses[int(outputs["task"])](outputs, labels, num_items_in_batch)
@@ -284,6 +286,9 @@ class _Watch(TrainerCallback):
         loss, self.trainer.epoch_loss = self.trainer.epoch_loss / steps, 0.0
         with averaged(self.trainer.optimizer):
             self._score(state.global_step, epoch, loss)
+        patience = self.benches[0].settings.early_stopping
+        if patience and epoch - self.best_epoch >= patience:
+            control.should_training_stop = True
 
     def _score(self, step: int, epoch: int, loss: float) -> None:
         goods: list[float] = []

@@ -23,6 +23,7 @@ from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offse
 from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, Watcher, best_epoch, is_over, read_curve
 
 __all__ = [
+    "EpochSampler",
     "StageTrainer",
     "loss_of",
     "make_optimizer",
@@ -109,7 +110,7 @@ def run_stage(
     return Outcome(curve, best, folder / f"checkpoint-{best['step']}", keeper.seconds)
 
 
-class _EpochSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """Rows of similar length side by side, in an order that only seed and epoch decide.
 
     transformers' own sampler draws from the global generator, so an epoch could not be resumed half-way.
@@ -134,7 +135,6 @@ class StageTrainer(Trainer):
     """The Trainer with a resumable order of rows, and an error where the loss is not finite."""
 
     progress: Progress | None = None
-    epoch_sampler: _EpochSampler
     has_dropout = True
     step_loss = 0.0
 
@@ -174,8 +174,7 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        self.epoch_sampler = _EpochSampler([len(row["input_ids"]) for row in rows], group, self.args.seed)
-        return self.epoch_sampler
+        return EpochSampler([len(row["input_ids"]) for row in rows], group, self.args.seed)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""
@@ -253,7 +252,7 @@ class _Keeper(TrainerCallback):
         prune(self.folder, {newest} | best)
 
 
-def _sampler_of(dataloader: Any) -> _EpochSampler:
+def _sampler_of(dataloader: Any) -> EpochSampler:
     """The sampler at the bottom of what Accelerate wrapped around it."""
     batches = dataloader.batch_sampler
     while hasattr(batches, "batch_sampler"):
@@ -311,7 +310,7 @@ def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: 
         others = [{"params": head, "lr": stage.rates["head"]}] if head else []
         directions = read_basis(settings.basis).directions
         rate = stage.rates["scale"]
-        return BasisAdamW(offsets, directions, rate, others, **options)
+        return BasisAdamW(offsets, directions, rate, others, settings.average, **options)
     groups = parameter_groups(model, stage.rates)
     if not settings.average:
         return torch.optim.AdamW(groups, **options)

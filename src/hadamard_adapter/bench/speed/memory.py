@@ -13,6 +13,8 @@ from hadamard_adapter.bench.speed.run import SpeedRun, settings_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
+from hadamard_adapter.tuning import TuneSettings
+from hadamard_adapter.tuning.averaging import AveragedAdamW
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast
 
@@ -28,8 +30,9 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
 
     The model is loaded and wrapped and has seen a few tokens, forward and backward, since what the libraries
     take once (60 MB here) is no variant's. Then the kernel's high-water mark is set back to what the process
-    holds, so that the peak of loading is not taken for one of training; then come three steps of AdamW on
-    `value` tokens a row. None where the kernel does not tell (not Linux).
+    holds, so that the peak of loading is not taken for one of training; then come three steps of AdamW, with
+    the mean of the weights where the variant keeps one, on `value` tokens a row. None where the kernel does
+    not tell (not Linux).
 
     Args:
         run: of purpose "memory".
@@ -51,7 +54,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         model.zero_grad()
         _forget_peak()
         loaded = _kb("VmRSS")
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+        optimizer = _optimizer(model, settings)
         for _ in range(N_STEPS):
             with autocast(device, settings.dtype):
                 loss = model(**batch).loss
@@ -70,6 +73,13 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
             "trained_parameters": n_trained,
             "head_parameters": n_head,
         }
+
+
+def _optimizer(model: Any, settings: TuneSettings) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings.average:
+        return AveragedAdamW(trained, decay=settings.average, lr=1e-6)
+    return torch.optim.AdamW(trained, lr=1e-6)
 
 
 def saved_bytes(model: Any, batch: dict[str, Tensor]) -> int:

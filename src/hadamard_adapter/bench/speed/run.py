@@ -16,7 +16,6 @@ from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.tasks import Examples, data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
-from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.models import config_of
 from hadamard_adapter.tuning.precision import placed
@@ -111,7 +110,7 @@ def identity(run: SpeedRun) -> str:
     """
     row, data = VARIANTS[run.variant], data_of(run)
     key = dataclasses.asdict(run) | {"recipe": RECIPE, "path": row.path.name, "method": row.method}
-    key |= {"task": None, "data": None, "rate_from": None, "model": _content(run.model) or run.model}
+    key |= {"task": None, "data": None, "rate_from": None, "model": bench_run.content_of(run.model)}
     settings = dataclasses.replace(
         settings_of(run), model="none", task=None, data=None, train="rows", dev=None
     )
@@ -153,8 +152,3 @@ def _lengthened(examples: Examples, n_tokens: int) -> Examples:
     """Every text repeated until it has a word for each token, so that cutting it leaves just so many."""
     texts = [" ".join([text] * math.ceil(n_tokens / max(1, len(text.split())))) for text in examples.texts]
     return dataclasses.replace(examples, texts=texts)
-
-
-@functools.cache
-def _content(model: str) -> str | None:
-    return base_content(model)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.bench.results import Results
@@ -12,8 +11,7 @@ from hadamard_adapter.bench.schedule import Outcome
 from hadamard_adapter.bench.speed.plan import missing
 from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.bench.speed.worker import write_job
-from hadamard_adapter.bench.worker import BUSY, MENDABLE
+from hadamard_adapter.bench.worker import BUSY, MENDABLE, last_line, write_job
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["Start", "in_a_process", "run_missing"]
@@ -24,7 +22,7 @@ Start = Callable[[SpeedRun, Results], tuple[int, str]]
 
 def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
     """Do a run in a fresh process, which ends with this one."""
-    job = write_job(run, results)
+    job = write_job(name_of(run), run, results)
     log = job.with_suffix(".log")
     with log.open("wb") as file:
         command = [sys.executable, "-m", "hadamard_adapter.bench.speed.worker", str(job)]
@@ -36,7 +34,7 @@ def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
             process.wait()
             _cancel(run, results, "interrupted")
             raise
-    return code, _last_line(log)
+    return code, last_line(log)
 
 
 def run_missing(
@@ -81,12 +79,8 @@ def run_missing(
 
 
 def _cancel(run: SpeedRun, results: Results, error: str) -> None:
-    content = {
-        "run": described(run),
-        "identity": identity(run),
-        "title": VARIANTS[run.variant].title,
-    }
-    results.write(name_of(run), {**content, "status": "cancelled", "error": error})
+    about = {"run": described(run), "identity": identity(run), "title": VARIANTS[run.variant].title}
+    results.cancel(name_of(run), about, error)
 
 
 def _in_short(record: dict[str, Any]) -> str:
@@ -100,8 +94,3 @@ def _in_short(record: dict[str, Any]) -> str:
 def _how(code: int, last_words: str) -> str:
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"its process died ({how}) {last_words}".strip()
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""

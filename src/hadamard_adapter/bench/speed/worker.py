@@ -6,7 +6,6 @@ continued: what a killed one left is thrown away, since half a time says nothing
 """
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import os
@@ -33,19 +32,12 @@ from hadamard_adapter.bench.speed.run import (
 )
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
-from hadamard_adapter.errors import BusyError, DataError, HadamardError, SettingsError
+from hadamard_adapter.errors import DataError, HadamardError, SettingsError
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, versions
-from hadamard_adapter.tuning.resume import locked, remove, write_json
+from hadamard_adapter.tuning.resume import remove
 
-__all__ = ["main", "measure", "write_job"]
-
-
-def write_job(run: SpeedRun, results: Results) -> Path:
-    """The file that tells a worker what to do."""
-    path = results.made("jobs") / f"{name_of(run)}.json"
-    write_json(path, {"run": dataclasses.asdict(run), "results": str(results.folder.absolute())})
-    return path
+__all__ = ["main", "measure"]
 
 
 def measure(run: SpeedRun, results: Results) -> bool:
@@ -54,18 +46,7 @@ def measure(run: SpeedRun, results: Results) -> bool:
     Raises:
         DataError, SettingsError: the rows or the model cannot be read.
     """
-    name = name_of(run)
-    work = results.made("work") / name
-    work.mkdir(exist_ok=True)
-    try:
-        with locked(work):
-            if not results.is_finished(name):
-                _empty(work)
-                results.write(name, _record(run, work))
-            remove(work)
-    except BusyError:
-        return False
-    return True
+    return results.do_once(name_of(run), lambda work: _record(run, work))
 
 
 def main(path: str) -> int:
@@ -81,6 +62,9 @@ def main(path: str) -> int:
 
 
 def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
+    for entry in work.iterdir():  # of a run that was killed
+        if entry.name != "lock":
+            remove(entry)
     started = time.perf_counter()
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     data = data_of(run)
@@ -141,12 +125,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def _empty(work: Path) -> None:
-    for entry in work.iterdir():
-        if entry.name != "lock":
-            remove(entry)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What makes a stage of training faster and changes nothing of what it computes, all in one context."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hadamard_adapter.tasks import data_fingerprint
+from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.first_token import first_token_only
+from hadamard_adapter.tuning.prefix import cached_prefix
+from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.stage import Progress, Stage
+from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, wide_attention
+
+__all__ = ["shortcuts"]
+
+
+@contextlib.contextmanager
+def shortcuts(
+    model: Any,
+    stage: Stage,
+    settings: TuneSettings,
+    data: TuneData,
+    content: dict[str, Any],
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Iterator[Stage]:
+    """The stage to run instead of `stage`; within the context the model computes it the short way.
+
+    Frozen layers at the bottom are computed once (`prefix.py`), the last layer is cut to the token that the
+    head reads (`first_token.py`), and what remains keeps less for backward (`trained_layers.py`).
+
+    Args:
+        model: with the stage's masks set, on its device.
+        stage: what trains, on which rows.
+        settings: resolved, with device and dtype.
+        data: the rows' texts, whose fingerprints tell one cache from another.
+        content: what else the layers' output depends on: the base model, the length of a row.
+        folder: of all stages' caches; together they stay within `cache_gb`.
+        say: receives a line for the user.
+        progress: told how far the pass over the rows is.
+    """
+    key = content | {
+        part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))
+    }
+    left_gb = settings.cache_gb - _size_gb(folder, without=folder / stage.name)
+    with contextlib.ExitStack() as stack:
+        if settings.cache_gb and not settings.dropout:  # with dropout no two epochs are alike
+            stage = stack.enter_context(
+                cached_prefix(model, stage, folder / stage.name, key, left_gb, say, progress, settings.dtype)
+            )
+        if settings.first_token_only:
+            stack.enter_context(first_token_only(model, stage))
+        stack.enter_context(wide_attention(model, settings.dtype))
+        if settings.gradient_checkpointing:
+            stack.enter_context(checkpointed(model))
+        if settings.torch_compile:
+            stack.enter_context(compiled(model))
+        yield stage
+
+
+def _size_gb(folder: Path, without: Path) -> float:
+    """Of the files under a folder, those of one folder in it left out."""
+    files = (path for path in folder.rglob("*") if without not in path.parents and path.is_file())
+    return sum(path.stat().st_size for path in files) / 1e9

@@ -1,0 +1,150 @@
+"""Laws of a stage's short cuts: none is taken for another run's, all caches stay within one limit."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from adapter_help import adapted
+from bench_help import lay_out, silent
+from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.speed import VARIANTS
+from hadamard_adapter.bench.speed.clock import Clock
+from hadamard_adapter.bench.speed.run import SpeedRun, data_of, settings_of
+from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resolve
+from hadamard_adapter.tuning.data import TuneData, read_data
+from hadamard_adapter.tuning.precision import has_bfloat16
+from hadamard_adapter.tuning.shortcuts import shortcuts
+from hadamard_adapter.tuning.stage import Stage
+from hadamard_adapter.tuning.training import EpochSampler
+from test_prefix import stage_for
+from tuning_help import tiny_folder, tiny_tune, write_rows
+
+
+def rows_of(folder: Path, seed: int) -> tuple[TuneSettings, TuneData]:
+    path = write_rows(folder / f"{seed}.csv", 24, seed=seed)
+    settings = TuneSettings("m", "o", train=str(path), device="cpu", dtype="float32")
+    data = read_data(settings)
+    return resolve(settings, len(data.train)), data
+
+
+def test_the_cache_of_other_rows_is_not_used_though_all_shapes_are_the_same(tmp_path: Path) -> None:
+    model = adapted(layers_to_transform=[1])
+    kept = list[np.ndarray]()
+    for seed in (0, 1, 0):
+        settings, data = rows_of(tmp_path, seed)
+        stage = stage_for("bert")
+        rows = [{**row, "input_ids": [(t + seed) % 30 + 5 for t in row["input_ids"]]} for row in stage.train]
+        stage = dataclasses.replace(stage, train=rows)
+        with shortcuts(model, stage, settings, data, {"base": "b"}, tmp_path / "cache", silent) as short:
+            kept.append(np.concatenate([row["prefix"] for row in short.train]))
+    assert kept[0].shape == kept[1].shape and not np.allclose(kept[0], kept[1])
+    assert np.array_equal(kept[0], kept[2])
+
+
+def test_a_run_says_what_its_cache_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[dict[str, Any]]()
+    original = recipe.shortcuts
+
+    def spy(model: Any, stage: Stage, settings: Any, data: Any, content: dict[str, Any], *rest: Any) -> Any:
+        seen.append(content)
+        return original(model, stage, settings, data, content, *rest)
+
+    monkeypatch.setattr(recipe, "shortcuts", spy)
+    train = write_rows(tmp_path / "train.csv", 24)
+    for seed, length in ((0, 16), (1, 16), (0, 12)):
+        folder = tiny_folder(tmp_path / f"model{seed}", seed=seed)
+        tiny_tune(folder, tmp_path / f"{seed}-{length}", train, epochs=1, head_epochs=1, max_length=length)
+    assert seen[0] == seen[1] and len({str(content) for content in seen}) == 3
+
+
+def test_all_stages_caches_stay_within_the_limit_and_it_is_said(tmp_path: Path) -> None:
+    settings, data = rows_of(tmp_path, 0)
+    model, stage, said = adapted(layers_to_transform=[1]), stage_for("bert"), list[str]()
+    cache = tmp_path / "cache"
+    with shortcuts(model, stage, settings, data, {}, cache, said.append) as short:
+        assert short is not stage
+    size_gb = sum(path.stat().st_size for path in cache.rglob("*")) / 1e9
+    second = dataclasses.replace(stage, name="both")
+    tight = dataclasses.replace(settings, cache_gb=1.5 * size_gb)
+    with shortcuts(model, second, tight, data, {}, cache, said.append) as short:
+        assert short is second
+    assert "cache_gb leaves 0.0" in said[-1]
+    with shortcuts(model, stage, tight, data, {}, cache, said.append) as short:
+        assert short is not stage  # its own does not count against it
+    n_said = len(said)
+    off = dataclasses.replace(settings, cache_gb=0.0)
+    with shortcuts(model, stage, off, data, {}, tmp_path / "none", said.append) as short:
+        assert short is stage and len(said) == n_said and not (tmp_path / "none").exists()
+
+
+def test_a_disk_too_full_for_the_cache_is_said_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prefix.os, "posix_fallocate", full)
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 24)
+    with pytest.raises(TrainingError, match="no space left"):
+        tiny_tune(model, tmp_path / "out", train)
+    monkeypatch.undo()
+    tiny_tune(model, tmp_path / "out", train)
+    assert (tmp_path / "out" / "metrics.json").exists()
+
+
+class CountsHalf(Clock):
+    """Sees the model while it trains."""
+
+    n_half = n_whole = 0
+
+    def watch(self, trainer: Any) -> None:
+        super().watch(trainer)
+        counts = self
+
+        class Callback(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                linear = [m for m in trainer.model.modules() if isinstance(m, nn.Linear)]
+                frozen = [m.weight for m in linear if not m.weight.requires_grad]
+                counts.n_half = sum(weight.dtype == torch.bfloat16 for weight in frozen)
+                counts.n_whole = len(frozen) - counts.n_half
+
+        trainer.add_callback(Callback())
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
+@pytest.mark.parametrize("variant", ["tune", "lora-ours-last-step", "lora-grouped"])
+def test_frozen_weights_are_cast_once_on_our_path_whatever_the_method(variant: str, tmp_path: Path) -> None:
+    place = lay_out(tmp_path)
+    task = TaskSpec("mood", epochs=1, head_epochs=1, batch_size=16, train=str(place / "train.csv"),
+                    dev=str(place / "dev.csv"))  # fmt: skip
+    run = SpeedRun("pace", str(place / "model"), task, "glue", variant, 1e-3, "spec", 0, 0, None)
+    clock, row = CountsHalf("accuracy", 0), VARIANTS[variant]
+    (tmp_path / "work").mkdir()
+    row.path.train(row.method, settings_of(run), data_of(run), tmp_path / "work", clock)
+    assert (clock.n_half > 0) == (variant != "lora-grouped")
+    assert (clock.n_whole == 0) == (variant != "lora-grouped")
+
+
+def test_an_epochs_order_is_the_seeds_and_the_epochs_alone_and_spares_padding() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(3, 60, 500)]
+
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(lengths, 16, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    def padded(rows: list[int]) -> int:
+        blocks = [rows[at : at + 16] for at in range(0, len(rows), 16)]
+        return sum(len(block) * max(lengths[index] for index in block) for block in blocks)
+
+    orders = {key: order(*key) for key in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    assert all(sorted(rows) == list(range(500)) for rows in orders.values())
+    assert len({tuple(rows) for rows in orders.values()}) == 4 and order(0, 1) == orders[0, 1]
+    assert max(map(padded, orders.values())) < 0.7 * padded(list(range(500)))
