@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from bench_help import lay_out, spec_of, spec_text
 from hadamard_adapter.bench import Search, read_spec
-from hadamard_adapter.bench.plan import cells_of, due
+from hadamard_adapter.bench.plan import cells_of, due, state_of
 from hadamard_adapter.bench.run import identity, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
 from hadamard_adapter.bench.speed import kind_of
@@ -49,6 +49,9 @@ name = "cola"
         ('title = "x"', 'title = "x"\noptimizer = "adam"', "optimizer: expected 'tune' or 'trainer'"),
         ('title = "x"', 'title = "x"\nsearch = { row = 5 }', "search: unknown key 'row'"),
         ('title = "x"', 'title = "x"\nsearch = { rows = 5 }', "search: expected rows from 20 on"),
+        ('"cola"', '"cola"\nsearch_epochs = [2]', "search_epochs of cola: expected search"),
+        ('"cola"', '"cola"\nsearch_epochs = [2, 2]', "search_epochs: expected numbers from 1 on that differ"),
+        ('"cola"', '"cola"\nsearch_epochs = [0]', "search_epochs: expected numbers from 1 on that differ"),
         ('title = "x"', "title = x", "not a TOML file"),
     ],
 )
@@ -165,6 +168,38 @@ def test_a_search_goes_on_while_the_best_is_at_an_edge(
 ) -> None:
     with_loss = {rate: None if score is None else (score, -1.0) for rate, score in found.items()}
     assert next_rates([1.0, 2.0, 4.0], with_loss, extensions=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "expected"),
+    [(0.80, 0.805, 2), (0.80, 0.82, 4), (None, 0.5, 4), (0.5, None, 2), (None, None, None)],
+)
+def test_a_search_over_epochs_takes_the_fewest_that_are_good_enough(
+    tmp_path: Path, short: float | None, long: float | None, expected: int | None
+) -> None:
+    """The better rate is another one with 4 epochs than with 2."""
+    text = spec_text(lay_out(tmp_path), "full", "search = { rows = 40, extensions = 0 }")
+    (tmp_path / "spec.toml").write_text(text.replace("epochs = 2", "search_epochs = [2, 4]", 1))
+    (cell,) = cells_of(read_spec(tmp_path / "spec.toml"))
+    first, best = state_of(cell, {}), {2: METHODS["full"].grid[0], 4: METHODS["full"].grid[-1]}
+    assert {(run.task.epochs, run.lr) for run in first.due} == {
+        (epochs, rate) for epochs in (2, 4) for rate in METHODS["full"].grid
+    }
+    assert [run.task.epochs for run in first.later] == [4, 4] and first.lr is first.epochs is None
+    records = dict[str, Any]()
+    for run in first.due:
+        score = short if run.task.epochs == 2 else long
+        assert run.task.epochs is not None
+        lower = 0.0 if run.lr == best[run.task.epochs] else 0.1
+        done = {"status": "done", "score": (score or 0) - lower, "best": {"dev_loss": 1.0}}
+        records[name_of(run)] = {"status": "failed"} if score is None else done
+    state = state_of(cell, records)
+    assert len(state.finished) == len(first.due) and not state.later
+    assert state.epochs == expected and state.lr == (None if expected is None else best[expected])
+    assert {(run.purpose, run.task.epochs) for run in state.due} == (
+        set() if expected is None else {("score", expected)}
+    )
+    assert all(not run.task.search_epochs for run in [*first.due, *state.due])
 
 
 def test_the_lower_loss_decides_between_equal_scores_then_the_smaller_rate() -> None:

@@ -484,6 +484,10 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
             ("points = 3", "growth = { variants = ['tun'] }"),
             "growth: variants: no variant 'tun'; did you mean",
         ),
+        (
+            ("epochs = 2", "search_epochs = [2]"),
+            "search_epochs of mood: expected none in a measurement of speed",
+        ),
         (("points = 3", "pace = { rows = 1 }"), "pace: rows: expected numbers from 20 on, received 1"),
         (("points = 3", "memory = { tokens = 1 }"), "memory: tokens: expected numbers from 2 on, received 1"),
     ],

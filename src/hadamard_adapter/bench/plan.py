@@ -9,7 +9,7 @@ from typing import Any
 
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, name_of, work_of
-from hadamard_adapter.bench.search import Quality, best_rate, next_rates
+from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs, next_rates
 from hadamard_adapter.bench.spec import Spec, TaskSpec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
@@ -45,13 +45,13 @@ class Cell:
     method: str
     """Name in the table of methods."""
 
-    def run(self, purpose: str, lr: float, seed: int) -> Run:
+    def run(self, purpose: str, epochs: int | None, lr: float, seed: int) -> Run:
         """A run of this cell."""
         spec, is_search = self.spec, purpose == "search"
         return Run(
             purpose="search" if is_search else "score",
             model=self.model,
-            task=dataclasses.replace(self.task, expected={}),
+            task=dataclasses.replace(self.task, epochs=epochs, search_epochs=(), expected={}),
             data=spec.data,
             method=self.method,
             lr=lr,
@@ -73,9 +73,11 @@ class State:
     due: tuple[Run, ...]
     """Runs that can start now."""
     later: tuple[Run, ...]
-    """Runs that wait for the search, at the published rate, for an estimate of time."""
+    """Runs that wait for the search, at the published rate and the most epochs, for an estimate of time."""
     lr: float | None
     """The learning rate that was found or published; None: the search is not over, or all of it failed."""
+    epochs: int | None
+    """The task's epochs, or those that were found; None: by the number of rows, or not found."""
 
 
 def cells_of(spec: Spec) -> list[Cell]:
@@ -95,28 +97,43 @@ def state_of(cell: Cell, records: Records) -> State:
         cell: which one.
         records: what ran, of any spec.
     """
-    search, method, finished = cell.spec.search, METHODS[cell.method], list[str]()
+    method, seeds, finished, due_now = METHODS[cell.method], range(cell.spec.seeds), list[str](), list[Run]()
     lr: float | None = method.lr
-    if search is not None:
-        sign = _sign(cell)
-        found: dict[float, Quality | None] = {}
-        while rates := next_rates(method.grid, found, search.extensions):
-            runs = [cell.run("search", rate, seed=0) for rate in rates]
-            left = [run for run in runs if not is_over(records.get(name_of(run)))]
-            finished += [name_of(run) for run in runs if run not in left]
-            if left:
-                later = [cell.run("score", method.lr, seed) for seed in range(cell.spec.seeds)]
-                return State(tuple(finished), tuple(left), tuple(later), None)
-            for run in runs:
-                record = records[name_of(run)]
-                found[run.lr] = quality_of(record, sign)
-        lr = best_rate(found)
+    epochs = cell.task.epochs
+    if cell.spec.search is not None:
+        searched = cell.task.search_epochs or (epochs,)
+        by_epochs = {tried: _searched(cell, tried, records, finished, due_now) for tried in searched}
+        if due_now:
+            most = max(searched, key=lambda tried: tried or 0)
+            later = [cell.run("score", most, method.lr, seed) for seed in seeds]
+            return State(tuple(finished), tuple(due_now), tuple(later), None, None)
+        if cell.task.search_epochs:
+            epochs = fewest_epochs({tried: found for tried, found in by_epochs.items() if tried is not None})
+        lr = best_rate(by_epochs[epochs]) if epochs in by_epochs else None
         if lr is None:
-            return State(tuple(finished), (), (), None)
-    runs = [cell.run("score", lr, seed) for seed in range(cell.spec.seeds)]
+            return State(tuple(finished), (), (), None, None)
+    runs = [cell.run("score", epochs, lr, seed) for seed in seeds]
     left = [run for run in runs if not is_over(records.get(name_of(run)))]
     finished += [name_of(run) for run in runs if run not in left]
-    return State(tuple(finished), tuple(left), (), lr)
+    return State(tuple(finished), tuple(left), (), lr, epochs)
+
+
+def _searched(
+    cell: Cell, epochs: int | None, records: Records, finished: list[str], due_now: list[Run]
+) -> dict[float, Quality | None]:
+    """What each rate came to at a number of epochs; what is over and what is due is added to the lists."""
+    search, found = cell.spec.search, dict[float, Quality | None]()
+    assert search is not None, "a search has a size"
+    sign = _sign(cell)
+    while rates := next_rates(METHODS[cell.method].grid, found, search.extensions):
+        runs = [cell.run("search", epochs, rate, seed=0) for rate in rates]
+        left = [run for run in runs if not is_over(records.get(name_of(run)))]
+        finished += [name_of(run) for run in runs if run not in left]
+        if left:
+            due_now += left
+            break
+        found |= {run.lr: quality_of(records[name_of(run)], sign) for run in runs}
+    return found
 
 
 def due(spec: Spec, records: Records) -> list[Run]:
@@ -182,7 +199,7 @@ def quality_of(record: Mapping[str, Any], sign: int) -> Quality | None:
 
 
 def _sign(cell: Cell) -> int:
-    metric = read_rows(dataclasses.replace(cell.task, expected={}), cell.spec.data).task.metrics[0]
+    metric = read_rows(cell.task, cell.spec.data).task.metrics[0]
     return 1 if METRICS[metric].greater_is_better else -1
 
 

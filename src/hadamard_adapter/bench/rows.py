@@ -53,7 +53,6 @@ class TaskRows:
         return TuneData(self.task, self.columns, train, chooser, name, how)
 
 
-@functools.lru_cache(maxsize=8)
 def read_rows(spec: TaskSpec, data: str) -> TaskRows:
     """The rows of a task, drawn and split as every run of it has them.
 
@@ -64,6 +63,11 @@ def read_rows(spec: TaskSpec, data: str) -> TaskRows:
     Raises:
         DataError: a file or a row is not as it must be.
     """
+    return _read(TaskSpec(spec.name, rows=spec.rows, train=spec.train, dev=spec.dev), data)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(spec: TaskSpec, data: str) -> TaskRows:
     found = read_data(TuneSettings(model="none", output="none", **files_of(spec, data)))
     train = found.train if spec.rows is None else cut(found.train, spec.rows)
     share = min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))

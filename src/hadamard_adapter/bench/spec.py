@@ -53,6 +53,9 @@ class TaskSpec:
     """Training rows, drawn once with seed 0, the same for all runs; None: all."""
     epochs: int | None = None
     """Epochs of the last or only stage; None: by the number of rows, as `hadamard tune` decides."""
+    search_epochs: tuple[int, ...] = ()
+    """Epochs that a search tries instead, each with all rates; of these, the fewest that come within 1 % of
+    the best score then count, method by method."""
     head_epochs: int | None = None
     """Epochs of the Hadamard recipe's stage 1; None: by the number of rows."""
     batch_size: int = 32
@@ -124,6 +127,9 @@ class Spec:
         refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
             check_task(task)
+            if task.search_epochs and (self.search is None or task.epochs is not None):
+                beside = "search, which is what tries them" if self.search is None else "no epochs"
+                raise SettingsError(f"search_epochs of {task.name}: expected {beside}, beside it")
             for method in task.expected:
                 if method not in METHODS:
                     raise SettingsError(
@@ -226,6 +232,13 @@ def check_task(task: TaskSpec) -> None:
     if task.train is None and task.name not in GLUE:
         raise SettingsError(
             f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"
+        )
+    if any(epochs < 1 for epochs in task.search_epochs) or len({*task.search_epochs}) < len(
+        task.search_epochs
+    ):
+        raise SettingsError(
+            f"task {task.name!r}: search_epochs: expected numbers from 1 on that differ, received "
+            f"{list(task.search_epochs)!r}"
         )
     for name, least in {"rows": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}.items():
         value = getattr(task, name)

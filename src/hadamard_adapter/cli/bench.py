@@ -169,6 +169,7 @@ def _print_plan(spec: "Spec", results: "Results") -> None:
         n_search = sum(run.purpose == "search" for run in left)
         what = f"{n_search} of a search, then {len(left) - n_search}" if n_search else f"{len(left)}"
         rate = "" if state.lr is None else f" at {state.lr:g}"
+        rate += f", {state.epochs} epochs" if cell.task.search_epochs and state.epochs else ""
         name = f"{Path(cell.model).name} {cell.task.name} {cell.method}"
         print(f"{name}: {len(state.finished)} finished; to run: {what}{rate}" + (f"; {time}" if left else ""))
     seconds, n_unknown = total_seconds(runs, records)

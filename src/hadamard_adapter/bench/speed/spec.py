@@ -117,6 +117,11 @@ class SpeedSpec:
         refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
             check_task(task)
+            if task.search_epochs:
+                raise SettingsError(
+                    f"search_epochs of {task.name}: expected none in a measurement of speed, where "
+                    "`searched` names a folder with the searches of hadamard bench"
+                )
         _check_rates(self)
         for name, least in (("seeds", 1), ("points", 1), ("dev_rows", 2)):
             value = getattr(self, name)
