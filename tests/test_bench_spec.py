@@ -1,6 +1,8 @@
 """Specs: every word is checked when the file is read, and the nearest known word is named."""
 
 import copy
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from transformers import TrainingArguments
 from bench_help import lay_out, spec_of, spec_text
 from hadamard_adapter.bench import Search, read_spec
 from hadamard_adapter.bench.plan import cells_of, due, state_of
-from hadamard_adapter.bench.run import identity, name_of, settings_of
+from hadamard_adapter.bench.run import Run, identity, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
 from hadamard_adapter.bench.speed import kind_of
 from hadamard_adapter.errors import SettingsError
@@ -199,7 +201,9 @@ def test_a_search_over_epochs_takes_the_fewest_that_are_good_enough(
     assert {(run.purpose, run.task.epochs) for run in state.due} == (
         set() if expected is None else {("score", expected)}
     )
-    assert all(not run.task.search_epochs for run in [*first.due, *state.due])
+    for run in [*first.due, *state.due]:
+        assert Run.from_json(json.loads(json.dumps(dataclasses.asdict(run)))) == run
+        assert run.task.search_epochs == (() if run.purpose == "search" else (2, 4))
 
 
 def test_the_lower_loss_decides_between_equal_scores_then_the_smaller_rate() -> None:

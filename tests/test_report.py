@@ -66,6 +66,18 @@ def test_every_seed_counts_and_failures_are_told(folder: Path) -> None:
     assert (rows["lora"].n_failed, rows["lora"].n_collapsed, rows["lora"].scores) == (1, 1, {0: 0.5})
 
 
+def test_methods_whose_epochs_were_searched_stand_in_one_table(tmp_path: Path) -> None:
+    for method, epochs in (("full", 4), ("hadamard", 8)):
+        task = {"name": "mood", "rows": None, "epochs": epochs, "search_epochs": [4, 8]}
+        add(tmp_path, method, 0, run={"task": task})
+    add(tmp_path, "hadamard", 1, run={"task": {"name": "mood", "rows": None, "epochs": 8}})
+    searched, fixed = read_groups(Results(tmp_path))
+    assert searched.task == "mood, 4 or 8 epochs" and fixed.task == "mood, 8 epochs"
+    assert {row.method: row.epochs for row in searched.rows} == {"full": (4,), "hadamard": (8,)}
+    write_report(tmp_path)
+    assert "| 0.001 | 8 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_a_method_is_compared_with_full_fine_tuning_by_seed_and_by_example(folder: Path) -> None:
     groups = read_groups(Results(folder))
     found = {group.task: {row.method: row for row in group.rows} for group in groups}

@@ -127,6 +127,7 @@ def _sort_key(row: Row, column: str, text: str) -> str:
         "median": None if summary is None else summary.median,
         "seeds": None if summary is None else summary.mean,
         "lr": row.lr[0],
+        "epochs": row.epochs[0] if row.epochs else None,
         "against full, by example": None if interval is None else interval.difference,
         "p by seed (Holm)": None if comparison is None else comparison.permutation_p,
         "seconds": row.seconds,

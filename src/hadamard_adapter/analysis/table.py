@@ -51,6 +51,8 @@ class Row:
     """Of the base model, without the head."""
     lr: tuple[float, ...]
     """Learning rates of the runs."""
+    epochs: tuple[int, ...]
+    """Epochs of the runs' last or only stage; a number that was found, where epochs were searched."""
     scores: dict[int, float]
     """Seed -> score on dev."""
     summary: Summary | None
@@ -121,9 +123,11 @@ def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
     """What runs of one table share; runs of other settings stand in a table of their own."""
     task = run["task"]
     name = task["name"] + (f" ({task['rows']:,} rows)" if task["rows"] else "")
-    epochs = "" if task["epochs"] is None else f", {task['epochs']} epochs"
-    more = [word for word in ("bf16", "dropout") if run[word]]
-    return Path(run["model"]).name, name, run["select"], ", ".join([epochs.lstrip(", "), *more]).strip(", ")
+    searched, fixed = task.get("search_epochs"), task["epochs"]
+    epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
+    more = [f"{epochs} epochs"] if epochs else []
+    more += [word for word in ("bf16", "dropout") if run[word]]
+    return Path(run["model"]).name, name, run["select"], ", ".join(more)
 
 
 def _group(
@@ -161,6 +165,7 @@ def _row(
         n_head=first.get("head_parameters"),
         share_percent=first.get("share_percent"),
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
+        epochs=tuple(sorted({record["run"]["task"]["epochs"] or 0 for record in records} - {0})),
         scores=scores,
         summary=summarise(list(scores.values())) if scores else None,
         n_failed=len(records) - len(done),

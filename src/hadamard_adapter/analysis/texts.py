@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 COLUMNS = (
-    *("method", "score", "published %", "trained", "share %", "head", "median", "seeds", "lr"),
+    *("method", "score", "published %", "trained", "share %", "head", "median", "seeds", "lr", "epochs"),
     *("against full, by example", "p by seed (Holm)", "seconds", "MB"),
 )
 """Of a table for readers."""
@@ -48,6 +48,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if s is None else f"{s.median:.4f}",
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
         ", ".join(f"{rate:g}" for rate in row.lr),
+        ", ".join(str(epochs) for epochs in row.epochs),
         "" if interval is None else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
         "" if c is None else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
         "" if row.seconds is None else f"{row.seconds:.0f}",
@@ -122,13 +123,14 @@ def csv_text(groups: Sequence[Group]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = ("model", "task", "select", "metric", "method", "trained_parameters", "head_parameters")
-    writer.writerow([*names, "lr", "seed", "score"])
+    writer.writerow([*names, "lr", "epochs", "seed", "score"])
     for group in groups:
         for row in group.rows:
             for seed, score in row.scores.items():
                 where = (group.model, group.task, group.select, group.metric, row.method)
                 rates = " ".join(f"{rate:g}" for rate in row.lr)
-                writer.writerow([*where, row.n_trained, row.n_head, rates, seed, f"{score:.6f}"])
+                epochs = " ".join(map(str, row.epochs))
+                writer.writerow([*where, row.n_trained, row.n_head, rates, epochs, seed, f"{score:.6f}"])
     return buffer.getvalue()
 
 

@@ -51,7 +51,12 @@ class Cell:
         return Run(
             purpose="search" if is_search else "score",
             model=self.model,
-            task=dataclasses.replace(self.task, epochs=epochs, search_epochs=(), expected={}),
+            task=dataclasses.replace(
+                self.task,
+                epochs=epochs,
+                search_epochs=() if is_search else self.task.search_epochs,
+                expected={},
+            ),
             data=spec.data,
             method=self.method,
             lr=lr,

@@ -67,7 +67,7 @@ class Run:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
         """The run that `dataclasses.asdict` turned into JSON."""
-        values: dict[str, Any] = {**content, "task": TaskSpec(**content["task"])}
+        values: dict[str, Any] = {**content, "task": TaskSpec.from_json(content["task"])}
         return cls(**values)
 
 
@@ -142,6 +142,8 @@ def identity(run: Run) -> str:
     key |= {"recipe": RECIPE, "method": run.method, "purpose": run.purpose, "bf16": run.bf16}
     if run.purpose == "score":
         key["test_data"] = data_fingerprint(rows.dev)
+        if run.task.search_epochs:  # whose table it stands in
+            key["search_epochs"] = sorted(run.task.search_epochs)
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 

@@ -69,6 +69,12 @@ class TaskSpec:
     expected: dict[str, float] = dataclasses.field(default_factory=lambda: dict[str, float](), hash=False)
     """Method -> score in percent that a publication reports; shown beside ours, never in place of it."""
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "TaskSpec":
+        """The task that `dataclasses.asdict` turned into JSON, which has lists in place of tuples."""
+        values: dict[str, Any] = {**content, "search_epochs": tuple(content.get("search_epochs", ()))}
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class Search:

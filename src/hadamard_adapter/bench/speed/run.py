@@ -62,7 +62,7 @@ class SpeedRun:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "SpeedRun":
         """The run that `dataclasses.asdict` turned into JSON."""
-        values: dict[str, Any] = {**content, "task": TaskSpec(**content["task"])}
+        values: dict[str, Any] = {**content, "task": TaskSpec.from_json(content["task"])}
         return cls(**values)
 
 
