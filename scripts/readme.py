@@ -20,6 +20,7 @@ ROWS = {
     "merged": "Hadamard, merged into the model",
 }
 TASKS = {"cola": "CoLA (MCC)", "stsb": "STS-B (Pearson)", "mrpc": "MRPC (accuracy)"}
+SPEED_MODEL = "all-MiniLM-L6-v2"
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "sst2": "SST-2"}
 SPEED = {
     "tune": "**hadamard tune**",
@@ -31,6 +32,8 @@ SPEED = {
     "lora-ours-last-step": "LoRA on tune's path, no mean",
     "full": "full fine-tuning on the Trainer",
     "full-grouped": "full, group_by_length, bf16",
+    "ia3-grouped": "IA3, group_by_length, bf16",
+    "ln-tuning-grouped": "LN-tuning, group_by_length, bf16",
 }
 METHODS = {
     "paper": "Hadamard, paper",
@@ -96,9 +99,10 @@ def speed() -> str:
     if not path.exists():
         return "Not measured yet: `hadamard bench speed` makes the runs."
     found = json.loads(path.read_text())
-    groups = {group["task"].split(",")[0].split(" ")[0]: group for group in found["paced"]}
+    own = [group for group in found["paced"] if group["model"] == SPEED_MODEL]
+    groups = {group["task"].split(",")[0].split(" ")[0]: group for group in own}
     rows = {task: {row["variant"]: row for row in group["rows"]} for task, group in groups.items()}
-    memory = {entry["variant"]: entry for entry in found["memory"]}
+    memory = {entry["variant"]: entry for entry in found["memory"] if entry["model"] == SPEED_MODEL}
     tasks = [task for task in ("stsb", "cola", "sst2") if task in rows]
     heads = [f"{NAMES[task]}: time" for task in tasks] + [f"{NAMES[task]}: score" for task in tasks]
     lines = [
