@@ -61,6 +61,18 @@ def test_predictions_come_in_the_order_of_the_texts_whatever_the_batch(classifie
     assert classifier.predict([]) == []
 
 
+def test_texts_of_like_length_stand_in_one_batch(classifier: Classifier) -> None:
+    seen: list[tuple[int, int]] = []
+    handle = classifier.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        classifier.logits(["w10 " * (1 + index % 2 * 20) for index in range(12)], batch_size=6)
+    finally:
+        handle.remove()
+    assert [shape[0] for shape in seen] == [6, 6] and seen[0][1] < seen[1][1] / 3
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "t5", "gpt2"])
 def test_a_merged_classifier_predicts_the_same_with_fewer_modules(name: str, tmp_path: Path) -> None:
     tiny_folder(tmp_path / "model", name)

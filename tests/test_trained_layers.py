@@ -101,10 +101,13 @@ def can_compile() -> bool:
 
 
 @pytest.mark.skipif(not can_compile(), reason="no C++ compiler")
-def test_a_compiled_run_ends_at_the_same_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "rtol"), [({}, 1e-3), ({"dtype": "bfloat16", "gradient_checkpointing": True}, 1e-2)]
+)
+def test_a_compiled_run_ends_at_the_same_losses(more: dict[str, Any], rtol: float, tmp_path: Path) -> None:
     """In a process of its own, since the checks of shapes that tests run under cannot be compiled."""
     model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 32)
-    settings: dict[str, Any] = {"epochs": 1, "head_epochs": 1, "layers": (1,)}
+    settings: dict[str, Any] = {"epochs": 1, "head_epochs": 1, "layers": (1,), **more}
     plain = tiny_tune(model, tmp_path / "plain", train, **settings).metrics
     code = (
         "from pathlib import Path; from tuning_help import tiny_tune; "
@@ -117,5 +120,6 @@ def test_a_compiled_run_ends_at_the_same_losses(tmp_path: Path) -> None:
         torch.tensor([[entry["loss"], entry["dev_loss"]] for entry in metrics["curve"]])
         for metrics in (plain, compiled_run)
     ]
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
-    assert adapter_sha256(tmp_path / "plain") != adapter_sha256(tmp_path / "compiled")  # it was compiled
+    torch.testing.assert_close(losses[0], losses[1], rtol=rtol, atol=rtol / 10)
+    if not more:  # it was compiled
+        assert adapter_sha256(tmp_path / "plain") != adapter_sha256(tmp_path / "compiled")
