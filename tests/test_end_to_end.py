@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hadamard_adapter.tuning import TuneSettings, load, merge, resume, tune
+from hadamard_adapter.tuning import TuneSettings, evaluate, load, merge, resume, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 OPENINGS = ("I think that", "My friends say", "After two hours", "In the end", "Frankly,", "To my surprise")
@@ -110,6 +110,19 @@ def test_two_processes_are_one_of_twice_the_batch_and_only_one_publishes(tmp_pat
     resume.write_json(partial / "settings.json", key)
     run_two(tmp_path, LATE)
     assert (tmp_path / "two" / "adapter_model.safetensors").exists() and not partial.exists()
+
+
+def test_two_processes_with_a_rest_step_equally_often_and_score_each_dev_row_once(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model")
+    write_rows(tmp_path / "train.csv", 45)
+    dev = write_rows(tmp_path / "dev.csv", 31, seed=1)
+    run_two(tmp_path, "")
+    metrics = resume.read_json(tmp_path / "two" / "metrics.json")
+    last = [entry for entry in metrics["curve"] if entry["stage"] == "adapter"]
+    assert [entry["step"] for entry in last] == [6, 12]  # 45 rows in steps of 8: five whole ones and a rest
+    assert evaluate(tmp_path / "two", str(dev), device="cpu").scores == pytest.approx(
+        metrics["dev"], abs=1e-6
+    )
 
 
 LATE = """
