@@ -23,7 +23,7 @@ from hadamard_adapter.analysis.speed import (
     read_speed_groups,
     slope,
 )
-from hadamard_adapter.analysis.texts import table_line
+from hadamard_adapter.analysis.texts import table_head, table_line
 from hadamard_adapter.bench.search import GOOD_ENOUGH
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
@@ -152,7 +152,7 @@ def _table(group: SpeedGroup) -> list[str]:
         "× LoRA with caches",
     ]
     heads += ["final", "at LoRA's end", "prepare s", "caches s"]
-    lines = [table_line(heads), table_line(["---"] * len(heads))]
+    lines = table_head(heads)
     for row in group.rows:
         lora = row.pairings.get("lora")
         cells = [row.title + (f" [{row.n_failed} failed]" if row.n_failed else "")]
@@ -178,8 +178,7 @@ def _without_pace(records: Sequence[Record]) -> list[str]:
         for row in group.rows
         if (group.model, group.task, row.variant) not in shown
     ]
-    heads = ["model", "task", "variant", "final"]
-    head = ["## Curves without a pace", "", table_line(heads), table_line(["---"] * len(heads))]
+    head = ["## Curves without a pace", "", *table_head(["model", "task", "variant", "final"])]
     return [*head, *rows, ""] if rows else []
 
 
@@ -188,7 +187,7 @@ def _paces(found: Mapping[Key, Pace]) -> list[str]:
     if not found:
         return []
     heads = ["model", "task", "variant", "ms a step", "ms of caches a row", "rounds", "largest / smallest"]
-    lines = ["## Paces", "", table_line(heads), table_line(["---"] * len(heads))]
+    lines = ["## Paces", "", *table_head(heads)]
     for (model, task, variant), pace in sorted(found.items()):
         steps = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in pace.step_seconds.items())
         cells = [model, task, VARIANTS[variant].title, steps, f"{1e3 * pace.cache_seconds:.2f}"]
@@ -202,7 +201,7 @@ def _gains(paces: Mapping[Key, Pace]) -> list[str]:
     if not found:
         return []
     heads = ["model", "task", "gain", "variant", "ms a step", "without", "ms a step", "off / on"]
-    lines = ["## Each gain, on and off", "", table_line(heads), table_line(["---"] * len(heads))]
+    lines = ["## Each gain, on and off", "", *table_head(heads)]
     for one in found:
         gain, ratio = one.gain, f"{one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}], n {one.n}"
         on, off = (f"{1e3 * seconds:.1f}" for seconds in (one.on, one.off))
@@ -219,12 +218,9 @@ def _memory(found: Sequence[Footprint]) -> list[str]:
         members = list(group)
         lora = next((one.peak_bytes for one in members if one.variant == "lora"), None)
         lines += [f"## Memory of a step: {model}, {shape[0]}x{shape[1]} tokens", ""]
-        lines += [
-            table_line(
-                ["variant", "beyond the loaded model, MB", "× LoRA", "saved tensors, MB", "result, kB"]
-            )
-        ]
-        lines += [table_line(["---"] * 5)]
+        lines += table_head(
+            ["variant", "beyond the loaded model, MB", "× LoRA", "saved tensors, MB", "result, kB"]
+        )
         for one in members:
             ratio = one.peak_bytes / lora if one.peak_bytes is not None and lora else None
             peak = None if one.peak_bytes is None else one.peak_bytes / 1e6
@@ -240,7 +236,7 @@ def _growth(found: Sequence[GrowthLine]) -> list[str]:
     if not found:
         return []
     lines = ["## Growth of an epoch's time", ""]
-    lines += [table_line(["model", "over", "variant", "value: seconds", "exponent"]), table_line(["---"] * 5)]
+    lines += table_head(["model", "over", "variant", "value: seconds", "exponent"])
     for line in found:
         points = ", ".join(f"{value:g}: {seconds:.2f}" for value, seconds in line.points)
         power = slope(line.points)

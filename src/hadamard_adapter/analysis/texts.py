@@ -16,6 +16,7 @@ __all__ = [
     "notes",
     "overview_cells",
     "overview_columns",
+    "table_head",
     "table_line",
 ]
 
@@ -102,13 +103,12 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
     for found in overviews(groups):
         columns = overview_columns(found)
         lines += [f"## {found.model}: all tasks", "", PROTOCOL[found.select], ""]
-        lines += [table_line(columns), table_line(["---"] * len(columns))]
+        lines += table_head(columns)
         lines += [*(table_line(overview_cells(row)) for row in found.rows), ""]
     for group in groups:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
         lines += [
-            table_line(COLUMNS),
-            table_line(["---"] * len(COLUMNS)),
+            *table_head(COLUMNS),
             *(table_line(cells(row)) for row in group.rows),
             "",
         ]
@@ -138,6 +138,16 @@ def _remarks(row: Row) -> str:
     counts = ((row.n_failed, "failed"), (row.n_collapsed, "collapsed"))
     words = [f"{n} {what}" for n, what in counts if n]
     return f" [{', '.join(words)}]" if words else ""
+
+
+def table_head(names: Sequence[str]) -> list[str]:
+    """The first two lines of a table in Markdown.
+
+    Example:
+        >>> table_head(["method", "score"])
+        ['| method | score |', '| --- | --- |']
+    """
+    return [table_line(names), table_line(["---"] * len(names))]
 
 
 def table_line(words: Iterable[str]) -> str:

@@ -57,7 +57,7 @@ def _record(run: Run, results: Results, work: Path, progress: Progress | None) -
         trained = train(run.method, settings, data, work, progress)
         found = _found(run, trained, rows.task, rows.dev, results)
     except KeyboardInterrupt:
-        results.write(name_of(run), {**common, "status": "cancelled", "error": "interrupted"})
+        results.cancel(name_of(run), common, "interrupted")
         raise
     except (HadamardError, torch.OutOfMemoryError) as error:
         if is_out_of_space(error, work):

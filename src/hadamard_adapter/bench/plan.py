@@ -102,14 +102,16 @@ def state_of(cell: Cell, records: Records) -> State:
         cell: which one.
         records: what ran, of any spec.
     """
-    method, seeds, finished, due_now = METHODS[cell.method], range(cell.spec.seeds), list[str](), list[Run]()
+    method, seeds, finished = METHODS[cell.method], range(cell.spec.seeds), list[str]()
     lr: float | None = method.lr
     epochs = cell.task.epochs
     if cell.spec.search is not None:
-        searched = cell.task.search_epochs or (epochs,)
-        by_epochs = {tried: _searched(cell, tried, records, finished, due_now) for tried in searched}
+        searches = {tried: _searched(cell, tried, records) for tried in cell.task.search_epochs or (epochs,)}
+        finished = [name for names, _, _ in searches.values() for name in names]
+        due_now = [run for _, runs, _ in searches.values() for run in runs]
+        by_epochs = {tried: found for tried, (_, _, found) in searches.items()}
         if due_now:
-            most = max(searched, key=lambda tried: tried or 0)
+            most = max(cell.task.search_epochs, default=epochs)
             later = [cell.run("score", most, method.lr, seed) for seed in seeds]
             return State(tuple(finished), tuple(due_now), tuple(later), None, None)
         if cell.task.search_epochs:
@@ -118,27 +120,32 @@ def state_of(cell: Cell, records: Records) -> State:
         if lr is None:
             return State(tuple(finished), (), (), None, None)
     runs = [cell.run("score", epochs, lr, seed) for seed in seeds]
-    left = [run for run in runs if not is_over(records.get(name_of(run)))]
-    finished += [name_of(run) for run in runs if run not in left]
-    return State(tuple(finished), tuple(left), (), lr, epochs)
+    over, left = _parted(runs, records)
+    return State((*finished, *over), tuple(left), (), lr, epochs)
 
 
 def _searched(
-    cell: Cell, epochs: int | None, records: Records, finished: list[str], due_now: list[Run]
-) -> dict[float, Quality | None]:
-    """What each rate came to at a number of epochs; what is over and what is due is added to the lists."""
-    search, found = cell.spec.search, dict[float, Quality | None]()
+    cell: Cell, epochs: int | None, records: Records
+) -> tuple[list[str], list[Run], dict[float, Quality | None]]:
+    """A search at a number of epochs: names of runs that are over, runs due, and what each rate came to."""
+    search, finished, found = cell.spec.search, list[str](), dict[float, Quality | None]()
     assert search is not None, "a search has a size"
     sign = _sign(cell)
     while rates := next_rates(METHODS[cell.method].grid, found, search.extensions):
         runs = [cell.run("search", epochs, rate, seed=0) for rate in rates]
-        left = [run for run in runs if not is_over(records.get(name_of(run)))]
-        finished += [name_of(run) for run in runs if run not in left]
+        over, left = _parted(runs, records)
+        finished += over
         if left:
-            due_now += left
-            break
+            return finished, left, found
         found |= {run.lr: quality_of(records[name_of(run)], sign) for run in runs}
-    return found
+    return finished, [], found
+
+
+def _parted(runs: Iterable[Run], records: Records) -> tuple[list[str], list[Run]]:
+    """Names of the runs that are over, and the runs that are not."""
+    names = {name_of(run): run for run in runs}
+    over = [name for name in names if is_over(records.get(name))]
+    return over, [run for name, run in names.items() if name not in over]
 
 
 def due(spec: Spec, records: Records) -> list[Run]:

@@ -239,9 +239,7 @@ def check_task(task: TaskSpec) -> None:
         raise SettingsError(
             f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"
         )
-    if any(epochs < 1 for epochs in task.search_epochs) or len({*task.search_epochs}) < len(
-        task.search_epochs
-    ):
+    if len({epochs for epochs in task.search_epochs if epochs >= 1}) < len(task.search_epochs):
         raise SettingsError(
             f"task {task.name!r}: search_epochs: expected numbers from 1 on that differ, received "
             f"{list(task.search_epochs)!r}"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-__all__ = ["AveragedAdamW", "averaged", "decay_at", "swap"]
+__all__ = ["AveragedAdamW", "adamw", "averaged", "decay_at", "swap"]
 
 _KEY = "average"
 
@@ -66,6 +66,11 @@ class AveragedAdamW(torch.optim.AdamW):
                 means = [self.state[parameter][_KEY] for parameter in moved]
                 get_ema_multi_avg_fn(decay_at(step, self.decay))(means, moved, step)
         return loss
+
+
+def adamw(params: Any, decay: float, **options: Any) -> torch.optim.AdamW:
+    """AdamW that keeps the mean of the weights; PyTorch's own where `decay` is 0."""
+    return AveragedAdamW(params, decay, **options) if decay else torch.optim.AdamW(params, **options)
 
 
 @torch.no_grad()

@@ -42,12 +42,11 @@ def shortcuts(
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
     """
-    key = content | {
-        part: data_fingerprint(rows) for part, rows in (("train", data.train), ("dev", data.dev))
-    }
-    left_gb = settings.cache_gb - _size_gb(folder, without=folder / stage.name)
     with contextlib.ExitStack() as stack:
         if settings.cache_gb and not settings.dropout:  # with dropout no two epochs are alike
+            parts = (("train", data.train), ("dev", data.dev))
+            key = content | {part: data_fingerprint(rows) for part, rows in parts}
+            left_gb = settings.cache_gb - _size_gb(folder, without=folder / stage.name)
             stage = stack.enter_context(
                 cached_prefix(model, stage, folder / stage.name, key, left_gb, say, progress, settings.dtype)
             )

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hadamard_adapter.errors import TrainingError
 from hadamard_adapter.tasks import Task, score
-from hadamard_adapter.tuning.averaging import AveragedAdamW, averaged, swap
+from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
@@ -311,10 +311,7 @@ def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: 
         directions = read_basis(settings.basis).directions
         rate = stage.rates["scale"]
         return BasisAdamW(offsets, directions, rate, others, settings.average, **options)
-    groups = parameter_groups(model, stage.rates)
-    if not settings.average:
-        return torch.optim.AdamW(groups, **options)
-    return AveragedAdamW(groups, decay=settings.average, **options)
+    return adamw(parameter_groups(model, stage.rates), settings.average, **options)
 
 
 def loss_of(

@@ -13,8 +13,7 @@ from hadamard_adapter.bench.speed.run import SpeedRun, settings_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
-from hadamard_adapter.tuning import TuneSettings
-from hadamard_adapter.tuning.averaging import AveragedAdamW
+from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast
 
@@ -54,7 +53,8 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         model.zero_grad()
         _forget_peak()
         loaded = _kb("VmRSS")
-        optimizer = _optimizer(model, settings)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = adamw(trained, settings.average, lr=1e-6)
         for _ in range(N_STEPS):
             with autocast(device, settings.dtype):
                 loss = model(**batch).loss
@@ -73,13 +73,6 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
             "trained_parameters": n_trained,
             "head_parameters": n_head,
         }
-
-
-def _optimizer(model: Any, settings: TuneSettings) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.average:
-        return AveragedAdamW(trained, decay=settings.average, lr=1e-6)
-    return torch.optim.AdamW(trained, lr=1e-6)
 
 
 def saved_bytes(model: Any, batch: dict[str, Tensor]) -> int:
