@@ -6,9 +6,12 @@ Command:  python scripts/readme.py
 
 import json
 import re
-import statistics
 import sys
 from pathlib import Path
+
+from hadamard_adapter.analysis.overview import overviews
+from hadamard_adapter.analysis.table import Group, Row, read_groups
+from hadamard_adapter.bench.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "results"
@@ -19,9 +22,10 @@ ROWS = {
     "hadamard": "**Hadamard adapter** (stage 2)",
     "merged": "Hadamard, merged into the model",
 }
-TASKS = {"cola": "CoLA (MCC)", "stsb": "STS-B (Pearson)", "mrpc": "MRPC (accuracy)"}
+SPEC, EXPERIMENT = "experiments/minilm.toml", "MiniLM-L6, five GLUE tasks"
+OURS = ("hadamard", "hadamard-wide")
 SPEED_MODEL = "all-MiniLM-L6-v2"
-NAMES = {"stsb": "STS-B", "cola": "CoLA", "sst2": "SST-2"}
+NAMES = {"stsb": "STS-B", "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "sst2": "SST-2"}
 SPEED = {
     "tune": "**hadamard tune**",
     "tune-upper": "tune, upper four of six layers",
@@ -34,12 +38,6 @@ SPEED = {
     "full-grouped": "full, group_by_length, bf16",
     "ia3-grouped": "IA3, group_by_length, bf16",
     "ln-tuning-grouped": "LN-tuning, group_by_length, bf16",
-}
-METHODS = {
-    "paper": "Hadamard, paper",
-    "wide": "Hadamard, wide",
-    "lora": "LoRA r 8 (q, v)",
-    "full": "full fine-tuning",
 }
 
 
@@ -68,28 +66,30 @@ def quickstart() -> str:
 
 def compare() -> str:
     """Mean ± sd over seeds of each method and task; a cell without runs stays empty."""
-    cells = runs()
-    if not cells:
-        return "Not measured yet: `python benchmarks/compare.py` makes the runs."
+    groups = [group for group in read_groups(Results(RESULTS / "bench")) if EXPERIMENT in group.specs]
+    if not groups:
+        return f"Not measured yet: `hadamard bench {SPEC}` makes the runs."
+    found = next(one for one in overviews(groups) if EXPERIMENT in one.title)
+    rows = {(group.task, row.method): row for group in groups for row in group.rows}
+    heads = [head(group) for group in groups]
     lines = [
-        "| MiniLM-L6, GLUE dev | parameters | " + " | ".join(TASKS.values()) + " |",
-        "|---|---|" + "---|" * len(TASKS),
+        "| MiniLM-L6, GLUE dev | trained, % | " + " | ".join(heads) + " | average | % of full |",
+        "|---|---|" + "---|" * (len(heads) + 2),
     ]
-    for method, title in METHODS.items():
-        entries = [entry for task in TASKS for entry in cells.get((task, method), [])]
-        if not entries:
-            continue
-        parameters = f"{entries[0]['adapter_parameters']:,} + head {entries[0]['head_parameters']:,}"
-        lines.append(
-            f"| {title} | {parameters} | "
-            + " | ".join(cell(cells.get((t, method), [])) for t in TASKS)
-            + " |"
-        )
+    for one in found.rows:
+        own = [rows.get((group.task, one.method)) for group in groups]
+        share = next(row.share_percent for row in own if row is not None and row.share_percent is not None)
+        title = f"**{one.title}**" if one.method in OURS else one.title
+        average = "" if one.average is None else f"{one.average:.3f}"
+        ratio = "" if one.ratio_percent is None else f"{one.ratio_percent:.1f}"
+        cells = [share_text(share), *(cell(row) for row in own), average, ratio]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Mean ± sd (n seeds); every method's best epoch is chosen on dev; one JSON a run, with its settings,",
+        "Mean ± sd of dev (n seeds); rates and epochs chosen on rows held out of train, dev read once a run.",
+        "All train the same head, which is not counted. Every seed, tests and rates:",
+        f"[report](results/bench/report.md), made by `hadamard bench {SPEC}` and `hadamard report`.",
     ]
-    lines += ["in [results/compare](results/compare), made by `python benchmarks/compare.py`."]
     return "\n".join(lines)
 
 
@@ -145,23 +145,25 @@ def megabytes(entry: dict | None) -> str:
     return "" if entry is None or entry["peak_bytes"] is None else f"{entry['peak_bytes'] / 1e6:.0f} MB"
 
 
-def cell(entries: list[dict]) -> str:
+def head(group: Group) -> str:
+    """A task's name, the size of its part, and its metric."""
+    found = re.match(r"(\w+)(?: \(([\d,]+ rows)\))?", group.task)
+    assert found is not None, group.task
+    name = NAMES[found[1]] + (f", {found[2]}" if found[2] else "")
+    return f"{name} ({group.metric})"
+
+
+def cell(row: Row | None) -> str:
     """Mean ± sd (n)."""
-    scores = [entry["score"] for entry in entries]
-    if not scores:
+    if row is None or row.summary is None:
         return ""
-    spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-    return f"{statistics.mean(scores):.3f}{spread} ({len(scores)})"
+    spread = "" if row.summary.sd is None else f" ± {row.summary.sd:.3f}"
+    return f"{row.summary.mean:.3f}{spread} ({row.summary.n})"
 
 
-def runs() -> dict[tuple[str, str], list[dict]]:
-    """Task and method -> the runs without a tag, of the main model."""
-    found: dict[tuple[str, str], list[dict]] = {}
-    for path in sorted((RESULTS / "compare").glob("all-MiniLM-L6-v2-*.json")):
-        entry = json.loads(path.read_text())
-        if not entry["tag"]:
-            found.setdefault((entry["task"], entry["method"]), []).append(entry)
-    return found
+def share_text(percent: float) -> str:
+    """Two digits, for all that is less than the whole model."""
+    return "100" if percent > 99 else f"{percent:.2g}"
 
 
 def filled(text: str) -> str:

@@ -107,6 +107,20 @@ def test_the_overview_averages_only_what_ran_on_every_task(folder: Path) -> None
     assert hadamard.p == 0.5  # two tasks cannot say more
 
 
+def test_an_overview_holds_the_tasks_and_methods_of_an_experiment(folder: Path) -> None:
+    add(folder, "hadamard", 0, task="mood", run={"task": {"name": "mood", "rows": 100, "epochs": 2}})
+    for title, method in (("the main", "hadamard"), ("the others", "bitfit")):
+        tasks = "".join(TASK.format(name=name) for name in ("mood", "other"))
+        keep(folder, HEAD.format(title=title, method=method) + tasks, f"{method}.toml")
+    groups = read_groups(Results(folder))
+    both, *rest = overviews(groups)
+    assert not rest  # the part of 100 rows is no task of these experiments
+    assert both.title == "the others; the main" and both.tasks == tuple(
+        f"{name}, 2 epochs: accuracy" for name in ("mood", "other")
+    )
+    assert {row.method for row in both.rows} == {"full", "hadamard"}  # LoRA is in no spec, BitFit did not run
+
+
 class Page(html.parser.HTMLParser):
     """The cells of a page, and every address that it would load."""
 
@@ -125,17 +139,24 @@ class Page(html.parser.HTMLParser):
             self.cells.append(data)
 
 
-SPEC = """
-title = "published"
+HEAD = """
+title = "{title}"
 models = ["elsewhere/model"]
-methods = ["full", "hadamard"]
+methods = ["full", "{method}"]
 seeds = 1
+"""
+TASK = """
 [[tasks]]
-name = "mood"
+name = "{name}"
 train = "t.csv"
 dev = "d.csv"
-expected = { hadamard = 55.5 }
+epochs = 2
 """
+SPEC = (
+    HEAD.format(title="published", method="hadamard")
+    + TASK.format(name="mood")
+    + "expected = { hadamard = 55.5 }"
+)
 
 
 def keep(folder: Path, spec: str, name: str = "spec.toml") -> None:

@@ -4,15 +4,14 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from adapter_help import adapted
+from hadamard_adapter.bench.speed.memory import saved_bytes
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.prefix import cached_prefix
@@ -21,32 +20,16 @@ from test_prefix import TEXT, head_stage_model, outcome, stage_for
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 
-def kept_bytes(call: Callable[[], Any], model: nn.Module) -> int:
-    """Bytes that a forward pass keeps for backward beside the parameters."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept.update({} if storage.data_ptr() in own else {storage.data_ptr(): storage.nbytes()})
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = call()
-    assert output is not None
-    return sum(kept.values())
-
-
 @pytest.mark.parametrize("name", TEXT)
 def test_checkpointed_layers_compute_the_same_bits_and_keep_less(name: str) -> None:
     model, stage = adapted(name), stage_for(name)
     batch = stage.collate(stage.train)
     expected, expected_gradients = outcome(model, stage, stage.train)
-    plain = kept_bytes(lambda: model(**batch), model)
+    plain = saved_bytes(model, batch)
     before = dict(vars(model.config))
     with checkpointed(model):
         found, gradients = outcome(model, stage, stage.train)
-        assert kept_bytes(lambda: model(**batch), model) < plain / 2
+        assert saved_bytes(model, batch) < plain / 2
         assert not any(layer.training for layer in trained_layers(model))
     assert torch.equal(found, expected) and gradients.keys() == expected_gradients.keys() and gradients
     assert all(torch.equal(gradients[key], expected_gradients[key]) for key in gradients)

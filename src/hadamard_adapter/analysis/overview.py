@@ -1,4 +1,4 @@
-"""All tasks of a model in one table: means by task, and their average against full fine-tuning's."""
+"""All tasks of an experiment in one table: means by task, and their average against full fine-tuning's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ __all__ = ["Overview", "OverviewRow", "overviews"]
 class OverviewRow:
     """A method on all tasks."""
 
+    method: str
+    """Name in the table of methods."""
     title: str
     """For readers."""
     n_trained: int
@@ -33,6 +35,8 @@ class Overview:
 
     model: str
     """Its folder's name."""
+    title: str
+    """Of the specs that ask for these tasks; "all tasks" where no spec is kept."""
     select: str
     """What chose the epochs."""
     tasks: tuple[str, ...]
@@ -42,27 +46,34 @@ class Overview:
 
 
 def overviews(groups: Sequence[Group]) -> list[Overview]:
-    """One overview for each model and protocol with several tasks.
+    """One overview for each model and experiment with several tasks; specs of the same tasks share one.
 
     Args:
         groups: of `read_groups`.
     """
-    found: dict[tuple[str, str], list[Group]] = {}
+    by_title: dict[tuple[str, str, str], list[Group]] = {}
     for group in groups:
-        found.setdefault((group.model, group.select), []).append(group)
-    return [_overview(key, members) for key, members in found.items() if len(members) > 1]
+        for title in group.specs or ("all tasks",):
+            by_title.setdefault((group.model, group.select, title), []).append(group)
+    by_tasks: dict[tuple[str, str, tuple[str, ...]], tuple[list[str], list[Group]]] = {}
+    for (model, select, title), members in by_title.items():
+        key = model, select, tuple(group.task for group in members)
+        by_tasks.setdefault(key, ([], members))[0].append(title)
+    return [_overview(titles, members) for titles, members in by_tasks.values() if len(members) > 1]
 
 
-def _overview(key: tuple[str, str], groups: list[Group]) -> Overview:
+def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     found: dict[str, dict[int, Row]] = {}
     for index, group in enumerate(groups):
+        asked = {BASELINE, *(method for title in titles for method in group.specs.get(title, ()))}
         for row in group.rows:
-            if row.summary is not None:
+            if row.summary is not None and (not group.specs or row.method in asked):
                 found.setdefault(row.method, {})[index] = row
     full = _means(found.get(BASELINE, {}), len(groups))
     rows = [_row(rows, full, is_full=method == BASELINE) for method, rows in found.items()]
     tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
-    return Overview(*key, tasks, tuple(sorted(rows, key=lambda row: row.n_trained)))
+    rows = tuple(sorted(rows, key=lambda row: row.n_trained))
+    return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, rows)
 
 
 def _row(rows: dict[int, Row], full: tuple[float | None, ...], is_full: bool) -> OverviewRow:
@@ -71,6 +82,7 @@ def _row(rows: dict[int, Row], full: tuple[float | None, ...], is_full: bool) ->
     pairs = [(a, b) for a, b in zip(means, full, strict=True) if a is not None and b is not None]
     has_both = average is not None and bool(of_full)
     return OverviewRow(
+        method=first.method,
         title=first.title,
         n_trained=first.n_trained or 0,
         means=means,

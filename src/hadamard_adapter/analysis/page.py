@@ -84,7 +84,7 @@ def _overview(overview: Overview) -> str:
         "<tr>" + "".join(_cell(text, text.replace(",", "")) for text in overview_cells(row)) + "</tr>"
         for row in overview.rows
     )
-    title = f"{overview.model}: all tasks"
+    title = f"{overview.model}: {overview.title}"
     return _titled_table(title, overview.select, overview_columns(overview), body)
 
 

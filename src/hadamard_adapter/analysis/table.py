@@ -1,7 +1,6 @@
 """Records of runs as a table: a row for each model, task and method, with its seeds and its statistics."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from hadamard_adapter.analysis.statistics import Interval, Summary, bootstrap, holm, permutation_p, summarise
+from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import METRICS
@@ -87,6 +88,8 @@ class Group:
     """Of the scores."""
     rows: tuple[Row, ...]
     """Methods, in the order of the number of trained parameters."""
+    specs: Mapping[str, tuple[str, ...]]
+    """Title of each spec that asks for this table -> the methods that it asks for."""
 
 
 def read_groups(results: Results) -> list[Group]:
@@ -100,22 +103,23 @@ def read_groups(results: Results) -> list[Group]:
         run = record["run"]
         if run["purpose"] == "score" and record["status"] != "cancelled":
             found.setdefault(_key(run), {}).setdefault(run["method"], []).append(record)
-    published = _published(results)
-    groups = [_group(key, methods, results, published) for key, methods in sorted(found.items())]
+    asked: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in _cells(results):
+        asked.setdefault(_key(described(cell.run("score", cell.task.epochs, lr=0.0, seed=0))), []).append(
+            cell
+        )
+    groups = [_group(key, methods, results, asked.get(key, [])) for key, methods in sorted(found.items())]
     return _corrected(groups)
 
 
-def _published(results: Results) -> dict[tuple[str, str, str], float]:
-    """Model, task and method -> score that the specs of these results expect, in percent."""
-    found: dict[tuple[str, str, str], float] = {}
+def _cells(results: Results) -> list[Cell]:
+    """Cells of the specs that were run into a folder."""
+    found: list[Cell] = []
     for path in sorted((results.folder / "specs").glob("*.toml")):
         try:
-            spec = read_spec(path)
+            found += cells_of(read_spec(path))
         except SettingsError as error:
             results.problems[path.name] = f"not a spec of this version ({error}); what it expects is left out"
-            continue
-        for model, task in itertools.product(spec.models, spec.tasks):
-            found |= {(Path(model).name, task.name, name): value for name, value in task.expected.items()}
     return found
 
 
@@ -134,9 +138,10 @@ def _group(
     key: tuple[str, ...],
     methods: dict[str, list[Mapping[str, Any]]],
     results: Results,
-    published: Mapping[tuple[str, str, str], float],
+    asked: Sequence[Cell],
 ) -> Group:
-    rows = [_row(name, records, published) for name, records in methods.items()]
+    published = {method: score for cell in asked for method, score in cell.task.expected.items()}
+    rows = [_row(name, records, published.get(name)) for name, records in methods.items()]
     baseline = methods.get(BASELINE, [])
     rows = [
         row if row.method == BASELINE else _with_comparison(row, methods[row.method], baseline, results)
@@ -146,15 +151,11 @@ def _group(
     metric = done[0]["metric"] if done else "score"
     model, task, select, more = key
     name = f"{task}, {more}" if more else task
-    return Group(model, name, select, metric, tuple(sorted(rows, key=lambda row: row.n_trained or 0)))
+    specs = {cell.spec.title: cell.spec.methods for cell in asked}
+    return Group(model, name, select, metric, tuple(sorted(rows, key=lambda row: row.n_trained or 0)), specs)
 
 
-def _row(
-    method: str,
-    records: Sequence[Mapping[str, Any]],
-    published: Mapping[tuple[str, str, str], float],
-) -> Row:
-    run = records[0]["run"]
+def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | None) -> Row:
     done = sorted((r for r in records if r["status"] == "done"), key=lambda r: r["run"]["seed"])
     scores = {record["run"]["seed"]: float(record["score"]) for record in done}
     first = done[0] if done else {}
@@ -173,7 +174,7 @@ def _row(
         seconds=float(np.median([record["seconds"] for record in done])) if done else None,
         memory_mb=max((float(record["peak_memory_mb"] or 0) for record in done), default=None),
         layers=_mean_layers([record["layers"] for record in done if record.get("layers")]),
-        published=published.get((Path(run["model"]).name, run["task"]["name"], method)),
+        published=published,
     )
 
 

@@ -102,7 +102,7 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
     lines = ["# Results", ""]
     for found in overviews(groups):
         columns = overview_columns(found)
-        lines += [f"## {found.model}: all tasks", "", PROTOCOL[found.select], ""]
+        lines += [f"## {found.model}: {found.title}", "", PROTOCOL[found.select], ""]
         lines += table_head(columns)
         lines += [*(table_line(overview_cells(row)) for row in found.rows), ""]
     for group in groups:
