@@ -143,6 +143,8 @@ class GrowthLine:
     """Of the variant."""
     points: tuple[tuple[float, float], ...]
     """(value, seconds), rising."""
+    cache_seconds: tuple[float, ...]
+    """Of the points: what a run spends once on caches of train and dev rows."""
 
 
 def is_speed(record: Mapping[str, Any]) -> bool:
@@ -269,14 +271,21 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
 
 def read_growth(records: Iterable[Mapping[str, Any]], clock: Clock = "wall") -> list[GrowthLine]:
     """The lines of growth, axis by axis."""
-    found: dict[tuple[str, str, str], dict[float, float]] = {}
+    found: dict[tuple[str, str, str], dict[float, tuple[float, float]]] = {}
     for record in records:
         run = record["run"]
         if run["purpose"] == "growth" and record["status"] == "done":
             line = found.setdefault((run["model"], run["axis"], record["title"]), {})
             value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
-            line[value] = _epoch_seconds(record, clock)
-    return [GrowthLine(*key, tuple(sorted(line.items()))) for key, line in sorted(found.items())]
+            line[value] = _epoch_seconds(record, clock), record[f"{clock}_seconds"]["cache"]
+    return [_growth_line(key, sorted(line.items())) for key, line in sorted(found.items())]
+
+
+def _growth_line(
+    key: tuple[str, str, str], points: Sequence[tuple[float, tuple[float, float]]]
+) -> GrowthLine:
+    train = tuple((value, seconds) for value, (seconds, _) in points)
+    return GrowthLine(*key, train, tuple(cache for _, (_, cache) in points))
 
 
 def _task(run: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ _NOTES = (
     "rate falls linearly, as its users have it; our path leaves dropout out of the backbone and scores the "
     "mean of the weights at a constant rate, as `tune` does (last step: neither mean nor constant rate).",
     "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
-    "that differ in nothing else; off / on: median of ratios paired by round, smallest and largest.",
+    "that differ in what the row names; off / on: median of ratios paired by round, smallest and largest.",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
@@ -236,12 +236,18 @@ def _growth(found: Sequence[GrowthLine]) -> list[str]:
     if not found:
         return []
     lines = ["## Growth of an epoch's time", ""]
-    lines += table_head(["model", "over", "variant", "value: seconds", "exponent"])
+    lines += table_head(["model", "over", "variant", "value: seconds", "caches", "exponent"])
     for line in found:
         points = ", ".join(f"{value:g}: {seconds:.2f}" for value, seconds in line.points)
-        power = slope(line.points)
-        lines.append(table_line([line.model, GROWN[line.axis], line.title, points, _number(power, 2)]))
-    return [*lines, "", "Exponent p of seconds ~ value^p; 1 is a straight line through zero.", ""]
+        caches = (
+            ", ".join(f"{seconds:.2f}" for seconds in line.cache_seconds) if any(line.cache_seconds) else ""
+        )
+        cells = [line.model, GROWN[line.axis], line.title, points, caches, _number(slope(line.points), 2)]
+        lines.append(table_line(cells))
+    note = (
+        "Exponent p of seconds ~ value^p; 1 is a straight line through zero. Caches, filled once a run for "
+    )
+    return [*lines, "", note + "train and dev rows, are not in the seconds.", ""]
 
 
 def _ratio(pairing: Pairing | None) -> str:

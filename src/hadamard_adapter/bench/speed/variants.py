@@ -76,7 +76,7 @@ VARIANTS: dict[str, Variant] = {
 """Name in a spec to row. A further setting of `tune` is a further row: `{"some_setting": value}`."""
 
 GAINS = (
-    Gain("adapter and head alone, not LoRA", "tune-last-step", "lora-ours-last-step"),
+    Gain("the adapter in place of LoRA", "tune-last-step", "lora-ours-last-step"),
     Gain("the head's input computed once", "tune", "tune-uncached", stage="head"),
     Gain("the lower third frozen and computed once", "tune-upper", "tune"),
     Gain("of that, computed once", "tune-upper", "tune-upper-uncached"),
