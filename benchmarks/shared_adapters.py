@@ -46,9 +46,13 @@ BASIS_LR = 5e-2
 
 
 def texts_of(examples: Examples) -> list[set[str]]:
-    """The texts of each row, first and second."""
+    """The texts of each row, first and second, as letters and digits alone: corpora cut words differently."""
     pairs = examples.pairs or [""] * len(examples)
-    return [{text, pair} - {""} for text, pair in zip(examples.texts, pairs, strict=True)]
+    return [{_plain(text), _plain(pair)} - {""} for text, pair in zip(examples.texts, pairs, strict=True)]
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def rows_without_overlap(data: str) -> tuple[dict[str, TuneData], dict[str, int]]:
@@ -112,7 +116,7 @@ def main(model: str, data: str, work: Path, output: Path) -> None:
         for k in DIRECTIONS:
             file = work / f"basis-{name}-{k}.safetensors"
             held = file.with_suffix(".json")
-            if not file.exists():
+            if not (file.exists() and held.exists()):
                 write_json(held, [round(float(share), 4) for share in save_basis(others, k, file)])
             shares.setdefault(name, {})[str(k)] = read_json(held)
             for seed in range(SEEDS):

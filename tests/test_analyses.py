@@ -202,7 +202,16 @@ def test_fisher_is_half_of_the_mean_square_of_the_row_gradients_times_the_offset
 
 def test_rankings_that_are_opposite_disagree() -> None:
     assert prune.rank_agreement([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]) == -1.0
-    assert prune.rank_agreement([[1.0, 2.0]]) is None
+    for undefined in ([[1.0, 2.0]], [[1.0, 2.0], [1.0, 1.0]], [[1.0, 2.0], [1.0, 2.0, 3.0]]):
+        assert prune.rank_agreement(undefined) is None
+
+
+@pytest.mark.parametrize(("n_rows", "n"), [(799, 400), (1199, 400), (5, 9), (1, 1)])
+def test_rows_that_rank_layers_are_spread_over_all(n_rows: int, n: int) -> None:
+    found = [int(text) for text in prune.spread_rows(Examples([str(i) for i in range(n_rows)]), n).texts]
+    assert len(found) == min(n, n_rows) == len(set(found))
+    assert (found[0], found[-1]) == (0, n_rows - 1)
+    assert max(np.diff(found), default=0) <= np.ceil((n_rows - 1) / max(1, n - 1))
 
 
 # Sharing
@@ -318,6 +327,10 @@ def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
         (("prune", "--adapters", "ADAPTER,x", "--output", "out"), "expected one adapter"),
         (("prune", "--adapters", "ADAPTER", "--plot", "x.pdf"), r"\.svg or \.png"),
         (("prune", "--adapters", "ADAPTER", "--output", "ADAPTER"), "is there already"),
+        (
+            ("prune", "--adapters", "ADAPTER", "--output", "new", "--keep", "0", "--tune-again"),
+            "keep 1 or more",
+        ),
     ],
 )
 def test_what_cannot_be_analysed_is_refused(words: tuple[str, ...], expected: str) -> None:

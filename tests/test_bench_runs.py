@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from hadamard_adapter.bench.plan import due
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
-from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.resume import locked
 
@@ -116,11 +117,15 @@ def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_
         ('{"format": 1, "sta', "written half", True),
         ('{"format": 99, "status": "done"}', "of another version", False),
         ('{"format": 1, "status": "odd", "run": {}, "identity": ""}', "damaged", True),
-        ('{"format": 1, "status": "cancelled", "run": {}, "identity": ""}', None, True),
+        (
+            '{"format": 1, "status": "done", "run": {"purpose": "score"}, "identity": "", "title": ""}',
+            "run.model",
+            True,
+        ),
     ],
 )
 def test_a_file_that_is_no_finished_record_is_told(
-    place: Path, tmp_path: Path, content: str, expected: str | None, is_run_again: bool
+    place: Path, tmp_path: Path, content: str, expected: str, is_run_again: bool
 ) -> None:
     spec = spec_of(place, "head", seeds=1)
     name = name_of(due(spec, {})[0])
@@ -128,11 +133,48 @@ def test_a_file_that_is_no_finished_record_is_told(
     (tmp_path / "runs" / f"{name}.json").write_text(content, encoding="utf-8")
     results = Results(tmp_path)
     results.records()
-    if expected is not None:
-        assert expected in results.problems[f"{name}.json"]
+    assert expected in results.problems[f"{name}.json"]
     if is_run_again:
         run(spec, tmp_path)
         assert json.loads((tmp_path / "runs" / f"{name}.json").read_text())["status"] == "done"
+    else:
+        with pytest.raises(SettingsError, match=r"another version.*Choose another --results"):
+            run(spec, tmp_path)
+        assert (tmp_path / "runs" / f"{name}.json").read_text() == content
+
+
+def test_an_error_that_nobody_expected_ends_its_run_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(method: str, *others: Any) -> Any:
+        if method == "head":
+            raise ZeroDivisionError("of a library")
+        return unchanged(method, *others)
+
+    unchanged = execute.train
+    monkeypatch.setattr(execute, "train", train)
+    outcome, results = run(spec_of(place, "head bitfit", seeds=1, epochs=1), tmp_path)
+    assert outcome.n_done == 1 and len(outcome.failed) == 1
+    (record,) = by_method(results)["head"]
+    assert re.fullmatch(r"ZeroDivisionError: of a library \(\w+\.py:\d+; perhaps a bug\)", record["error"])
+
+
+def test_a_record_holds_what_its_identity_is_made_of(place: Path, tmp_path: Path) -> None:
+    _, results = run(spec_of(place, "tfidf", seeds=1), tmp_path)
+    for name, record in results.records().items():
+        text = json.dumps(record["settings"], sort_keys=True)
+        assert hashlib.sha256(text.encode()).hexdigest() == record["identity"]
+        assert name.endswith(record["identity"][:10]) and record["settings"]["train_data"]
+
+
+def test_specs_of_one_name_are_both_kept(place: Path, tmp_path: Path) -> None:
+    results, paths = Results(tmp_path / "r"), [tmp_path / "a" / "s.toml", tmp_path / "b" / "s.toml"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(spec_text(place, "head").replace('title = "', f'title = "{path.parent.name} '))
+    first, second, again = (results.keep_spec(path) for path in (*paths, paths[0]))
+    assert first.name == "s.toml" == again.name and second.name.startswith("s-")
+    assert [copy.read_text() for copy in (first, second)] == [path.read_text() for path in paths]
 
 
 def test_a_bench_that_is_killed_loses_at_most_one_run(place: Path, tmp_path: Path) -> None:
@@ -247,6 +289,7 @@ def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> N
         (good, ("--executor", "cloud"), "'cloud' is not one of"),
         (good, ("--executor", "slurm"), "choose local or pool"),
         (good, ("--executor", "pool", "--workers", 0), "workers: expected a number from 1 on"),
+        (good, ("--executor", "slurm", "--workers", 0), "workers: expected a number from 1 on"),
         (good, ("--results", path), "expected a folder|is a file"),
     ]:
         path.write_text(text, encoding="utf-8")

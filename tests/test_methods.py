@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adapter_help import logits
+from hadamard_adapter.errors import DataError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from hadamard_adapter.methods.tfidf import tfidf
 from hadamard_adapter.tasks import Examples, Task
@@ -87,6 +88,15 @@ def test_the_floor_learns_its_rows_whatever_the_problem(task: Task, labels: list
     values = found(texts, pairs)
     assert values.shape == (4, task.n_outputs) and np.isfinite(values).all() and n_fitted > 4
     np.testing.assert_allclose(decided(task, values), np.asarray(labels), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"), [(["a b", "c d"], [1, 1], "words"), (["?", "!"], [0, 1], "words")]
+)
+def test_the_floor_refuses_rows_that_teach_nothing(texts: list[str], labels: list[int], message: str) -> None:
+    task = Task("t", "single_label_classification", ("a", "b"), ("accuracy",))
+    with pytest.raises(DataError, match=message):
+        tfidf(task, Examples(texts, None, labels), 1.0)
 
 
 def test_titles_are_all_different() -> None:

@@ -13,6 +13,7 @@ from command import hadamard
 from hadamard_adapter.analysis.overview import overviews
 from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.table import read_groups
+from hadamard_adapter.analysis.texts import markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import DataError
 
@@ -37,6 +38,7 @@ def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "moo
         **{"share_percent": 0.5, "seconds": 2.0, "peak_memory_mb": 100, "is_collapsed": False},
         **{"predictions": " ".join(map(str, predicted(n_wrong))), "dev_fingerprint": "f"},
         "layers": {"scale dense": [0.1, 0.2]} if method == "hadamard" else {},
+        "best": {},
     }
     results = Results(folder)
     results.write_labels("f", " ".join(map(str, LABELS)))
@@ -63,7 +65,7 @@ def test_every_seed_counts_and_failures_are_told(folder: Path) -> None:
     assert set(rows) == {"full", "hadamard", "lora"}  # a search is no score
     assert rows["hadamard"].scores == {0: 0.8, 1: 0.775, 2: 0.75}
     assert rows["hadamard"].summary is not None and rows["hadamard"].summary.mean == pytest.approx(0.775)
-    assert (rows["lora"].n_failed, rows["lora"].n_collapsed, rows["lora"].scores) == (1, 1, {0: 0.5})
+    assert (rows["lora"].failed, rows["lora"].collapsed, rows["lora"].scores) == ((1,), (0,), {0: 0.5})
 
 
 def test_methods_whose_epochs_were_searched_stand_in_one_table(tmp_path: Path) -> None:
@@ -118,7 +120,46 @@ def test_an_overview_holds_the_tasks_and_methods_of_an_experiment(folder: Path) 
     assert both.title == "the others; the main" and both.tasks == tuple(
         f"{name}, 2 epochs: accuracy" for name in ("mood", "other")
     )
-    assert {row.method for row in both.rows} == {"full", "hadamard"}  # LoRA is in no spec, BitFit did not run
+    assert {row.method for row in both.rows} == {"full", "hadamard", "bitfit"}  # LoRA is in no spec
+    bitfit = next(row for row in both.rows if row.method == "bitfit")
+    assert (bitfit.n_trained, bitfit.average) == (None, None)
+
+
+def test_what_a_spec_asks_for_and_was_not_run_is_told(folder: Path) -> None:
+    tasks = "".join(TASK.format(name=name) for name in ("mood", "other", "third"))
+    keep(folder, HEAD.format(title="three tasks", method="bitfit").replace("seeds = 1", "seeds = 5") + tasks)
+    keep(folder, HEAD.format(title="never", method="lora") + TASK.format(name="fourth"), "never.toml")
+    groups = read_groups(Results(folder))
+    assert [group.task.split(",")[0] for group in groups] == ["mood", "other", "third"]
+    assert groups[2].metric == "not run" and {row.summary for row in groups[2].rows} == {None}
+    (overview,) = overviews(groups)
+    assert {row.average for row in overview.rows} == {None}  # the third task is missing
+    text = markdown(groups, [])
+    assert "0.9000 ± 0.0000 (3 of 5)" in text and "| BitFit | not run |" in text
+
+
+def test_settings_that_differ_are_rows_of_their_own_and_one_seed_counts_once(folder: Path) -> None:
+    add(folder, "full", 0, n_wrong=20, run={"lr": 0.01}, more=1)
+    add(folder, "hadamard", 1, n_wrong=39, more=1)
+    results = Results(folder)
+    mood, _ = read_groups(results)
+    assert [(row.lr, len(row.scores)) for row in mood.rows if row.method == "full"] == [
+        ((0.001,), 3),
+        ((0.01,), 1),
+    ]
+    (hadamard,) = [row for row in mood.rows if row.method == "hadamard"]
+    assert hadamard.scores[1] == 0.775 and len(results.problems) == 1
+
+
+def test_corrected_over_the_tasks_of_an_experiment_alone(folder: Path) -> None:
+    for seed in range(3):
+        for method, n_wrong in (("full", 4), ("hadamard", 8 + seed)):
+            rows = {"name": "mood", "rows": 100, "epochs": 2}
+            add(folder, method, seed, n_wrong, run={"task": rows}, part=100)
+    keep(folder, SPEC)
+    found = {group.task: {row.method: row for row in group.rows} for group in read_groups(Results(folder))}
+    comparisons = [found[task]["hadamard"].comparison for task in ("mood, 2 epochs", "other, 2 epochs")]
+    assert [one.corrected_p for one in comparisons if one is not None] == [0.25, 0.5]  # one task, two others
 
 
 class Page(html.parser.HTMLParser):
@@ -180,7 +221,9 @@ def test_the_files_say_the_same_and_the_page_loads_nothing(folder: Path, tmp_pat
     keep(folder, SPEC)
     markdown, table, page = write_report(folder, tmp_path / "out")
     rows = list(csv.DictReader(table.open()))
-    assert len(rows) == 13 and {row["score"] for row in rows if row["task"].startswith("other")} == {
+    assert [row["seed"] for row in rows if row["status"] == "failed"] == ["1"]
+    assert [row["seed"] for row in rows if row["status"] == "collapsed"] == ["0"]
+    assert len(rows) == 14 and {row["score"] for row in rows if row["task"].startswith("other")} == {
         "0.950000",
         "0.975000",
     }

@@ -17,12 +17,16 @@ class OverviewRow:
     """Name in the table of methods."""
     title: str
     """For readers."""
-    n_trained: int
-    """Parameters trained beside the head."""
+    n_trained: int | None
+    """Parameters trained beside the head; None where nothing was run."""
+    n_failed: int
+    """Seeds that failed, over the tasks."""
+    n_collapsed: int
+    """Seeds that predict one class or value, over the tasks."""
     means: tuple[float | None, ...]
     """Mean over seeds, a task each; None where nothing was run."""
     average: float | None
-    """Of the means; None where a task is missing."""
+    """Of the means; None where a task of the experiment is missing."""
     ratio_percent: float | None
     """Of full fine-tuning's average; None where either is missing."""
     p: float | None
@@ -66,25 +70,28 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     found: dict[str, dict[int, Row]] = {}
     for index, group in enumerate(groups):
         asked = {BASELINE, *(method for title in titles for method in group.specs.get(title, ()))}
-        for row in group.rows:
-            if row.summary is not None and (not group.specs or row.method in asked):
+        for row in sorted(group.rows, key=lambda row: 0 if row.summary is None else row.summary.n):
+            if not group.specs or row.method in asked:  # of several settings that of most seeds
                 found.setdefault(row.method, {})[index] = row
     full = _means(found.get(BASELINE, {}), len(groups))
     rows = [_row(rows, full, is_full=method == BASELINE) for method, rows in found.items()]
     tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
-    rows = tuple(sorted(rows, key=lambda row: row.n_trained))
+    rows = tuple(sorted(rows, key=lambda row: (row.n_trained is None, row.n_trained)))
     return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, rows)
 
 
 def _row(rows: dict[int, Row], full: tuple[float | None, ...], is_full: bool) -> OverviewRow:
-    first, means = next(iter(rows.values())), _means(rows, len(full))
+    means = _means(rows, len(full))
+    first = next((row for row in rows.values() if row.n_trained is not None), next(iter(rows.values())))
     average, of_full = _average(means), _average(full)
     pairs = [(a, b) for a, b in zip(means, full, strict=True) if a is not None and b is not None]
     has_both = average is not None and bool(of_full)
     return OverviewRow(
         method=first.method,
         title=first.title,
-        n_trained=first.n_trained or 0,
+        n_trained=first.n_trained,
+        n_failed=sum(len(row.failed) for row in rows.values()),
+        n_collapsed=sum(len(row.collapsed) for row in rows.values()),
         means=means,
         average=average,
         ratio_percent=100 * average / of_full if average is not None and of_full else None,

@@ -126,7 +126,7 @@ def _sort_key(row: Row, column: str, text: str) -> str:
         "score": None if summary is None else summary.mean,
         "median": None if summary is None else summary.median,
         "seeds": None if summary is None else summary.mean,
-        "lr": row.lr[0],
+        "lr": row.lr[0] if row.lr else None,
         "epochs": row.epochs[0] if row.epochs else None,
         "against full, by example": None if interval is None else interval.difference,
         "p by seed (Holm)": None if comparison is None else comparison.permutation_p,

@@ -185,7 +185,7 @@ def rank_agreement(scores: Sequence[Sequence[float]]) -> float | None:
     """
     from scipy.stats import rankdata
 
-    if len(scores) < 2:
+    if len(scores) < 2 or len({len(row) for row in scores}) > 1 or any(len(set(row)) < 2 for row in scores):
         return None
     ranks = np.stack([rankdata(row) for row in scores])
     first, second = np.triu_indices(len(scores), k=1)
@@ -193,9 +193,8 @@ def rank_agreement(scores: Sequence[Sequence[float]]) -> float | None:
 
 
 def spread_rows(rows: Examples, n: int) -> Examples:
-    """Every k-th row, so that about n of them are spread over all."""
-    step = max(1, len(rows) // n)
-    return rows.take(range(0, len(rows), step)[:n])
+    """At most n rows, at equal distances from the first to the last."""
+    return rows.take(np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int).tolist())
 
 
 def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:

@@ -1,6 +1,7 @@
 """Records of runs as a table: a row for each model, task and method, with its seeds and its statistics."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Comparison", "Group", "Row", "read_groups"]
@@ -38,7 +40,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a task."""
+    """A method on a task, of one learning rate and one set of settings."""
 
     method: str
     """Name in the table of methods."""
@@ -49,7 +51,7 @@ class Row:
     n_head: int | None
     """Parameters of the head."""
     share_percent: float | None
-    """Of the base model, without the head."""
+    """Of the base model with its head; the trained head is not counted."""
     lr: tuple[float, ...]
     """Learning rates of the runs."""
     epochs: tuple[int, ...]
@@ -58,9 +60,11 @@ class Row:
     """Seed -> score on dev."""
     summary: Summary | None
     """Of the scores; None where no run is done."""
-    n_failed: int
+    n_asked: int
+    """Seeds that a kept spec asks for; 0 where none does."""
+    failed: tuple[int, ...]
     """Seeds that failed; they are in no mean, and said beside it."""
-    n_collapsed: int
+    collapsed: tuple[int, ...]
     """Seeds that predict one class, or one value; they are in the mean."""
     seconds: float | None
     """Median time of a run."""
@@ -76,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """A model and a task, under one protocol."""
+    """A model and a task, under one protocol; what a kept spec asks for is there though it was not run."""
 
     model: str
     """Its folder's name."""
@@ -85,7 +89,7 @@ class Group:
     select: str
     """What chose the epoch: "held-out" or "dev"."""
     metric: str
-    """Of the scores."""
+    """Of the scores; "not run" where there are none."""
     rows: tuple[Row, ...]
     """Methods, in the order of the number of trained parameters."""
     specs: Mapping[str, tuple[str, ...]]
@@ -95,29 +99,47 @@ class Group:
 def read_groups(results: Results) -> list[Group]:
     """All models and tasks of a folder of results, search runs left out.
 
+    A spec is asked what is missing once a run of it is there, so that one of searches alone makes no table.
+
     Args:
         results: the folder.
     """
-    found: dict[tuple[str, ...], dict[str, list[Mapping[str, Any]]]] = {}
-    for record in results.records().values():
+    found: dict[tuple[str, ...], dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
+    for name, record in sorted(results.records().items()):
         run = record["run"]
         if run["purpose"] == "score" and record["status"] != "cancelled":
-            found.setdefault(_key(run), {}).setdefault(run["method"], []).append(record)
+            same = found.setdefault(_key(run), {}).setdefault((run["method"], _settings(record)), [])
+            if run["seed"] in [other["run"]["seed"] for other in same]:
+                results.problems[f"{name}.json"] = "another record has the same settings and seed"
+            else:
+                same.append(record)
     asked: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in _cells(results):
-        asked.setdefault(_key(described(cell.run("score", cell.task.epochs, lr=0.0, seed=0))), []).append(
-            cell
-        )
-    groups = [_group(key, methods, results, asked.get(key, [])) for key, methods in sorted(found.items())]
-    return _corrected(groups)
+    for cells in _cells(results):
+        by_key: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in cells:
+            key = _key(described(cell.run("score", cell.task.epochs, lr=0.0, seed=0)))
+            by_key.setdefault(key, []).append(cell)
+        if by_key.keys() & found.keys():
+            for key, of_key in by_key.items():
+                asked.setdefault(key, []).extend(of_key)
+    keys = sorted(found.keys() | asked.keys())
+    return _corrected([_group(key, found.get(key, {}), results, asked.get(key, [])) for key in keys])
 
 
-def _cells(results: Results) -> list[Cell]:
-    """Cells of the specs that were run into a folder."""
-    found: list[Cell] = []
+def _settings(record: Mapping[str, Any]) -> str:
+    """What runs of one row share: all but the seed; of a record that has no settings, its run's fields."""
+    settings = {
+        name: value for name, value in record.get("settings", record["run"]).items() if name != "seed"
+    }
+    return json.dumps(settings, sort_keys=True)
+
+
+def _cells(results: Results) -> list[list[Cell]]:
+    """Cells of each spec that was run into a folder."""
+    found: list[list[Cell]] = []
     for path in sorted((results.folder / "specs").glob("*.toml")):
         try:
-            found += cells_of(read_spec(path))
+            found.append(cells_of(read_spec(path)))
         except SettingsError as error:
             results.problems[path.name] = f"not a spec of this version ({error}); what it expects is left out"
     return found
@@ -131,37 +153,44 @@ def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
     epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
     more = [f"{epochs} epochs"] if epochs else []
     more += [word for word in ("bf16", "dropout") if run[word]]
+    more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
     return Path(run["model"]).name, name, run["select"], ", ".join(more)
 
 
 def _group(
     key: tuple[str, ...],
-    methods: dict[str, list[Mapping[str, Any]]],
+    found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
     results: Results,
     asked: Sequence[Cell],
 ) -> Group:
     published = {method: score for cell in asked for method, score in cell.task.expected.items()}
-    rows = [_row(name, records, published.get(name)) for name, records in methods.items()]
-    baseline = methods.get(BASELINE, [])
-    rows = [
-        row if row.method == BASELINE else _with_comparison(row, methods[row.method], baseline, results)
-        for row in rows
-    ]
-    done = [r for records in methods.values() for r in records if r["status"] == "done"]
-    metric = done[0]["metric"] if done else "score"
+    seeds = {cell.method: 0 for cell in asked}
+    for cell in asked:
+        seeds[cell.method] = max(seeds[cell.method], cell.spec.seeds)
+    baselines = [records for (method, _), records in found.items() if method == BASELINE]
+    baseline = max(baselines, key=len, default=[])
+    rows: list[Row] = []
+    for (method, _), records in found.items():
+        row = _row(method, records, published.get(method), seeds.get(method, 0))
+        rows.append(row if method == BASELINE else _with_comparison(row, records, baseline, results))
+    missing = [method for method in seeds if method not in {method for method, _ in found}]
+    rows += [_row(method, [], published.get(method), seeds[method]) for method in missing]
+    rows.sort(key=lambda row: (row.n_trained is None, row.n_trained))
+    done = [r for records in found.values() for r in records if r["status"] == "done"]
+    metric = done[0]["metric"] if done else "not run"
     model, task, select, more = key
     name = f"{task}, {more}" if more else task
     specs = {cell.spec.title: cell.spec.methods for cell in asked}
-    return Group(model, name, select, metric, tuple(sorted(rows, key=lambda row: row.n_trained or 0)), specs)
+    return Group(model, name, select, metric, tuple(rows), specs)
 
 
-def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | None) -> Row:
+def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | None, n_asked: int) -> Row:
     done = sorted((r for r in records if r["status"] == "done"), key=lambda r: r["run"]["seed"])
     scores = {record["run"]["seed"]: float(record["score"]) for record in done}
     first = done[0] if done else {}
     return Row(
         method=method,
-        title=records[0]["title"],
+        title=records[0]["title"] if records else METHODS[method].title,
         n_trained=first.get("trained_parameters"),
         n_head=first.get("head_parameters"),
         share_percent=first.get("share_percent"),
@@ -169,8 +198,9 @@ def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | N
         epochs=tuple(sorted({record["run"]["task"]["epochs"] or 0 for record in records} - {0})),
         scores=scores,
         summary=summarise(list(scores.values())) if scores else None,
-        n_failed=len(records) - len(done),
-        n_collapsed=sum(bool(record["is_collapsed"]) for record in done),
+        n_asked=n_asked,
+        failed=tuple(sorted(r["run"]["seed"] for r in records if r["status"] == "failed")),
+        collapsed=tuple(record["run"]["seed"] for record in done if record["is_collapsed"]),
         seconds=float(np.median([record["seconds"] for record in done])) if done else None,
         memory_mb=max((float(record["peak_memory_mb"] or 0) for record in done), default=None),
         layers=_mean_layers([record["layers"] for record in done if record.get("layers")]),
@@ -217,26 +247,36 @@ def _numbers(record: Mapping[str, Any]) -> list[float]:
 
 
 def _corrected(groups: list[Group]) -> list[Group]:
-    """Each method's p-values over the tasks of a model and protocol, corrected together."""
-    families: dict[tuple[str, str, str], dict[str, float]] = {}
-    for group in groups:
-        for row in group.rows:
-            if row.comparison is not None:
-                family = families.setdefault((group.model, group.select, row.method), {})
-                family[group.task] = row.comparison.permutation_p
-    corrected = {
-        (*key, task): p
-        for key, found in families.items()
-        for task, p in zip(found, holm(list(found.values())).tolist(), strict=True)
-    }
+    """Each method's p-values over the tasks of an experiment, corrected together.
 
-    def with_corrected(group: Group, row: Row) -> Row:
-        if row.comparison is None:
+    A task of several experiments counts in the largest of those that ask for the method.
+    """
+    sizes: dict[tuple[str, str, str], int] = {}
+    for group in groups:
+        for title in group.specs:
+            key = group.model, group.select, title
+            sizes[key] = sizes.get(key, 0) + 1
+    families: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
+    for at, group in enumerate(groups):
+        for index, row in enumerate(group.rows):
+            if row.comparison is not None:
+                titles = [title for title, methods in group.specs.items() if row.method in methods]
+                spec = max(titles, key=lambda t, g=group: (sizes[g.model, g.select, t], t), default="")
+                family = families.setdefault((group.model, group.select, row.method, spec), {})
+                family[at, index] = row.comparison.permutation_p
+    corrected: dict[tuple[int, int], float] = {}
+    for family in families.values():
+        corrected |= dict(zip(family, holm(list(family.values())).tolist(), strict=True))
+
+    def with_corrected(row: Row, p: float | None) -> Row:
+        if row.comparison is None or p is None:
             return row
-        p = corrected[group.model, group.select, row.method, group.task]
         return dataclasses.replace(row, comparison=dataclasses.replace(row.comparison, corrected_p=p))
 
     return [
-        dataclasses.replace(group, rows=tuple(with_corrected(group, row) for row in group.rows))
-        for group in groups
+        dataclasses.replace(
+            group,
+            rows=tuple(with_corrected(row, corrected.get((at, i))) for i, row in enumerate(group.rows)),
+        )
+        for at, group in enumerate(groups)
     ]

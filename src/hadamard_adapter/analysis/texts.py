@@ -16,6 +16,7 @@ __all__ = [
     "notes",
     "overview_cells",
     "overview_columns",
+    "remarks",
     "table_head",
     "table_line",
 ]
@@ -37,10 +38,12 @@ PROTOCOL = {
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table as text; what was not run stays empty."""
     s, c = row.summary, row.comparison
-    score = "" if s is None else f"{s.mean:.4f}" + ("" if s.sd is None else f" ± {s.sd:.4f}") + f" ({s.n})"
+    count = "" if s is None else f" ({s.n})" if s.n >= row.n_asked else f" ({s.n} of {row.n_asked})"
+    spread = "" if s is None or s.sd is None else f" ± {s.sd:.4f}"
+    score = ("" if row.failed else "not run") if s is None else f"{s.mean:.4f}{spread}{count}"
     interval = None if c is None else c.by_examples
     return (
-        row.title + _remarks(row),
+        row.title + remarks(len(row.failed), len(row.collapsed)),
         score,
         "" if row.published is None else f"{row.published:g}",
         "" if row.n_trained is None else f"{row.n_trained:,}",
@@ -65,8 +68,8 @@ def overview_columns(overview: Overview) -> tuple[str, ...]:
 def overview_cells(row: OverviewRow) -> tuple[str, ...]:
     """A row of an overview as text; what was not run stays empty."""
     return (
-        row.title,
-        f"{row.n_trained:,}",
+        row.title + remarks(row.n_failed, row.n_collapsed),
+        "" if row.n_trained is None else f"{row.n_trained:,}",
         *("" if mean is None else f"{mean:.4f}" for mean in row.means),
         "" if row.average is None else f"{row.average:.4f}",
         "" if row.ratio_percent is None else f"{row.ratio_percent:.1f}",
@@ -77,17 +80,19 @@ def overview_cells(row: OverviewRow) -> tuple[str, ...]:
 def notes(groups: Sequence[Group]) -> list[str]:
     """How to read the tables, in sentences."""
     return [
-        "score: mean ± standard deviation over seeds (n), then median and the seeds' values. A failed seed "
-        "is in no mean and named beside the method; a collapsed one (one class or value for nearly all rows) "
-        "is.",
+        "score: mean ± standard deviation over seeds (n, of those asked for), then median and the seeds' "
+        "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
+        "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
+        "all tasks together show the one with most seeds.",
         "against full, by example: difference of the mean scores with a 95 % bootstrap interval over dev "
         "rows (300 draws, seeds paired). It does not hold what other seeds would change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
-        "tasks of the model. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
+        "tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
         "published %: what a publication reports for this model, task and method, by the spec; not our run.",
-        "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; an "
-        "average is given only for methods that ran on every task.",
-        "trained and share leave the head out, which is the same for all methods and is given beside them.",
+        "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; with "
+        "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task.",
+        "trained and share leave the trained head out, which is the same for all methods that have a model "
+        "and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),
     ]
 
@@ -119,23 +124,32 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
 
 
 def csv_text(groups: Sequence[Group]) -> str:
-    """One line a run: model, task, method, seed, score, and what was trained."""
+    """One line a run, failed ones too: model, task, method, seed, score, and what was trained."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = ("model", "task", "select", "metric", "method", "trained_parameters", "head_parameters")
-    writer.writerow([*names, "lr", "epochs", "seed", "score"])
+    writer.writerow([*names, "lr", "epochs", "seed", "score", "status"])
     for group in groups:
         for row in group.rows:
-            for seed, score in row.scores.items():
+            for seed in sorted([*row.scores, *row.failed]):
+                score = row.scores.get(seed)
+                status = "failed" if score is None else "collapsed" if seed in row.collapsed else "done"
                 where = (group.model, group.task, group.select, group.metric, row.method)
                 rates = " ".join(f"{rate:g}" for rate in row.lr)
                 epochs = " ".join(map(str, row.epochs))
-                writer.writerow([*where, row.n_trained, row.n_head, rates, epochs, seed, f"{score:.6f}"])
+                value = "" if score is None else f"{score:.6f}"
+                writer.writerow([*where, row.n_trained, row.n_head, rates, epochs, seed, value, status])
     return buffer.getvalue()
 
 
-def _remarks(row: Row) -> str:
-    counts = ((row.n_failed, "failed"), (row.n_collapsed, "collapsed"))
+def remarks(n_failed: int, n_collapsed: int) -> str:
+    """What stands behind a method's name where seeds failed or collapsed.
+
+    Example:
+        >>> remarks(1, 0)
+        ' [1 failed]'
+    """
+    counts = ((n_failed, "failed"), (n_collapsed, "collapsed"))
     words = [f"{n} {what}" for n, what in counts if n]
     return f" [{', '.join(words)}]" if words else ""
 

@@ -2,6 +2,7 @@
 
 import datetime
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import numpy as np
 import torch
 
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import Run, data_of, described, identity, name_of, settings_of, work_of
+from hadamard_adapter.bench.run import (
+    Run,
+    data_of,
+    described,
+    identity,
+    key_of,
+    name_of,
+    settings_of,
+    work_of,
+)
 from hadamard_adapter.bench.train import Trained, train
 from hadamard_adapter.errors import HadamardError, TrainingError
 from hadamard_adapter.methods import METHODS
@@ -48,6 +58,7 @@ def _record(run: Run, results: Results, work: Path, progress: Progress | None) -
     common = {
         "run": described(run),
         "identity": identity(run),
+        "settings": key_of(run),
         "title": METHODS[run.method].title,
         "work": work_of(run),
         "started_at": started_at.isoformat(timespec="seconds"),
@@ -59,13 +70,13 @@ def _record(run: Run, results: Results, work: Path, progress: Progress | None) -
     except KeyboardInterrupt:
         results.cancel(name_of(run), common, "interrupted")
         raise
-    except (HadamardError, torch.OutOfMemoryError) as error:
+    except Exception as error:
         if is_out_of_space(error, work):
             raise TrainingError(
                 f"no space left on the disk of {str(work)!r}; free some and run the same command again: what "
                 "is finished is kept, and this run continues"
             ) from error
-        found = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        found = {"status": "failed", "error": _told(error)}
     return {
         **common,
         **found,
@@ -107,6 +118,15 @@ def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Resul
         "is_collapsed": _is_collapsed(task, predicted),
         "layers": trained.layers,
     }
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; of one that nobody expected also where it came from."""
+    line = f"{type(error).__name__}: {error}"
+    if isinstance(error, (HadamardError, torch.OutOfMemoryError)):
+        return line
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{line} ({Path(frame.filename).name}:{frame.lineno}; perhaps a bug)"
 
 
 def _words(values: Any) -> str:

@@ -122,8 +122,7 @@ def pool(n_workers: int) -> Executor:
     Raises:
         SettingsError: no worker.
     """
-    if n_workers < 1:
-        raise SettingsError(f"workers: expected a number from 1 on, received {n_workers!r}")
+    _check_workers(n_workers)
 
     def start(run: Run, results: Results, slot: int) -> Started:
         job = write_job(name_of(run), run, results)
@@ -152,8 +151,9 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
         cluster: "local" runs jobs on this machine, as tests do; None: Slurm.
 
     Raises:
-        SettingsError: submitit is not installed, or there is no Slurm here.
+        SettingsError: no job, submitit is not installed, or there is no Slurm here.
     """
+    _check_workers(n_jobs)
     try:
         import submitit
     except ImportError as error:
@@ -170,6 +170,11 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
         return _Submitted(executor.submit(do_job, str(write_job(name_of(run), run, results))))
 
     return Executor(n_jobs, start)
+
+
+def _check_workers(n: int) -> None:
+    if n < 1:
+        raise SettingsError(f"workers: expected a number from 1 on, received {n!r}")
 
 
 def _share(slot: int, n_workers: int) -> dict[str, str]:

@@ -157,18 +157,20 @@ def seconds_of(run: Run, records: Records) -> float | None:
     """An estimate of a run's time: the median pace of what ran before, times its work.
 
     The pace is that of the same model, method and task; where there is none, of the same model and method;
-    else of the same model. None: nothing ran on this model.
+    else of the same model; a fit without a model is none of these. None: nothing ran on this model.
 
     Args:
         run: which one.
         records: what ran, of any spec.
     """
+    is_fit = METHODS[run.method].fit is not None
     done = [
         (record["run"], record["seconds"] / max(1, record["work"]))
         for record in records.values()
         if record["status"] == "done"
         and "work" in record
         and _model(record["run"]["model"]) == _model(run.model)
+        and (METHODS[record["run"]["method"]].fit is not None) == is_fit
     ]
     for names in (("method", "task"), ("method",), ()):
         paces = [pace for other, pace in done if all(_value(other, n) == _own(run, n) for n in names)]

@@ -11,6 +11,7 @@ A record has the status done, failed (an error that comes again: the loss is not
 fit) or cancelled (the process went away: the same command runs it again).
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hadamard_adapter.bench.spec import read_toml
 from hadamard_adapter.errors import BusyError, SettingsError
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.resume import locked, read_json, remove, write_json
@@ -27,6 +29,17 @@ __all__ = ["FORMAT", "STATUSES", "Results"]
 FORMAT = 1
 """Of the records; counted up when a reader of the old form would misread the new one."""
 STATUSES = ("done", "failed", "cancelled")
+
+_NUMBER = (int, float)
+_ALWAYS: dict[str, Any] = {"status": str, "run": dict, "identity": str, "title": str}
+_OF_A_RUN: dict[str, Any] = {
+    **{"model": str, "method": str, "lr": _NUMBER, "seed": int},
+    **{"select": str, "bf16": bool, "dropout": bool, "task": dict},
+}
+_OF_A_TASK: dict[str, Any] = {"name": str, "rows": (int, type(None)), "epochs": (int, type(None))}
+_OF_DONE: dict[str, Any] = {"metric": str, "score": _NUMBER, "seconds": _NUMBER, "best": dict}
+_OF_A_SCORE: dict[str, Any] = {"predictions": str, "dev_fingerprint": str, "is_collapsed": bool}
+"""Entries of a record -> their type."""
 
 
 @dataclass
@@ -82,9 +95,13 @@ class Results:
 
         Returns:
             Whether it was done here or before, not by another process just now.
+
+        Raises:
+            SettingsError: a record of another version stands in its place.
         """
         if self.is_finished(name):
             return True
+        self._refuse_other_version(name)
         work = self.made("work") / name
         work.mkdir(exist_ok=True)
         try:
@@ -121,15 +138,23 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def keep_spec(self, path: str | Path) -> None:
-        """Keep a copy of a spec beside the results that it asked for.
+    def keep_spec(self, path: str | Path) -> Path:
+        """Keep a copy of a spec beside the results that it asked for, in place of its last copy.
+
+        Returns:
+            The copy. It has another name than the spec where a spec of another title has that name already.
 
         Raises:
             SettingsError: the folder cannot be made.
         """
         place = self.made("specs") / Path(path).name
+        title = _title_of(Path(path))
+        if place.exists() and _title_of(place) != title:
+            word = hashlib.sha256(str(title).encode()).hexdigest()[:8]
+            place = place.with_name(f"{place.stem}-{word}.toml")
         shutil.copyfile(path, temporary := place.with_name(place.name + ".tmp"))
         os.replace(temporary, place)
+        return place
 
     def write_labels(self, fingerprint: str, labels: str) -> None:
         """Keep the true labels of dev rows under their fingerprint."""
@@ -139,8 +164,21 @@ class Results:
 
     def labels(self, fingerprint: str) -> list[float] | None:
         """The true labels of dev rows; None where they were not kept."""
-        content = read_json(self.folder / "labels" / f"{fingerprint}.json")
-        return None if content is None else [float(word) for word in content["labels"].split()]
+        try:
+            return [
+                float(word)
+                for word in read_json(self.folder / "labels" / f"{fingerprint}.json")["labels"].split()
+            ]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    def _refuse_other_version(self, name: str) -> None:
+        content = read_json(self.folder / "runs" / f"{name}.json")
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise SettingsError(
+                f"{name}.json in {str(self.folder)!r}: {_problem_of(content)}. Choose another --results, or "
+                "move the file away to run it again"
+            )
 
 
 def _json_files(folder: Path) -> list["os.DirEntry[str]"]:
@@ -158,7 +196,35 @@ def _problem_of(content: Any) -> str | None:
         return "not a record of a run, or written half; the run counts as missing"
     if content["format"] != FORMAT:
         return f"of another version (format {content['format']!r}, expected {FORMAT}); left alone"
-    lacking = [name for name in ("status", "run", "identity") if name not in content]
-    if lacking or content["status"] not in STATUSES:
-        return f"damaged ({lacking[0] if lacking else 'status'!r}); the run counts as missing"
-    return None
+    problem = _lacking(content)
+    return None if problem is None else f"damaged ({problem!r}); the run counts as missing"
+
+
+def _lacking(record: dict[str, Any]) -> str | None:
+    """The first entry that a record should have and has not, or not of the right type."""
+    for name, kind in _ALWAYS.items():
+        if not isinstance(record.get(name), kind):
+            return name
+    if record["status"] not in STATUSES:
+        return "status"
+    run = record["run"]
+    if run.get("purpose") not in ("search", "score"):  # of speed
+        return None if isinstance(run.get("purpose"), str) else "run.purpose"
+    for name, kind in _OF_A_RUN.items():
+        if not isinstance(run.get(name), kind):
+            return f"run.{name}"
+    for name, kind in _OF_A_TASK.items():
+        if not isinstance(run["task"].get(name), kind):
+            return f"run.task.{name}"
+    wanted = _OF_DONE | (_OF_A_SCORE if run["purpose"] == "score" else {})
+    if record["status"] != "done":
+        wanted = {"error": str}
+    return next((name for name, kind in wanted.items() if not isinstance(record.get(name), kind)), None)
+
+
+def _title_of(spec: Path) -> Any:
+    """The title that a spec gives itself; None where it cannot be read."""
+    try:
+        return read_toml(spec, lambda given: given.get("title"))
+    except SettingsError:
+        return None

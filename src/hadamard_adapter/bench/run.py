@@ -23,6 +23,7 @@ __all__ = [
     "data_of",
     "described",
     "identity",
+    "key_of",
     "name_of",
     "settings_of",
     "work_of",
@@ -110,7 +111,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
     }
     if given.get("stages", 2) == 2:
         given["head_epochs"] = run.task.head_epochs
-    if method.settings is None:
+    if given.get("stages") == 1:  # head and method train at one rate
         given["stage2_head_lr"] = run.lr
     return TuneSettings(model=run.model, output=output, **given)
 
@@ -128,9 +129,18 @@ def data_of(run: Run) -> tuple[TaskRows, TuneData]:
     return rows, rows.to_score(run.select)
 
 
-@functools.cache
 def identity(run: Run) -> str:
-    """A hash of everything that changes the run's result: method, settings, seed, rows, content of the model.
+    """A hash of `key_of`.
+
+    Raises:
+        DataError, SettingsError: as `key_of`.
+    """
+    return hashlib.sha256(json.dumps(key_of(run), sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def key_of(run: Run) -> dict[str, Any]:
+    """Everything that changes the run's result: method, settings, seed, fingerprints of rows and model.
 
     Raises:
         DataError: a file or a row is not as it must be.
@@ -144,7 +154,7 @@ def identity(run: Run) -> str:
         key["test_data"] = data_fingerprint(rows.dev)
         if run.task.search_epochs:  # whose table it stands in
             key["search_epochs"] = sorted(run.task.search_epochs)
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return key
 
 
 def name_of(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import sys
 import types
 import typing
@@ -32,6 +33,9 @@ __all__ = [
     "read_toml",
     "refuse_twice",
 ]
+
+MOST_SEEDS = 1000
+"""More is a slip of the keys, and the list of runs alone would take minutes."""
 
 T = TypeVar("T")
 
@@ -141,8 +145,10 @@ class Spec:
                     raise SettingsError(
                         f"expected of {task.name}: no method {method!r}{nearest(method, METHODS)}"
                     )
-        if self.seeds < 1:
-            raise SettingsError(f"seeds: expected a number from 1 on, received {self.seeds!r}")
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise SettingsError(
+                f"seeds: expected a number from 1 on, at most {MOST_SEEDS}, received {self.seeds!r}"
+            )
         if self.search is not None and (self.search.rows < 20 or self.search.extensions < 0):
             raise SettingsError(
                 f"search: expected rows from 20 on and extensions from 0 on, received {self.search!r}"
@@ -235,6 +241,14 @@ def check_task(task: TaskSpec) -> None:
     """
     if (task.train is None) != (task.dev is None):
         raise SettingsError(f"task {task.name!r}: expected both train and dev, or neither")
+    if re.fullmatch(r"\w[\w.-]*", task.name) is None:
+        raise SettingsError(
+            f"task {task.name!r}: expected letters, digits, '.', '_' and '-', since files are named after it"
+        )
+    if task.train is not None and task.name in GLUE:
+        raise SettingsError(
+            f"task {task.name!r}: that is GLUE's, and train and dev name other rows; choose another name"
+        )
     if task.train is None and task.name not in GLUE:
         raise SettingsError(
             f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"

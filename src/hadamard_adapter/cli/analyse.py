@@ -47,11 +47,7 @@ class AdaptersOptions(PictureOptions):
     def __post_init__(self) -> None:
         """Refuse one adapter under two names, which would count as agreement."""
         super().__post_init__()
-        names = [Path(folder).name for folder in self.adapters]
-        if not names or len(set(names)) < len(names):
-            raise SettingsError(
-                f"--adapters: expected folders with names that differ, received {','.join(self.adapters)!r}"
-            )
+        _check_names("--adapters", self.adapters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +74,7 @@ class OutputsOptions(PictureOptions):
     def __post_init__(self) -> None:
         """Check that every tuned model has its rows."""
         super().__post_init__()
+        _check_names("--tuned", self.tuned)
         if len(self.tuned) != len(self.data):
             raise SettingsError(
                 f"--data: expected {len(self.tuned)} files, one a tuned model, received {len(self.data)}"
@@ -112,10 +109,25 @@ class PruneOptions(AdaptersOptions):
             raise SettingsError(f"--output: expected one adapter, received {len(self.adapters)}")
         if self.tune_again and self.output is None:
             raise SettingsError("--tune-again needs --output, the folder for the new adapter")
+        if self.output is not None:
+            from hadamard_adapter.tuning.places import refuse_taken
+
+            refuse_taken(Path(self.output).expanduser())
+        if self.tune_again and self.keep == 0:
+            raise SettingsError("--tune-again: expected --keep 1 or more, received 0")
         for name, least in {"keep": 0, "rows": 1}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"--{name}: expected {least} or more, received {value!r}")
+
+
+def _check_names(option: str, folders: Sequence[str]) -> None:
+    """Results are told apart by the last names of folders."""
+    names = [Path(folder).name for folder in folders]
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(
+            f"{option}: expected folders with names that differ, received {','.join(folders)!r}"
+        )
 
 
 @click.group("analyse", short_help="Look into adapters and tuned models, as the paper does.")

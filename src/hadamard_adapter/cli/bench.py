@@ -99,7 +99,12 @@ def bench_command(options: BenchOptions) -> None:
     if options.plan:
         _print_plan(spec, results)
         return
-    results.keep_spec(path)
+    kept = results.keep_spec(path)
+    if kept.name != path.name:
+        console.print(
+            f"{path.name}: another experiment of this name was run into {results.folder}; this one is "
+            f"kept there as specs/{kept.name}"
+        )
     executor = _executor(options, results)
     with BenchBoard(spec, console, executor.n_slots) as board:
         outcome = run_all(spec, results, executor, board, console.print, options.purpose)

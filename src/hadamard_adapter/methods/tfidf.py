@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
+from hadamard_adapter.errors import DataError
 from hadamard_adapter.methods.method import Logits
 from hadamard_adapter.tasks import Examples, Task
 
@@ -32,9 +33,19 @@ def tfidf(task: Task, train: Examples, c: float) -> tuple[Logits, int]:
     Returns:
         What gives logits, and the number of fitted coefficients.
 
+    Raises:
+        DataError: no word in any row, or one class alone.
+
     Source: scikit-learn's TfidfVectorizer, LogisticRegression (one a label in multi-label tasks), Ridge.
     """
     words = TfidfVectorizer(ngram_range=(1, 2))
+    try:
+        return _fitted(words, task, train, c)
+    except ValueError as error:
+        raise DataError(f"TF-IDF and a linear model: expected words and two classes, {error}") from error
+
+
+def _fitted(words: TfidfVectorizer, task: Task, train: Examples, c: float) -> tuple[Logits, int]:
     if task.problem_type == "regression":
         model = make_pipeline(words, Ridge(alpha=1 / c))
         model.fit(_joined(train.texts, train.pairs), train.labels)
