@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hadamard_adapter.analysis.overview import overviews
 from hadamard_adapter.analysis.table import Group, Row, read_groups
+from hadamard_adapter.analysis.texts import remarks
 from hadamard_adapter.bench.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,18 +27,19 @@ SPEC, EXPERIMENT = "experiments/minilm.toml", "MiniLM-L6, five GLUE tasks"
 OURS = ("hadamard", "hadamard-wide")
 SPEED_MODEL = "all-MiniLM-L6-v2"
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "sst2": "SST-2"}
+METRIC_NAMES = {"mcc": "MCC", "pearson": "Pearson"}
 SPEED = {
     "tune": "**hadamard tune**",
     "tune-upper": "tune, upper four of six layers",
     "tune-last-step": "tune without the mean of weights",
     "lora": "PEFT LoRA on the Trainer",
-    "lora-grouped": "LoRA, group_by_length, bf16",
+    "lora-grouped": "LoRA, grouped by length, bf16",
     "lora-ours-bf16": "LoRA on tune's path, bf16",
     "lora-ours-last-step": "LoRA on tune's path, no mean",
     "full": "full fine-tuning on the Trainer",
-    "full-grouped": "full, group_by_length, bf16",
-    "ia3-grouped": "IA3, group_by_length, bf16",
-    "ln-tuning-grouped": "LN-tuning, group_by_length, bf16",
+    "full-grouped": "full, grouped by length, bf16",
+    "ia3-grouped": "IA3, grouped by length, bf16",
+    "ln-tuning-grouped": "LN-tuning, grouped by length, bf16",
 }
 
 
@@ -67,10 +69,12 @@ def quickstart() -> str:
 def compare() -> str:
     """Mean ± sd over seeds of each method and task; a cell without runs stays empty."""
     groups = [group for group in read_groups(Results(RESULTS / "bench")) if EXPERIMENT in group.specs]
-    if not groups:
+    found = next((one for one in overviews(groups) if EXPERIMENT in one.title), None)
+    if found is None:
         return f"Not measured yet: `hadamard bench {SPEC}` makes the runs."
-    found = next(one for one in overviews(groups) if EXPERIMENT in one.title)
-    rows = {(group.task, row.method): row for group in groups for row in group.rows}
+    pairs = [(group.task, row) for group in groups for row in group.rows if row.summary is not None]
+    pairs.sort(key=lambda pair: len(pair[1].scores))  # of several settings that of most seeds
+    rows = {(task, row.method): row for task, row in pairs}
     heads = [head(group) for group in groups]
     lines = [
         "| MiniLM-L6, GLUE dev | trained, % | " + " | ".join(heads) + " | average | % of full |",
@@ -78,8 +82,11 @@ def compare() -> str:
     ]
     for one in found.rows:
         own = [rows.get((group.task, one.method)) for group in groups]
-        share = next(row.share_percent for row in own if row is not None and row.share_percent is not None)
-        title = f"**{one.title}**" if one.method in OURS else one.title
+        shares = [row.share_percent for row in own if row is not None and row.share_percent is not None]
+        if not shares:
+            continue
+        share, title = shares[0], f"**{one.title}**" if one.method in OURS else one.title
+        title += remarks(one.n_failed, one.n_collapsed)
         average = "" if one.average is None else f"{one.average:.3f}"
         ratio = "" if one.ratio_percent is None else f"{one.ratio_percent:.1f}"
         cells = [share_text(share), *(cell(row) for row in own), average, ratio]
@@ -117,10 +124,10 @@ def speed() -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + f" | {megabytes(memory.get(variant))} |")
     lines += [
         "",
-        "time: of training, caches included, to 99 % of plain LoRA's own final score, over LoRA's time to it",
-        "(median over seeds); score: dev at the last epoch, mean; in brackets the number of seeds; memory: a",
-        "step of 32 x 128 tokens beyond the loaded model. `hadamard bench speed`;",
-        "[results/speed/speed.md](results/speed/speed.md).",
+        "time: of training, caches included, to 99 % of plain LoRA's own final score, over LoRA's own:",
+        "median over seeds; in brackets their number, and how many get there where not all do. score: dev at",
+        "the last epoch, mean. memory: a step of 32 x 128 tokens beyond the loaded model. One core of an AMD",
+        "EPYC with AVX-512 BF16. `hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
 
@@ -132,7 +139,10 @@ def share(row: dict | None) -> str:
         return ""
     if pairing["ratio"] is None:
         return f"not reached ({pairing['n_reached']} of {pairing['n']})"
-    return f"{pairing['ratio']:.2f} ({pairing['n']})"
+    n, n_reached = pairing["n"], pairing["n_reached"]
+    return (
+        f"{pairing['ratio']:.2f} ({n})" if n == n_reached else f"{pairing['ratio']:.2f} ({n_reached} of {n})"
+    )
 
 
 def final(row: dict | None) -> str:
@@ -150,7 +160,7 @@ def head(group: Group) -> str:
     found = re.match(r"(\w+)(?: \(([\d,]+ rows)\))?", group.task)
     assert found is not None, group.task
     name = NAMES[found[1]] + (f", {found[2]}" if found[2] else "")
-    return f"{name} ({group.metric})"
+    return f"{name} ({METRIC_NAMES.get(group.metric, group.metric)})"
 
 
 def cell(row: Row | None) -> str:

@@ -43,7 +43,8 @@ def test_as_many_parameters_train_as_the_formula_says(name: str, family: str) ->
     size = sum(p.numel() for module in head for p in base.get_submodule(module).parameters())
     is_frozen = name in (
         *("hadamard", "hadamard-no-norm", "hadamard-scale", "hadamard-shift", "hadamard-both-norms"),
-        *("hadamard-output-norm", "hadamard-input", "hadamard-two-thirds", "hadamard-wide-frozen-head"),
+        *("hadamard-scale-norm", "hadamard-shift-norm", "hadamard-output-norm", "hadamard-input"),
+        *("hadamard-two-thirds", "hadamard-wide-frozen-head"),
     )
     assert n_head == (0 if is_frozen else size)
 

@@ -157,6 +157,16 @@ METHODS: dict[str, Method] = {
         _given(preset="paper", norm_modules=(), train_scale=False),
         lambda s: s.n_layers * s.hidden,
     ),
+    "hadamard-scale-norm": _hadamard(
+        "Hadamard, scale and norm",
+        _given(preset="paper", train_shift=False),
+        lambda s: 3 * s.n_layers * s.hidden,
+    ),
+    "hadamard-shift-norm": _hadamard(
+        "Hadamard, shift and norm",
+        _given(preset="paper", train_scale=False),
+        lambda s: 3 * s.n_layers * s.hidden,
+    ),
     "hadamard-both-norms": _hadamard(
         "Hadamard, both norms",
         lambda config: {"preset": "paper", "norm_modules": norms_behind(config, ["attention", "ffn"])},
