@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench_help import Silent, lay_out, silent, spec_of, spec_text
@@ -25,6 +26,7 @@ from hadamard_adapter.bench.run import name_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.resume import locked
 
 
@@ -165,6 +167,21 @@ def test_a_record_holds_what_its_identity_is_made_of(place: Path, tmp_path: Path
         text = json.dumps(record["settings"], sort_keys=True)
         assert hashlib.sha256(text.encode()).hexdigest() == record["identity"]
         assert name.endswith(record["identity"][:10]) and record["settings"]["train_data"]
+
+
+def test_a_fit_runs_once_whatever_the_number_of_seeds(place: Path) -> None:
+    runs = due(spec_of(place, "tfidf head", seeds=3), {})
+    assert [(run.method, run.seed) for run in runs] == [("tfidf", 0), ("head", 0), ("head", 1), ("head", 2)]
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.001, True), (0.1, False)])
+@pytest.mark.parametrize("scale", [0.001, 1000.0])
+def test_numbers_collapse_next_to_the_spread_of_their_labels(
+    spread: float, expected: bool, scale: float
+) -> None:
+    task = Task("t", "regression", ("score",), ("pearson",))
+    labels = scale * np.linspace(0, 1, 50)
+    assert execute._is_collapsed(task, spread * labels, labels.tolist()) == expected
 
 
 def test_specs_of_one_name_are_both_kept(place: Path, tmp_path: Path) -> None:

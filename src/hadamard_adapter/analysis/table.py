@@ -166,7 +166,7 @@ def _group(
     published = {method: score for cell in asked for method, score in cell.task.expected.items()}
     seeds = {cell.method: 0 for cell in asked}
     for cell in asked:
-        seeds[cell.method] = max(seeds[cell.method], cell.spec.seeds)
+        seeds[cell.method] = max(seeds[cell.method], cell.n_seeds)
     baselines = [records for (method, _), records in found.items() if method == BASELINE]
     baseline = max(baselines, key=len, default=[])
     rows: list[Row] = []

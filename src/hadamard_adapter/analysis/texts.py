@@ -88,7 +88,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "rows (300 draws, seeds paired). It does not hold what other seeds would change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
         "tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
-        "published %: what a publication reports for this model, task and method, by the spec; not our run.",
+        "published %: what a publication reports for this model, task and method, by the spec, "
+        "in the publication's metric and protocol; not our run.",
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; with "
         "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "

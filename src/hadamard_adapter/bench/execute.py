@@ -115,7 +115,7 @@ def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Resul
         "scores": scores,
         "predictions": _words(predicted),
         "dev_fingerprint": fingerprint,
-        "is_collapsed": _is_collapsed(task, predicted),
+        "is_collapsed": _is_collapsed(task, predicted, dev.labels or []),
         "layers": trained.layers,
     }
 
@@ -134,9 +134,9 @@ def _words(values: Any) -> str:
     return " ".join(f"{value:.6g}" for value in np.asarray(values, dtype=np.float64).ravel())
 
 
-def _is_collapsed(task: Task, predicted: Any) -> bool:
-    """Whether nearly all rows get the same prediction."""
+def _is_collapsed(task: Task, predicted: Any, labels: Any) -> bool:
+    """Whether nearly all rows get the same prediction; numbers: next to the spread of the labels."""
     if task.problem_type == "regression":
-        return float(np.ptp(predicted)) < RARE
+        return bool(np.std(predicted) < RARE * np.std(labels))
     _, counts = np.unique(predicted, axis=0, return_counts=True)
     return float(counts.max()) > (1 - RARE) * len(predicted)

@@ -45,6 +45,11 @@ class Cell:
     method: str
     """Name in the table of methods."""
 
+    @property
+    def n_seeds(self) -> int:
+        """Those of the spec; 1 for a fit, which draws nothing."""
+        return self.spec.seeds if METHODS[self.method].fit is None else 1
+
     def run(self, purpose: str, epochs: int | None, lr: float, seed: int) -> Run:
         """A run of this cell."""
         spec, is_search = self.spec, purpose == "search"
@@ -102,7 +107,7 @@ def state_of(cell: Cell, records: Records) -> State:
         cell: which one.
         records: what ran, of any spec.
     """
-    method, seeds, finished = METHODS[cell.method], range(cell.spec.seeds), list[str]()
+    method, seeds, finished = METHODS[cell.method], range(cell.n_seeds), list[str]()
     lr: float | None = method.lr
     epochs = cell.task.epochs
     if cell.spec.search is not None:
