@@ -24,6 +24,10 @@ BASELINE = "full"
 """The method that the others are compared with."""
 
 
+Key = tuple[str, ...]
+"""Of a table: model, task, what chose the epoch, and settings that all of it shares."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A method against full fine-tuning on the same rows."""
@@ -104,7 +108,19 @@ def read_groups(results: Results) -> list[Group]:
     Args:
         results: the folder.
     """
-    found: dict[tuple[str, ...], dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
+    found = _found(results)
+    asked: dict[Key, list[Cell]] = {}
+    for of_spec in _cells(results):
+        if of_spec.keys() & found.keys():
+            for key, cells in of_spec.items():
+                asked.setdefault(key, []).extend(cells)
+    keys = sorted(found.keys() | asked.keys())
+    return _corrected([_group(key, found.get(key, {}), results, asked.get(key, [])) for key in keys])
+
+
+def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str, Any]]]]:
+    """Table -> method and settings -> records of its seeds; one that is there twice counts once and is told."""
+    found: dict[Key, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     for name, record in sorted(results.records().items()):
         run = record["run"]
         if run["purpose"] == "score" and record["status"] != "cancelled":
@@ -113,17 +129,7 @@ def read_groups(results: Results) -> list[Group]:
                 results.problems[f"{name}.json"] = "another record has the same settings and seed"
             else:
                 same.append(record)
-    asked: dict[tuple[str, ...], list[Cell]] = {}
-    for cells in _cells(results):
-        by_key: dict[tuple[str, ...], list[Cell]] = {}
-        for cell in cells:
-            key = _key(described(cell.run("score", cell.task.epochs, lr=0.0, seed=0)))
-            by_key.setdefault(key, []).append(cell)
-        if by_key.keys() & found.keys():
-            for key, of_key in by_key.items():
-                asked.setdefault(key, []).extend(of_key)
-    keys = sorted(found.keys() | asked.keys())
-    return _corrected([_group(key, found.get(key, {}), results, asked.get(key, [])) for key in keys])
+    return found
 
 
 def _settings(record: Mapping[str, Any]) -> str:
@@ -134,18 +140,24 @@ def _settings(record: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _cells(results: Results) -> list[list[Cell]]:
-    """Cells of each spec that was run into a folder."""
-    found: list[list[Cell]] = []
+def _cells(results: Results) -> list[dict[Key, list[Cell]]]:
+    """Of each spec that was run into a folder: table -> its cells."""
+    found: list[dict[Key, list[Cell]]] = []
     for path in sorted((results.folder / "specs").glob("*.toml")):
         try:
-            found.append(cells_of(read_spec(path)))
+            cells = cells_of(read_spec(path))
         except SettingsError as error:
             results.problems[path.name] = f"not a spec of this version ({error}); what it expects is left out"
+            continue
+        tables: dict[Key, list[Cell]] = {}
+        for cell in cells:
+            key = _key(described(cell.run("score", cell.task.epochs, lr=0.0, seed=0)))
+            tables.setdefault(key, []).append(cell)
+        found.append(tables)
     return found
 
 
-def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
+def _key(run: Mapping[str, Any]) -> Key:
     """What runs of one table share; runs of other settings stand in a table of their own."""
     task = run["task"]
     name = task["name"] + (f" ({task['rows']:,} rows)" if task["rows"] else "")
@@ -158,7 +170,7 @@ def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _group(
-    key: tuple[str, ...],
+    key: Key,
     found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
     results: Results,
     asked: Sequence[Cell],
