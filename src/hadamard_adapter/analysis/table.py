@@ -119,7 +119,7 @@ def read_groups(results: Results) -> list[Group]:
 
 
 def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str, Any]]]]:
-    """Table -> method and settings -> records of its seeds; one that is there twice counts once and is told."""
+    """Table -> method and settings -> records of its seeds; one that is there twice counts once."""
     found: dict[Key, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     for name, record in sorted(results.records().items()):
         run = record["run"]
