@@ -433,10 +433,11 @@ def test_epochs_are_the_fewest_that_searches_find_good_enough(place: Path, tmp_p
             "method": method,
             "search_rows": 6000,
             "lr": lr,
+            **{"seed": 0, "select": "held-out", "bf16": True, "dropout": False},
         }
         run["task"] = {"name": "mood", "epochs": epochs}
         found = {"status": "done", "metric": "accuracy", "score": score, "best": {"dev_loss": 0.1}}
-        return {**found, "identity": "", "run": run}
+        return {**found, "identity": "", "title": method, "seconds": 1.0, "run": run}
 
     found = [
         ("lora", 2, 1e-3, 0.80),
