@@ -72,24 +72,20 @@ def compare() -> str:
     found = next((one for one in overviews(groups) if EXPERIMENT in one.title), None)
     if found is None:
         return f"Not measured yet: `hadamard bench {SPEC}` makes the runs."
-    pairs = [(group.task, row) for group in groups for row in group.rows if row.summary is not None]
-    pairs.sort(key=lambda pair: len(pair[1].scores))  # of several settings that of most seeds
-    rows = {(task, row.method): row for task, row in pairs}
     heads = [head(group) for group in groups]
     lines = [
         "| MiniLM-L6, GLUE dev | trained, % | " + " | ".join(heads) + " | average | % of full |",
         "|---|---|" + "---|" * (len(heads) + 2),
     ]
     for one in found.rows:
-        own = [rows.get((group.task, one.method)) for group in groups]
-        shares = [row.share_percent for row in own if row is not None and row.share_percent is not None]
-        if not shares:
+        first = one.first
+        if first.share_percent is None:
             continue
-        share, title = shares[0], f"**{one.title}**" if one.method in OURS else one.title
+        title = f"**{first.title}**" if first.method in OURS else first.title
         title += remarks(one.n_failed, one.n_collapsed)
         average = "" if one.average is None else f"{one.average:.3f}"
         ratio = "" if one.ratio_percent is None else f"{one.ratio_percent:.1f}"
-        cells = [share_text(share), *(cell(row) for row in own), average, ratio]
+        cells = [share_text(first.share_percent), *(cell(row) for row in one.rows), average, ratio]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -140,9 +136,8 @@ def share(row: dict | None) -> str:
     if pairing["ratio"] is None:
         return f"not reached ({pairing['n_reached']} of {pairing['n']})"
     n, n_reached = pairing["n"], pairing["n_reached"]
-    return (
-        f"{pairing['ratio']:.2f} ({n})" if n == n_reached else f"{pairing['ratio']:.2f} ({n_reached} of {n})"
-    )
+    count = f"{n}" if n == n_reached else f"{n_reached} of {n}"
+    return f"{pairing['ratio']:.2f} ({count})"
 
 
 def final(row: dict | None) -> str:

@@ -113,6 +113,24 @@ def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_
     assert results.is_finished(name_of(wild))
 
 
+CANCELLED = json.dumps(
+    {
+        **{"format": 1, "status": "cancelled", "identity": "", "title": "", "error": "interrupted"},
+        "run": {
+            **{
+                "purpose": "score",
+                "model": "m",
+                "method": "head",
+                "lr": 0.1,
+                "seed": 0,
+                "select": "held-out",
+            },
+            **{"bf16": False, "dropout": False, "task": {"name": "mood"}},
+        },
+    }
+)
+
+
 @pytest.mark.parametrize(
     ("content", "expected", "is_run_again"),
     [
@@ -124,10 +142,11 @@ def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_
             "run.model",
             True,
         ),
+        (CANCELLED, None, True),
     ],
 )
 def test_a_file_that_is_no_finished_record_is_told(
-    place: Path, tmp_path: Path, content: str, expected: str, is_run_again: bool
+    place: Path, tmp_path: Path, content: str, expected: str | None, is_run_again: bool
 ) -> None:
     spec = spec_of(place, "head", seeds=1)
     name = name_of(due(spec, {})[0])
@@ -135,7 +154,8 @@ def test_a_file_that_is_no_finished_record_is_told(
     (tmp_path / "runs" / f"{name}.json").write_text(content, encoding="utf-8")
     results = Results(tmp_path)
     results.records()
-    assert expected in results.problems[f"{name}.json"]
+    assert (expected or "") in results.problems.get(f"{name}.json", "")
+    assert (expected is None) == (f"{name}.json" not in results.problems)
     if is_run_again:
         run(spec, tmp_path)
         assert json.loads((tmp_path / "runs" / f"{name}.json").read_text())["status"] == "done"

@@ -101,7 +101,7 @@ def test_runs_of_other_settings_stand_in_a_table_of_their_own(folder: Path) -> N
 
 def test_the_overview_averages_only_what_ran_on_every_task(folder: Path) -> None:
     (overview,) = overviews(read_groups(Results(folder)))
-    rows = {row.title: row for row in overview.rows}
+    rows = {row.first.title: row for row in overview.rows}
     assert rows["the lora"].means == (0.5, None) and rows["the lora"].average is None
     hadamard, full = rows["the hadamard"], rows["the full"]
     assert hadamard.average == pytest.approx((0.775 + 0.95) / 2) and full.p is None
@@ -120,9 +120,9 @@ def test_an_overview_holds_the_tasks_and_methods_of_an_experiment(folder: Path) 
     assert both.title == "the others; the main" and both.tasks == tuple(
         f"{name}, 2 epochs: accuracy" for name in ("mood", "other")
     )
-    assert {row.method for row in both.rows} == {"full", "hadamard", "bitfit"}  # LoRA is in no spec
-    bitfit = next(row for row in both.rows if row.method == "bitfit")
-    assert (bitfit.n_trained, bitfit.average) == (None, None)
+    assert {row.first.method for row in both.rows} == {"full", "hadamard", "bitfit"}  # LoRA is in no spec
+    bitfit = next(row for row in both.rows if row.first.method == "bitfit")
+    assert (bitfit.first.n_trained, bitfit.average) == (None, None)
 
 
 def test_what_a_spec_asks_for_and_was_not_run_is_told(folder: Path) -> None:

@@ -13,24 +13,35 @@ __all__ = ["Overview", "OverviewRow", "overviews"]
 class OverviewRow:
     """A method on all tasks."""
 
-    method: str
-    """Name in the table of methods."""
-    title: str
-    """For readers."""
-    n_trained: int | None
-    """Parameters trained beside the head; None where nothing was run."""
-    n_failed: int
-    """Seeds that failed, over the tasks."""
-    n_collapsed: int
-    """Seeds that predict one class or value, over the tasks."""
-    means: tuple[float | None, ...]
-    """Mean over seeds, a task each; None where nothing was run."""
+    rows: tuple[Row | None, ...]
+    """The method on each task; None where a task's table has no such row."""
     average: float | None
     """Of the means; None where a task of the experiment is missing."""
     ratio_percent: float | None
     """Of full fine-tuning's average; None where either is missing."""
     p: float | None
     """Wilcoxon's signed-rank test of the tasks' differences to full fine-tuning."""
+
+    @property
+    def first(self) -> Row:
+        """A row that was run, if there is one; it tells the method and what it trains."""
+        there = [row for row in self.rows if row is not None]
+        return next((row for row in there if row.n_trained is not None), there[0])
+
+    @property
+    def means(self) -> tuple[float | None, ...]:
+        """Mean over seeds, a task each; None where nothing was run."""
+        return _means(self.rows)
+
+    @property
+    def n_failed(self) -> int:
+        """Seeds that failed, over the tasks."""
+        return sum(len(row.failed) for row in self.rows if row is not None)
+
+    @property
+    def n_collapsed(self) -> int:
+        """Seeds that predict one class or value, over the tasks."""
+        return sum(len(row.collapsed) for row in self.rows if row is not None)
 
 
 @dataclass(frozen=True)
@@ -67,40 +78,34 @@ def overviews(groups: Sequence[Group]) -> list[Overview]:
 
 
 def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
-    found: dict[str, dict[int, Row]] = {}
+    found: dict[str, list[Row | None]] = {}
     for index, group in enumerate(groups):
         asked = {BASELINE, *(method for title in titles for method in group.specs.get(title, ()))}
-        for row in sorted(group.rows, key=lambda row: 0 if row.summary is None else row.summary.n):
+        for row in sorted(group.rows, key=lambda row: len(row.scores)):
             if not group.specs or row.method in asked:  # of several settings that of most seeds
-                found.setdefault(row.method, {})[index] = row
-    full = _means(found.get(BASELINE, {}), len(groups))
-    rows = [_row(rows, full, is_full=method == BASELINE) for method, rows in found.items()]
+                found.setdefault(row.method, [None] * len(groups))[index] = row
+    full = _means(found.get(BASELINE, [None] * len(groups)))
+    rows = [_row(tuple(rows), full, is_full=method == BASELINE) for method, rows in found.items()]
+    rows.sort(key=lambda row: (row.first.n_trained is None, row.first.n_trained))
     tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
-    rows = tuple(sorted(rows, key=lambda row: (row.n_trained is None, row.n_trained)))
-    return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, rows)
+    return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, tuple(rows))
 
 
-def _row(rows: dict[int, Row], full: tuple[float | None, ...], is_full: bool) -> OverviewRow:
-    means = _means(rows, len(full))
-    first = next((row for row in rows.values() if row.n_trained is not None), next(iter(rows.values())))
+def _row(rows: tuple[Row | None, ...], full: tuple[float | None, ...], is_full: bool) -> OverviewRow:
+    means = _means(rows)
     average, of_full = _average(means), _average(full)
     pairs = [(a, b) for a, b in zip(means, full, strict=True) if a is not None and b is not None]
     has_both = average is not None and bool(of_full)
     return OverviewRow(
-        method=first.method,
-        title=first.title,
-        n_trained=first.n_trained,
-        n_failed=sum(len(row.failed) for row in rows.values()),
-        n_collapsed=sum(len(row.collapsed) for row in rows.values()),
-        means=means,
+        rows=rows,
         average=average,
         ratio_percent=100 * average / of_full if average is not None and of_full else None,
         p=wilcoxon_p([a - b for a, b in pairs]) if has_both and not is_full else None,
     )
 
 
-def _means(rows: dict[int, Row], n_tasks: int) -> tuple[float | None, ...]:
-    summaries = [rows[index].summary if index in rows else None for index in range(n_tasks)]
+def _means(rows: Sequence[Row | None]) -> tuple[float | None, ...]:
+    summaries = [None if row is None else row.summary for row in rows]
     return tuple(None if summary is None else summary.mean for summary in summaries)
 
 

@@ -1,5 +1,6 @@
 """Records of runs as a table: a row for each model, task and method, with its seeds and its statistics."""
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -176,16 +177,17 @@ def _group(
     asked: Sequence[Cell],
 ) -> Group:
     published = {method: score for cell in asked for method, score in cell.task.expected.items()}
-    seeds = {cell.method: 0 for cell in asked}
+    seeds = dict[str, int]()
     for cell in asked:
-        seeds[cell.method] = max(seeds[cell.method], cell.n_seeds)
+        seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
     baselines = [records for (method, _), records in found.items() if method == BASELINE]
     baseline = max(baselines, key=len, default=[])
     rows: list[Row] = []
     for (method, _), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
         rows.append(row if method == BASELINE else _with_comparison(row, records, baseline, results))
-    missing = [method for method in seeds if method not in {method for method, _ in found}]
+    there = {row.method for row in rows}
+    missing = [method for method in seeds if method not in there]
     rows += [_row(method, [], published.get(method), seeds[method]) for method in missing]
     rows.sort(key=lambda row: (row.n_trained is None, row.n_trained))
     done = [r for records in found.values() for r in records if r["status"] == "done"]
@@ -263,32 +265,30 @@ def _corrected(groups: list[Group]) -> list[Group]:
 
     A task of several experiments counts in the largest of those that ask for the method.
     """
-    sizes: dict[tuple[str, str, str], int] = {}
-    for group in groups:
-        for title in group.specs:
-            key = group.model, group.select, title
-            sizes[key] = sizes.get(key, 0) + 1
-    families: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
-    for at, group in enumerate(groups):
-        for index, row in enumerate(group.rows):
-            if row.comparison is not None:
-                titles = [title for title, methods in group.specs.items() if row.method in methods]
-                spec = max(titles, key=lambda t, g=group: (sizes[g.model, g.select, t], t), default="")
-                family = families.setdefault((group.model, group.select, row.method, spec), {})
-                family[at, index] = row.comparison.permutation_p
-    corrected: dict[tuple[int, int], float] = {}
-    for family in families.values():
-        corrected |= dict(zip(family, holm(list(family.values())).tolist(), strict=True))
+    sizes = collections.Counter(
+        (group.model, group.select, title) for group in groups for title in group.specs
+    )
 
-    def with_corrected(row: Row, p: float | None) -> Row:
-        if row.comparison is None or p is None:
+    def family(group: Group, row: Row) -> Key:
+        place = group.model, group.select
+        titles = [title for title, methods in group.specs.items() if row.method in methods]
+        largest = max(titles, key=lambda title: (sizes[(*place, title)], title), default="")
+        return (*place, row.method, largest)
+
+    found: dict[Key, list[float]] = {}
+    for group in groups:
+        for row in group.rows:
+            if row.comparison is not None:
+                found.setdefault(family(group, row), []).append(row.comparison.permutation_p)
+    corrected = {key: iter(holm(values).tolist()) for key, values in found.items()}
+
+    def with_corrected(group: Group, row: Row) -> Row:
+        if row.comparison is None:
             return row
+        p = next(corrected[family(group, row)])  # rows come in the same order again
         return dataclasses.replace(row, comparison=dataclasses.replace(row.comparison, corrected_p=p))
 
     return [
-        dataclasses.replace(
-            group,
-            rows=tuple(with_corrected(row, corrected.get((at, i))) for i, row in enumerate(group.rows)),
-        )
-        for at, group in enumerate(groups)
+        dataclasses.replace(group, rows=tuple(with_corrected(group, row) for row in group.rows))
+        for group in groups
     ]

@@ -68,8 +68,8 @@ def overview_columns(overview: Overview) -> tuple[str, ...]:
 def overview_cells(row: OverviewRow) -> tuple[str, ...]:
     """A row of an overview as text; what was not run stays empty."""
     return (
-        row.title + remarks(row.n_failed, row.n_collapsed),
-        "" if row.n_trained is None else f"{row.n_trained:,}",
+        row.first.title + remarks(row.n_failed, row.n_collapsed),
+        "" if row.first.n_trained is None else f"{row.first.n_trained:,}",
         *("" if mean is None else f"{mean:.4f}" for mean in row.means),
         "" if row.average is None else f"{row.average:.4f}",
         "" if row.ratio_percent is None else f"{row.ratio_percent:.1f}",

@@ -30,16 +30,16 @@ FORMAT = 1
 """Of the records; counted up when a reader of the old form would misread the new one."""
 STATUSES = ("done", "failed", "cancelled")
 
-_NUMBER = (int, float)
-_ALWAYS: dict[str, Any] = {"status": str, "run": dict, "identity": str, "title": str}
-_OF_A_RUN: dict[str, Any] = {
-    **{"model": str, "method": str, "lr": _NUMBER, "seed": int},
-    **{"select": str, "bf16": bool, "dropout": bool, "task": dict},
+_NUMBER, _COUNT = (int, float), (int, type(None))
+_ALWAYS: dict[str, Any] = {"status": str, "run": dict, "identity": str, "title": str, "run.purpose": str}
+_OF_A_TRAINING: dict[str, Any] = {
+    **{"run.model": str, "run.method": str, "run.lr": _NUMBER, "run.seed": int, "run.select": str},
+    **{"run.bf16": bool, "run.dropout": bool, "run.task": dict, "run.task.name": str},
+    **{"run.task.rows": _COUNT, "run.task.epochs": _COUNT},
 }
-_OF_A_TASK: dict[str, Any] = {"name": str, "rows": (int, type(None)), "epochs": (int, type(None))}
 _OF_DONE: dict[str, Any] = {"metric": str, "score": _NUMBER, "seconds": _NUMBER, "best": dict}
 _OF_A_SCORE: dict[str, Any] = {"predictions": str, "dev_fingerprint": str, "is_collapsed": bool}
-"""Entries of a record -> their type."""
+"""Entries of a record, by the names that lead to them -> their type."""
 
 
 @dataclass
@@ -164,12 +164,10 @@ class Results:
 
     def labels(self, fingerprint: str) -> list[float] | None:
         """The true labels of dev rows; None where they were not kept."""
+        content = read_json(self.folder / "labels" / f"{fingerprint}.json")
         try:
-            return [
-                float(word)
-                for word in read_json(self.folder / "labels" / f"{fingerprint}.json")["labels"].split()
-            ]
-        except (AttributeError, KeyError, TypeError, ValueError):
+            return None if content is None else [float(word) for word in content["labels"].split()]
+        except (AttributeError, KeyError, TypeError, ValueError):  # damaged
             return None
 
     def _refuse_other_version(self, name: str) -> None:
@@ -202,24 +200,26 @@ def _problem_of(content: Any) -> str | None:
 
 def _lacking(record: dict[str, Any]) -> str | None:
     """The first entry that a record should have and has not, or not of the right type."""
-    for name, kind in _ALWAYS.items():
-        if not isinstance(record.get(name), kind):
-            return name
-    if record["status"] not in STATUSES:
+    if (wrong := _first_wrong(record, _ALWAYS)) is not None:
+        return wrong
+    purpose, status = record["run"]["purpose"], record["status"]
+    if status not in STATUSES:
         return "status"
-    run = record["run"]
-    if run.get("purpose") not in ("search", "score"):  # of speed
-        return None if isinstance(run.get("purpose"), str) else "run.purpose"
-    for name, kind in _OF_A_RUN.items():
-        if not isinstance(run.get(name), kind):
-            return f"run.{name}"
-    for name, kind in _OF_A_TASK.items():
-        if not isinstance(run["task"].get(name), kind):
-            return f"run.task.{name}"
-    wanted = _OF_DONE | (_OF_A_SCORE if run["purpose"] == "score" else {})
-    if record["status"] != "done":
-        wanted = {"error": str}
-    return next((name for name, kind in wanted.items() if not isinstance(record.get(name), kind)), None)
+    if purpose not in ("search", "score"):  # of speed
+        return None
+    wanted = _OF_DONE | (_OF_A_SCORE if purpose == "score" else {}) if status == "done" else {"error": str}
+    return _first_wrong(record, _OF_A_TRAINING | wanted)
+
+
+def _first_wrong(record: dict[str, Any], kinds: dict[str, Any]) -> str | None:
+    """The first name whose entry is of another type; an entry that is missing is None."""
+    for name, kind in kinds.items():
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            return name
+    return None
 
 
 def _title_of(spec: Path) -> Any:

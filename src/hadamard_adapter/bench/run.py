@@ -129,6 +129,7 @@ def data_of(run: Run) -> tuple[TaskRows, TuneData]:
     return rows, rows.to_score(run.select)
 
 
+@functools.cache
 def identity(run: Run) -> str:
     """A hash of `key_of`.
 
