@@ -1,12 +1,15 @@
 """The command `hadamard`: what its verbs print, write and return."""
 
+import contextlib
 import csv
 import dataclasses
+import io
 import json
 import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,14 +17,16 @@ from pathlib import Path
 import click
 import pytest
 
-from command import hadamard, tree_of, tuned
+from command import Outcome, hadamard, tree_of, tuned
 from hadamard_adapter import __version__
+from hadamard_adapter.cli.console import data_console
+from hadamard_adapter.cli.eval import _matrix
 from hadamard_adapter.cli.main import hadamard as group
 from hadamard_adapter.cli.main import run
 from hadamard_adapter.cli.options import CommaList, command_from
 from hadamard_adapter.cli.reference import page
 from hadamard_adapter.cli.tune import summary
-from hadamard_adapter.tuning import TuneResult, TuneSettings
+from hadamard_adapter.tuning import Evaluation, TuneResult, TuneSettings
 from models import TINY, tiny_config, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +130,47 @@ def test_predict_keeps_every_column_and_agrees_with_the_library(tmp_path: Path) 
         assert row["probability"] == row[f"probability_{expected.label}"]
         assert row["probability_bad"] == pytest.approx(expected.probabilities["bad"], abs=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl"]
+
+
+def test_predict_replaces_no_cell_and_takes_names_that_it_does_not_add(tmp_path: Path) -> None:
+    rows = [{"text": f"w{10 + index % 9} w30", "probability_of_rain": "0.5"} for index in range(513)]
+    late = [*rows[:-1], {**rows[-1], "prediction": "mine"}]
+    for name, content in (("rain", rows), ("late", late)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+
+    def predict(name: str, *more: object) -> Outcome:
+        words = ("--input", tmp_path / f"{name}.jsonl", "--output", tmp_path / "out.jsonl")
+        return hadamard("predict", "--adapter", tuned().adapter, *words, *more)
+
+    found = predict("late")
+    assert found.code == 2 and "late.jsonl: has a column 'prediction' already" in found.err
+    found = predict("rain", "--all-probabilities", "--prediction-column", "probability_good")
+    assert found.code == 2 and "'probability_good' would be added twice" in found.err
+    assert not (tmp_path / "out.jsonl").exists()
+    assert predict("rain").code == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["probability_of_rain"] == "0.5"
+
+
+def test_a_matrix_that_is_too_wide_has_numbers_for_its_columns() -> None:
+    names = tuple(f"a class with quite a long name, {letter}" for letter in "abcdefghi")
+    counts = [[103 + row + column for column in range(9)] for row in range(9)]
+    evaluation = Evaluation({}, {}, counts, names, 9, 0, [])
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        data_console().print(_matrix(evaluation, 120))
+    lines = shown.getvalue().splitlines()
+    assert lines[0].split() == ["true", "\\", "predicted", *map(str, range(9))]
+    assert lines[1].split()[-9:] == [str(103 + column) for column in range(9)]
+    assert lines[1].startswith("0 a class with quite")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_standard_output_is_utf8_whatever_the_locale(encoding: str) -> None:
+    words = [sys.executable, "-m", "hadamard_adapter.cli", "predict", "--adapter", str(tuned().adapter)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    given = "text\nw10 東京\n".encode()
+    found = subprocess.run(words, input=given, capture_output=True, env=environment, check=True)
+    assert found.stdout.decode("utf-8").splitlines()[1].startswith("w10 東京,")
 
 
 def test_predict_says_which_type_it_computed_in_and_falls_back_where_that_changes_too_much(
@@ -325,6 +371,12 @@ def test_options_of_every_kind_come_from_a_dataclass() -> None:
             "m", "o", "t", layers=(0, 1, 2, 5), stages=1, norm_modules=(), freeze_head=False, lr=2e-3
         )
     ]
+
+
+@pytest.mark.parametrize("word", ["3-", "-3", "a"])
+def test_a_range_has_two_ends(word: str) -> None:
+    with pytest.raises(click.BadParameter, match="0,1,5 or 0-7"):
+        CommaList(int).convert(word, None, None)
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,8 @@ def test_a_corrected_command_runs_after_a_refused_one(tmp_path: Path) -> None:
     )
     assert hadamard("tune", "--model", tmp_path / "typo", *words).code == 2
     assert hadamard("tune", "--model", tuned().model, *words, "--layers", 9).code == 2
+    several = ("--lr", "1e-3,1e-2", "--seeds", 2, "--layers", 9)
+    assert hadamard("tune", "--model", tuned().model, *words, *several).code == 2
     assert hadamard("tune", "--model", tuned().model, *words).code == 0
     assert (output / "adapter_model.safetensors").is_file()
 
@@ -292,6 +294,19 @@ def test_an_output_folder_that_holds_something_else_stays_as_it_is(tmp_path: Pat
         found = hadamard(*[tmp_path if word == tuned().adapter else word for word in tuned().words], *more)
         assert found.code == 2 and str(tmp_path) in found.err.splitlines()[-1]
         assert tree_of(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_part_of_a_result_is_no_finished_run(tmp_path: Path) -> None:
+    pruned, broken = tmp_path / "pruned", tmp_path / "broken"
+    assert hadamard("prune", "--adapters", tuned().adapter, "--keep", 1, "--output", pruned).code == 0
+    shutil.copytree(tuned().adapter, broken)
+    (broken / "adapter_model.safetensors").unlink()
+    for place in (pruned, tuned().adapter / "head", broken):
+        before = tree_of(place)
+        words = [place if word == tuned().adapter else word for word in tuned().words]
+        found = hadamard(*words)
+        assert found.code == 2 and "of this run a part alone" in found.err, found.err
+        assert tree_of(place) == before
 
 
 def test_other_settings_on_a_finished_folder_are_refused_by_name() -> None:

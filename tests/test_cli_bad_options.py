@@ -24,6 +24,14 @@ SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
     "no layer by name": (lambda: tune(tuned().train, "--layers", "none"), "layers.*leave it out"),
     "too large a seed": (lambda: tune(tuned().train, "--seed", 2**32), r"seed.*2\*\*32"),
     "a threshold for classes": (lambda: tune(tuned().train, "--threshold", 0.3), "threshold.*leave it out"),
+    "rates of which none is used": (
+        lambda: tune(tuned().train, *("--lr", "1e-3,1e-2", "--scale-lr", 1, "--shift-lr", 1, "--norm-lr", 1)),
+        "lr: expected none beside scale_lr.*leave it out",
+    ),
+    "a share beside a split": (
+        lambda: tune(tuned().train, "--dev-split", "dev", "--dev-fraction", 0.3),
+        "dev_fraction: expected none beside rows for dev",
+    ),
     "data beside rows": (lambda: tune(tuned().train, "--data", "."), "data.*task.*leave it out"),
     "dev beside a task": (
         lambda: ["tune", "--model", "m", "--task", "rte", "--data", ".", "--output", "o", "--dev", "d.csv"],

@@ -67,6 +67,11 @@ def test_each_kind_can_be_forced() -> None:
     assert (forced.label_names, forced.separator, forced.threshold) == (("a", "b", "c"), ",", 0.3)
 
 
+def test_several_labels_stand_at_bars_unless_the_rows_have_commas() -> None:
+    for labels, separator in (([["a", "b"], []], "|"), (["a|b", "c,d"], "|"), (["a,b", "c"], ",")):
+        assert infer_task(table_with(labels), COLUMNS, MULTI).separator == separator
+
+
 def test_the_chosen_metric_comes_first_and_must_fit() -> None:
     assert infer_task(table_with(["a", "b"]), COLUMNS, metric="f1").metrics == ("f1", "accuracy", "macro-f1")
     with pytest.raises(

@@ -1,5 +1,6 @@
 """Places to write: refused before any work, in one line that says why."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ def test_a_new_folder_below_others_that_are_not_there_has_a_place(tmp_path: Path
     refuse_no_place("output", tmp_path / "new" / "newer" / "out")
     refuse_no_place("output", tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="no mount point that every machine of this kind has")
+def test_a_mount_point_is_no_place_since_nothing_can_take_its_name() -> None:
+    with pytest.raises(SettingsError, match=r"output '/proc' is a mount point.*inside it"):
+        refuse_no_place("output", Path("/proc"))
 
 
 def test_a_folder_that_must_not_be_written_to_is_no_place(tmp_path: Path) -> None:

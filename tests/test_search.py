@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from command import hadamard
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.analysis.prune import settings_and_data
+from hadamard_adapter.errors import DataError, SettingsError
+from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneResult, TuneSettings, load
 from hadamard_adapter.tuning.search import choose
 from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
@@ -145,3 +147,19 @@ def test_the_command_searches_and_shows_the_runs(place: Path, tmp_path: Path):
     assert "chosen on dev: lr 0.0" in found.err
     refused = hadamard("tune", *words, "--lr", "0.1,fast", "--output", tmp_path / "other")
     assert refused.code == 2 and "0.001,0.003, received '0.1,fast'" in refused.err
+
+
+def test_the_rows_that_chose_are_read_again_whatever_the_seed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes((place / "train.csv").read_bytes())
+    monkeypatch.setattr("hadamard_adapter.tuning.search.choose", lambda metrics, rates: 1)
+    result = tiny_tune(place / "model", tmp_path / "out", rows, lr=0.01, seeds=2, epochs=1, head_epochs=1)
+    settings, data = settings_and_data(result.output)
+    assert settings.seed == 1
+    assert data_fingerprint(data.dev) == result.run["data_fingerprint"]["dev"]
+    head, *others = rows.read_text().splitlines()
+    rows.write_text("\n".join([head, *reversed(others)]) + "\n")
+    with pytest.raises(DataError, match=r"tuned on other rows.*bring the rows back"):
+        settings_and_data(result.output)

@@ -52,6 +52,11 @@ def test_parquet_and_a_saved_dataset_keep_their_types(tmp_path: Path) -> None:
     assert (table.rows[0], table.row_numbers, table.unit) == ({"text": "fine", "label": 1}, [1, 2, 3], "row")
     with pytest.raises(DataError, match="no split 'dev'; splits found: test"):
         read_table(str(tmp_path / "parts"), split="dev")
+    classes = datasets.Features({"label": datasets.Sequence(datasets.ClassLabel(names=["joy", "fear"]))})
+    several = datasets.Dataset.from_dict({"label": [[0, 1], [], [1]]}, features=classes)
+    several.save_to_disk(str(tmp_path / "several"))
+    labels = [row["label"] for row in read_table(str(tmp_path / "several")).rows]
+    assert labels == [["joy", "fear"], [], ["fear"]]
 
 
 def test_tsv_takes_quotes_as_text_unless_told_otherwise(tmp_path: Path) -> None:
@@ -256,8 +261,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_a_cell_with_a_line_end_comes_back(tmp_path: Path, end: str) -> None:
+    rows = [{"id": "1", "text": f"a{end}b"}, {"id": "2", "text": "c"}]
+    write_rows(str(tmp_path / "x.csv"), [rows])
+    assert read_table(str(tmp_path / "x.csv")).rows == rows
+
+
 def test_a_tab_cannot_be_written_without_quotes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds a tab or a line end"):
+    with pytest.raises(DataError, match=r"holds '\\t' or a line end"):
         write_rows(str(tmp_path / "x.tsv"), [[{"text": "a\tb"}]])
     write_rows(str(tmp_path / "x.tsv"), [[{"text": "a\tb"}]], quoting=True)
     assert read_table(str(tmp_path / "x.tsv"), quoting=True).rows == [{"text": "a\tb"}]

@@ -19,15 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hadamard_adapter.analysis.offsets import layer_of
-from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.tasks import Examples, score
+from hadamard_adapter.errors import AdapterError, DataError
+from hadamard_adapter.tasks import Examples, data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.folder import WEIGHTS
 from hadamard_adapter.tuning.models import collator
 from hadamard_adapter.tuning.places import refuse_taken
-from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.weights import read_weights
 
@@ -200,12 +200,22 @@ def spread_rows(rows: Examples, n: int) -> Examples:
 def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:
     """The settings that an adapter was tuned with, and its rows, read again.
 
+    All runs of a search share one dev part, that of the first seed; the adapter's own seed may be another.
+
     Raises:
         AdapterError: as `settings_of`.
-        DataError: the rows are no longer where they were.
+        DataError: the rows are no longer where they were, or no longer the same.
     """
-    settings = settings_of(folder)
-    return settings, read_data(settings)
+    settings, run = settings_of(folder), read_json(folder / "run.json")
+    split_seed = run.get("key", {}).get("seed", settings.seed)
+    data = read_data(dataclasses.replace(settings, seed=split_seed))
+    rows = {"train": data_fingerprint(data.train), "dev": data_fingerprint(data.dev)}
+    if run.get("data_fingerprint", rows) != rows:
+        raise DataError(
+            f"{str(folder)!r} was tuned on other rows than {settings.train or settings.data!r} holds now, so "
+            "these may have trained it; bring the rows back, or tune again"
+        )
+    return settings, data
 
 
 def settings_of(folder: Path) -> TuneSettings:

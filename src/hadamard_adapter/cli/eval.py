@@ -12,12 +12,16 @@ from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hadamard_adapter.tuning import Evaluation
 
 __all__ = ["EvalOptions", "as_json", "eval_command"]
 
 _ERROR_COLUMNS: tuple[str, ...] = ("row", "text", "pair", "label", "predicted", "probability")
 _MAX_MATRIX = 12
+_MAX_SIDE = 40
+"""Characters of a class name beside its row of the matrix, which leaves room for twelve counts in 120."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +130,23 @@ def _print_tables(evaluation: "Evaluation") -> None:
             table.add_row(name, *shown, f"{found['support']:.0f}")
         console.print("", table, sep="\n")
     if 0 < len(evaluation.confusion) <= _MAX_MATRIX:
-        table = plain_table(("true \\ predicted", *evaluation.label_names))
-        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True):
-            table.add_row(name, *map(str, row))
-        console.print("", table, sep="\n")
+        console.print("", _matrix(evaluation, console.width), sep="\n")
     elif evaluation.confusion:
         console.print(f"\nconfusion matrix of {len(evaluation.confusion)} classes: see --json")
+
+
+def _matrix(evaluation: "Evaluation", width: int) -> "Table":
+    """The confusion matrix; numbers head its columns where their names are too wide for a line."""
+    names = list(evaluation.label_names)
+    heads, sides, first = names, names, "true \\ predicted"
+    if len(first) + max(map(len, names)) + sum(len(name) + 1 for name in names) > width:
+        heads = [str(index) for index in range(len(names))]
+        sides = [f"{index} {name}" for index, name in enumerate(names)]
+    table = plain_table((first, *heads))
+    for side, row in zip(sides, evaluation.confusion, strict=True):
+        cut = side if len(side) <= _MAX_SIDE else f"{side[: _MAX_SIDE - 1]}…"
+        table.add_row(cut, *map(str, row))
+    return table
 
 
 def _write_errors(path: str, rows: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import traceback
@@ -82,6 +83,7 @@ def main() -> None:
     if completion:
         sys.exit(shell_complete(hadamard, {}, "hadamard", "_HADAMARD_COMPLETE", completion))
     keep_freed_memory()
+    _write_utf8()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -155,6 +157,15 @@ def _is_no_space(error: Exception) -> bool:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _write_utf8() -> None:
+    """Data on standard output is UTF-8, as files are; a terminal that cannot show a character gets a `?`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
 
 
 def _drop_what_cannot_be_written() -> None:

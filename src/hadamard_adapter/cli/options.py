@@ -246,5 +246,5 @@ def _metavar(kind: Any) -> str | None:
 
 
 def _numbers(word: str) -> range:
-    first, _, last = word.partition("-")
-    return range(int(first), int(last or first) + 1)
+    first, dash, last = word.partition("-")
+    return range(int(first), int(last if dash else first) + 1)

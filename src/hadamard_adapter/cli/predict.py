@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -77,7 +77,7 @@ def predict_command(options: PredictOptions) -> None:
         options.input, _ROWS_PER_BATCH, format=source, quoting=options.quoting, delimiter=options.delimiter
     )
     first = next(batches)  # what is wrong with the file is said before the model is loaded
-    _refuse_taken(first, options)
+    _refuse_taken(first, (options.prediction_column,))
 
     from hadamard_adapter.tuning import load
 
@@ -87,6 +87,7 @@ def predict_command(options: PredictOptions) -> None:
     classifier = _in_dtype(classifier, first, options, console.print)
     separator = None if format_of(options.output, target) == "jsonl" else classifier.task.separator
     _refuse_separator(classifier.task, separator)
+    _refuse_taken(first, _added_columns(classifier.task, options))
     labelled = _labelled(chain([first], batches), classifier, options, separator, cuts)
     started = time.perf_counter()
     with waiting(console, "predicting"):
@@ -157,7 +158,9 @@ def _labelled(
     from hadamard_adapter.tasks import encode_texts
 
     columns: Columns | None = None
+    added = _added_columns(classifier.task, options)
     for table in batches:
+        _refuse_taken(table, added)
         columns = columns or classifier.columns_in(table, options.text, options.pair)
         examples = encode_texts(table, columns)
         logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, options.batch_size)
@@ -169,9 +172,26 @@ def _labelled(
         ]
 
 
-def _refuse_taken(table: "Table", options: PredictOptions) -> None:
-    added = (options.prediction_column, options.probability_column)
-    taken = [name for name in table.columns if name in added or name.startswith(_LABEL_PREFIX)]
+def _added_columns(task: "Task", options: PredictOptions) -> list[str]:
+    """Names of the columns that `_added` adds, each once."""
+    added = [options.prediction_column]
+    if task.problem_type == "single_label_classification":
+        added.append(options.probability_column)
+    is_multi = task.problem_type == "multi_label_classification"
+    if is_multi or (options.all_probabilities and task.label_names):
+        added += [f"{_LABEL_PREFIX}{name}" for name in task.label_names]
+    twice = [name for name in added if added.count(name) > 1]
+    if twice:
+        raise SettingsError(
+            f"column {twice[0]!r} would be added twice, since a label's probability has this name; choose "
+            "another for --prediction-column or --probability-column"
+        )
+    return added
+
+
+def _refuse_taken(table: "Table", added: Sequence[str]) -> None:
+    there = set(table.columns).union(*table.rows)
+    taken = [name for name in added if name in there]
     if taken:
         raise DataError(
             f"{table.name}: has a column {taken[0]!r} already, which would be added; rename it, or pass "

@@ -1,7 +1,7 @@
 """Tasks: files into texts and labels, GLUE by name, and scores."""
 
 from .classes import ClassReport, ClassRow, class_report
-from .columns import Columns, find_columns
+from .columns import Columns, describe_columns, find_columns
 from .examples import Examples, data_fingerprint, encode, encode_texts, stratified_split
 from .glue import GLUE, GlueRow, glue_row, glue_task, load_glue, load_glue_split
 from .labels import infer_task
@@ -26,6 +26,7 @@ __all__ = [
     "choose_metrics",
     "class_report",
     "data_fingerprint",
+    "describe_columns",
     "describe_task",
     "encode",
     "encode_texts",

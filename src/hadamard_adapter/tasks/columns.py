@@ -7,7 +7,7 @@ from ..errors import DataError
 from .reading import words
 from .tables import Table
 
-__all__ = ["LABEL_NAMES", "PAIR_NAMES", "TEXT_NAMES", "Columns", "find_columns"]
+__all__ = ["LABEL_NAMES", "PAIR_NAMES", "TEXT_NAMES", "Columns", "describe_columns", "find_columns"]
 
 TEXT_NAMES = (
     *("text", "sentence1", "question", "sentence", "question1", "premise", "review", "content", "comment"),
@@ -96,6 +96,18 @@ def find_columns(
         chosen_label = others[0]
     _check_distinct(table, chosen_text, pair, chosen_label)
     return Columns(chosen_text, pair, chosen_label)
+
+
+def describe_columns(columns: Columns) -> str:
+    """One line for the user: what is read, and how to choose otherwise.
+
+    Example:
+        >>> describe_columns(Columns("question", None, "score"))
+        "columns: text 'question', label 'score' (--text, --pair and --label choose others)"
+    """
+    named = (("text", columns.text), ("pair", columns.pair), ("label", columns.label))
+    shown = ", ".join(f"{kind} {name!r}" for kind, name in named if name is not None)
+    return f"columns: {shown} (--text, --pair and --label choose others)"
 
 
 def _check_column(table: Table, option: str, name: str | None) -> None:

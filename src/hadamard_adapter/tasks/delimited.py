@@ -89,7 +89,7 @@ def _plain_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, lis
 
 def _quoted_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     # The module's limit of 131,072 characters a cell is a process-wide setting; long documents exceed it.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long, which has 32 bits on Windows
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line_number = reader.line_num + 1

@@ -83,13 +83,21 @@ def _choose_split(source: str, loaded: Any, split: str | None) -> Any:
 
 
 def _rows_of(dataset: Any) -> tuple[tuple[str, ...], list[Record]]:
-    names = {
-        key: list(feature.names) for key, feature in dataset.features.items() if hasattr(feature, "names")
-    }
+    found = {key: _class_names(feature) for key, feature in dataset.features.items()}
+    names = {key: classes for key, classes in found.items() if classes is not None}
     rows: list[Record] = []
     for number, row in enumerate(dataset, start=1):
         for key, classes in names.items():
             index = row[key]
-            row[key] = classes[index] if isinstance(index, int) and index >= 0 else None
+            if isinstance(index, list):
+                row[key] = [classes[item] for item in index]
+            else:
+                row[key] = classes[index] if isinstance(index, int) and index >= 0 else None
         rows.append((number, row))
     return tuple(dataset.column_names), rows
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The classes of a column of them, or of lists of them; None for any other column."""
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return None if names is None else list(names)

@@ -66,7 +66,9 @@ def infer_task(
         raise SettingsError(f"expected a threshold between 0 and 1, received {threshold!r}")
     values = _present(table, columns)
     kind = problem_type or _guess(table, columns, values)
-    separator = "|" if any(isinstance(value, str) and "|" in value for value in values) else ","
+    cells = [value for value in values if isinstance(value, str)]
+    at_commas = any("," in cell for cell in cells) and not any("|" in cell for cell in cells)
+    separator = "," if at_commas else "|"
     names: tuple[str, ...] = ()
     if kind == _REGRESSION:
         numbers = _numbers(table, columns, values)

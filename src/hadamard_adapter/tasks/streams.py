@@ -275,15 +275,16 @@ def _delimited_line(
             for column, cell in zip(columns, cells, strict=True):
                 if any(mark in cell for mark in (delimiter, "\n", "\r")):
                     raise DataError(
-                        f"{name}: the cell {cell!r:.60} of column {column!r} holds a tab or a line end, "
-                        f"which a file "
-                        "without quotes cannot carry; write .csv or .jsonl, or switch quoting on "
+                        f"{name}: the cell {cell!r:.60} of column {column!r} holds {delimiter!r} or a line "
+                        "end, which a file without quotes cannot carry; write .jsonl, or switch quoting on "
                         "(--quoting)"
                     )
             return delimiter.join(cells) + "\n"
         buffer = io.StringIO()
-        csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerow(cells)
-        return buffer.getvalue()
+        csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n").writerow(
+            cells
+        )  # so "\r" is quoted too
+        return buffer.getvalue()[:-2] + "\n"
 
     return line
 

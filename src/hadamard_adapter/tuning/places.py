@@ -26,7 +26,8 @@ def refuse_no_place(name: str, target: Path) -> None:
         target: absolute path of the folder.
 
     Raises:
-        SettingsError: something above it is a file, or may not be written to.
+        SettingsError: something above it is a file, or may not be written to, or it is a mount point, whose
+            name no rename can give to another folder.
 
     Example:
         >>> refuse_no_place("output", Path("out").absolute())
@@ -35,6 +36,11 @@ def refuse_no_place(name: str, target: Path) -> None:
     if not above.is_dir():
         raise SettingsError(
             f"{name} {str(target)!r}: {str(above)!r} is a file, no folder; choose another place"
+        )
+    if os.path.ismount(target):
+        raise SettingsError(
+            f"{name} {str(target)!r} is a mount point, and the result appears by a rename; expected a folder "
+            f"inside it, such as {str(target / 'adapter')!r}"
         )
     if not may_write(above):
         raise SettingsError(

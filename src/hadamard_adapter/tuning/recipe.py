@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import PartialState
 
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tasks import describe_task
+from hadamard_adapter.tasks import describe_columns, describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
@@ -127,6 +127,8 @@ def tune(
     with quiet_libraries():
         data = read_data(settings) if data is None else data
         say(describe_task(data.task))
+        if settings.task is None:
+            say(describe_columns(data.columns))
         say(data.how_split)
         settings = placed(settings)
         trials = trials_of(settings)

@@ -49,6 +49,8 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 FINAL = "final"
+RESULT_FILES = ("metrics.json", "adapter_model.safetensors")
+"""Of a finished run, beside its run.json."""
 _REPLACED = "replaced"
 CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
 _KNOWN = re.compile(
@@ -87,7 +89,7 @@ def partial_of(output: Path) -> Path:
 
 
 def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the output folder holds the finished result of just this run.
+    """Whether the output folder holds the finished result of just this run, whole.
 
     Raises:
         SettingsError: it holds something that is not ours (even with overwrite), or without overwrite the
@@ -101,11 +103,15 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
             f"output {str(output)!r} holds something else (no run.json of ours); expected a new path, an "
             "empty folder or an earlier result; nothing there was touched: pass another output"
         )
-    if run["key"] == key:
+    is_whole = "pruned" not in run and all((output / name).is_file() for name in RESULT_FILES)
+    if run["key"] == key and is_whole:
         return True
     if not overwrite:
+        found = f"the result of other settings ({_differences(run['key'], key)})"
+        if run["key"] == key:
+            found = "of this run a part alone (pruned, stage 1, or with files missing)"
         raise SettingsError(
-            f"output {str(output)!r} holds the result of other settings ({_differences(run['key'], key)}); "
+            f"output {str(output)!r} holds {found}; "
             f"pass another output, or {option('overwrite', 'True')} to replace it"
         )
     return False
@@ -149,6 +155,9 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
         try:
             yield partial
         except Exception:
+            for name in ("runs", "shared"):
+                if not any(path.is_file() for path in (partial / name).rglob("*")):
+                    remove(partial / name)
             if partial.is_dir() and {e.name for e in partial.iterdir()} <= {"lock", "settings.json"}:
                 remove(partial)  # nothing was trained yet: a corrected command starts afresh
             raise
@@ -303,6 +312,8 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _fsync(path: Path) -> None:
+    if os.name != "posix" and path.is_dir():  # Windows opens no folders
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -323,12 +323,17 @@ def _check_effect(settings: TuneSettings) -> None:
     freeze_head = _first(settings.freeze_head, PRESETS[settings.preset].freeze_head)
     idle: dict[str, tuple[bool, str]] = {
         "dev_fraction": (
-            settings.dev is not None or settings.task is not None,
+            settings.dev is not None or settings.dev_split is not None or settings.task is not None,
             "rows for dev that are given",
         ),
         **dict.fromkeys(("head_epochs", "head_lr", "head_batch_size"), (settings.stages == 1, "stages=1")),
         "freeze_head": (settings.stages == 1 and settings.freeze_head is True, "stages=1"),
         "stage2_head_lr": (settings.stages == 2 and freeze_head, "a head that is frozen in stage 2"),
+        "lr": (
+            isinstance(settings.lr, tuple)
+            and None not in (settings.scale_lr, settings.shift_lr, settings.norm_lr),
+            "scale_lr, shift_lr and norm_lr, which replace it",
+        ),
         "start": (settings.basis is not None, "basis, which starts from the base model"),
         **dict.fromkeys(("scale_lr", "shift_lr", "norm_lr"), (settings.basis is not None, "basis")),
     }
