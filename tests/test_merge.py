@@ -211,6 +211,29 @@ def test_a_weighted_adapter_is_the_sum_of_the_offsets(weights):
     assert {key for key, p in model.named_parameters() if p.requires_grad} == set(added(model, "mix"))
 
 
+def test_a_weighted_adapter_has_the_places_of_its_terms_and_refuses_terms_of_different_places():
+    def layer(index):
+        places = {"target_modules": ["attention.output.dense"], "norm_modules": []}
+        return HadamardConfig(task_type="SEQ_CLS", layers_to_transform=[index], **places)
+
+    model = get_peft_model(tiny_model("bert"), layer(0), adapter_name="low")
+    model.add_adapter("high", layer(1))
+    with pytest.raises(AdapterError, match=r"same places.*layer\.0.*\['low'\] alone"):
+        model.add_weighted_adapter(["low", "high"], [1.0, 1.0], "mix", head="low")
+    assert "mix" not in model.peft_config
+    model = adapted()
+    add_random_adapter(model, "second", 5)
+    model.add_adapter("other", HadamardConfig(task_type="SEQ_CLS", sites=["ffn"]))
+    inputs = tiny_inputs("bert")
+    model.add_weighted_adapter(["default", "second"], [1.0, 0.0], "mix", head="other")
+    model.add_weighted_adapter(["default", "second"], [1.0, 0.0], "same", head="default")
+    hidden = {}
+    for name in ("same", "mix", "other"):
+        model.set_adapter(name)
+        hidden[name] = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(hidden["mix"], hidden["same"]) and not torch.equal(hidden["mix"], hidden["other"])
+
+
 def test_a_weighted_adapter_takes_the_head_and_the_labels_that_are_named(tmp_path):
     model, inputs = adapted(), tiny_inputs("bert")
     add_random_adapter(model, "second", 5, n_labels=5)

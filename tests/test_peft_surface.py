@@ -142,6 +142,21 @@ def test_adapters_are_added_switched_and_deleted():
         model.set_adapter("third")
 
 
+def test_after_an_active_adapter_is_deleted_every_layer_has_the_same():
+    places = {"target_modules": ["attention.output.dense"], "norm_modules": [], "task_type": "SEQ_CLS"}
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(layers_to_transform=[0], **places))
+    model.add_adapter("low", HadamardConfig(layers_to_transform=[0], **places))
+    model.add_adapter("high", HadamardConfig(layers_to_transform=[1], **places))
+    for seed, name in enumerate(("default", "low", "high")):
+        randomize(model, name, seed)
+    inputs = tiny_inputs("bert")
+    model.delete_adapter("default")
+    (left,) = model.active_adapters
+    found = logits(model.eval(), inputs)
+    model.set_adapter(left)
+    assert torch.equal(found, logits(model, inputs))
+
+
 def test_a_deleted_adapter_leaves_no_freeze_behind():
     model = adapted()
     model.add_adapter("second", HadamardConfig(task_type="SEQ_CLS", freeze_head=True, freeze_adapter=True))

@@ -189,8 +189,11 @@ class HadamardModel(BaseTuner):
         self._show_labels(self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Deletes an adapter with its head and labels."""
+        """Deletes an adapter with its head and labels; if it was active, all layers get the same next one."""
+        was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
+        if was_active and self.active_adapters:  # PEFT lets each layer choose its next one alone
+            self.set_adapter(self.active_adapters)
         self._show_labels(self.active_adapters)
 
     def _show_labels(self, adapter_names: Sequence[str]) -> None:

@@ -13,6 +13,9 @@ from hadamard_adapter.errors import AdapterError
 
 __all__ = ["add_weighted"]
 
+_OF_HEAD = ("modules_to_save", "head_modules", "identity_modules", "freeze_head", "id2label", "problem_type")
+"""Fields of the config that go with the head; all others go with the offsets."""
+
 
 @torch.no_grad()
 def add_weighted(
@@ -33,8 +36,10 @@ def add_weighted(
             and labels differ or the weights add up to 0.
     """
     _check(tuner, adapters, weights, adapter_name, head)
-    first = tuner.peft_config[head or adapters[0]]
-    tuner.peft_config[adapter_name] = copy.deepcopy(first)
+    config = copy.deepcopy(tuner.peft_config[adapters[0]])
+    for field in _OF_HEAD if head else ():
+        setattr(config, field, copy.deepcopy(getattr(tuner.peft_config[head], field)))
+    tuner.peft_config[adapter_name] = config
     try:
         tuner.inject_adapter(tuner.model, adapter_name)
     except Exception:
@@ -63,6 +68,14 @@ def _check(
             raise AdapterError(
                 f"adapters differ in {field}, so their offsets do not add; received {list(adapters)}"
             )
+    for path, layer in tuner.model.named_modules():
+        for kind in layer.adapter_layer_names if isinstance(layer, HadamardLayer) else ():
+            there = [name for name in adapters if name in getattr(layer, kind)]
+            if 0 < len(there) < len(set(adapters)):
+                raise AdapterError(
+                    f"expected adapters of the same places, received {list(adapters)}; at {path!r} {there} "
+                    "alone has offsets: tune them for the same sites and layers"
+                )
     if head is None and sum(weights) == 0:
         raise AdapterError(
             f"weights {list(weights)} add up to 0, so heads have no mean: head={adapters[0]!r}"
@@ -83,7 +96,7 @@ def _sum_offsets(layer: HadamardLayer, adapters: Sequence[str], weights: Sequenc
         terms = [
             w * dictionary[name] for name, w in zip(adapters, weights, strict=True) if name in dictionary
         ]
-        if terms and new in dictionary:
+        if terms:
             dictionary[new].copy_(torch.stack(terms).sum(0))
 
 
