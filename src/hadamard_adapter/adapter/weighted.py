@@ -37,8 +37,9 @@ def add_weighted(
     """
     _check(tuner, adapters, weights, adapter_name, head)
     config = copy.deepcopy(tuner.peft_config[adapters[0]])
-    for field in _OF_HEAD if head else ():
-        setattr(config, field, copy.deepcopy(getattr(tuner.peft_config[head], field)))
+    of_head = tuner.peft_config[head or adapters[0]]
+    for field in _OF_HEAD:
+        setattr(config, field, copy.deepcopy(getattr(of_head, field)))
     tuner.peft_config[adapter_name] = config
     try:
         tuner.inject_adapter(tuner.model, adapter_name)
