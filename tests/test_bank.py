@@ -187,6 +187,19 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(place: Path, tmp_path:
         "site": ({"offsets": {("bert.pooler.dense", "scale"): torch.zeros(32)}}, "no site of this model"),
         "head": ({"head": {**adapter.head, key: torch.zeros(3, 7)}}, "head tensor .*expected shape"),
         "half a head": ({"head": {}}, "lacks 'classifier.bias', and so does the base"),
+        "no head for its labels": (
+            {"head": {}, "task": dataclasses.replace(adapter.task, label_names=("a", "b", "c"))},
+            r"no weight of 'classifier'.*3 outputs",
+        ),
+        "a bias alone": (
+            {"head": {k: v for k, v in adapter.head.items() if k != "classifier.weight"}},
+            "no weight of 'classifier'",
+        ),
+        "NaN": ({"head": {**adapter.head, key: adapter.head[key] * float("nan")}}, "expected finite numbers"),
+        "infinity": (
+            {"offsets": {**adapter.offsets, place_of_one: torch.full((32,), float("inf"))}},
+            "expected finite numbers",
+        ),
         "strange head": ({"head": {**adapter.head, "score.weight": torch.zeros(2, 2)}}, "no such tensor"),
     }
     for changes, message in others.values():

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from command import hadamard, tree_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving import AdapterBank, AdapterStore
 from hadamard_adapter.serving import store as store_module
+from hadamard_adapter.serving.follow import Follower
 from models import tiny_model
 from test_bank import tuned
 
@@ -214,3 +216,39 @@ def test_the_commands_publish_show_roll_back_verify_and_remove(adapters: Path, t
         refused = hadamard("bank", words[0], *store, *words[1:])
         assert refused.code == 2 and refused.err.startswith("error: ") and refused.err.count("\n") == 1
     assert tree_of(tmp_path) == before
+
+
+def test_of_publishers_at_once_none_is_lost_and_a_removal_leaves_all_or_nothing(adapters: Path, url: str):
+    folders = [adapters / "first", adapters / "second"] * 2
+    store = AdapterStore(url)
+    writers = [store] * 4 if "://" in url else [AdapterStore(url) for _ in range(4)]
+    for id in map("id{}".format, range(10)):
+        with ThreadPoolExecutor(4) as pool:
+            added = [pool.submit(writer.add, id, one) for writer, one in zip(writers, folders, strict=True)]
+        shown = store.show(id)
+        assert {shown.version, *shown.history} == {one.result().version for one in added}
+        with ThreadPoolExecutor(2) as pool:
+            ends = [
+                pool.submit(writers[0].remove, id), pool.submit(writers[1].add, id, adapters / "first"),
+            ]  # fmt: skip
+        assert all(end.exception() is None for end in ends)
+        if store.find(id) is not None:
+            store.read(id)
+
+
+def test_a_follower_outlives_what_it_did_not_expect(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AdapterStore(tmp_path / "store")
+    bank = AdapterBank(tiny_model("bert"))
+    follower = Follower(bank, store, every_s=0.01)
+    store.add("mood", adapters / "first")
+    (tmp_path / "store/generation").write_bytes(b"\xff\xfe")
+    follower.look()
+    assert bank.ids == ["mood"] and not follower.problems
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "generation", lambda: 1 / 0)
+        follower.look()
+        assert "ZeroDivisionError" in follower.problems[""]
+    follower.look()
+    assert not follower.problems

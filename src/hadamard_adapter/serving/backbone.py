@@ -112,7 +112,8 @@ class Backbone:
         """Refuse an adapter of another backbone; changes nothing.
 
         Raises:
-            AdapterError: another base model, a site, width or head tensor that this model does not have.
+            AdapterError: another base model, a site, width or head tensor that this model does not have,
+                other outputs than labels, or a number that is not finite.
         """
         self.check_base(f"adapter {id!r}", adapter.base_fingerprint)
         d = self._offsets["scale"].values.shape[-1]
@@ -148,6 +149,22 @@ class Backbone:
                 raise AdapterError(
                     f"adapter {id!r} makes {path!r} the identity: expected a layer before the output layer "
                     "of this model's head"
+                )
+        for path, layer in self._heads.items():
+            if isinstance(layer, BankOutput) and f"{path}.weight" not in adapter.head:
+                n_own = layer.base_layer.weight.shape[0]
+                if n_own != adapter.task.n_outputs or f"{path}.bias" in adapter.head:
+                    raise AdapterError(
+                        f"adapter {id!r} brings no weight of {path!r}: expected one with "
+                        f"{adapter.task.n_outputs} outputs, as its labels are; the base model's has {n_own}"
+                    )
+        for name, tensor in (
+            *((str(place), t) for place, t in adapter.offsets.items()),
+            *adapter.head.items(),
+        ):
+            if not torch.isfinite(tensor).all():
+                raise AdapterError(
+                    f"adapter {id!r}: expected finite numbers, received NaN or infinity in {name}; tune again"
                 )
         identity = {f"{path}.{name}" for path in adapter.identity for name in ("weight", "bias")}
         missing = sorted(self._fresh - set(adapter.head) - identity)

@@ -108,6 +108,12 @@ def choose(ids: Sequence[str], n_tokens: Sequence[int], budget: int, n_old: int 
     return chosen
 
 
+def _late(timeout_s: float) -> DeadlineError:
+    return DeadlineError(
+        f"expected an answer within {timeout_s:g} s, there was none; ask later, or send less text"
+    )
+
+
 class Batcher:
     """Answers requests from a bank, many in one forward pass.
 
@@ -177,25 +183,30 @@ class Batcher:
         try:
             return await asyncio.wait_for(self._answer(texts, ids, pairs, timeout_s), timeout_s)
         except asyncio.TimeoutError as error:
-            raise DeadlineError(
-                f"expected an answer within {timeout_s:g} s, there was none; ask later, or send less text"
-            ) from error
+            raise _late(timeout_s) from error
         finally:
             self.n_rows -= len(texts)
 
-    async def token_ids(self, text: str, id: str) -> tuple[list[int], int]:
+    async def token_ids(self, text: str, id: str, timeout_s: float) -> tuple[list[int], int]:
         """The token ids of a text, as an adapter reads it, and how many it reads at most.
 
         Raises:
+            QueueFullError: too much is under way.
+            DeadlineError: not answered within `timeout_s`.
             AdapterError: an id that the bank does not have.
             SettingsError: the adapter reads pairs of texts.
         """
+        self.refuse_full(1, timeout_s)
         loop, entries = asyncio.get_running_loop(), self.bank.hold([id])
+        self.n_rows += 1
         try:
-            tokenize = self.bank.tokenize
-            (row,) = await loop.run_in_executor(self._tokenizing, tokenize, [text], entries, [None])
+            work = loop.run_in_executor(self._tokenizing, self.bank.tokenize, [text], entries, [None])
+            (row,) = await asyncio.wait_for(work, timeout_s)
             return row["input_ids"], self.bank.longest_text(entries[0])
+        except asyncio.TimeoutError as error:
+            raise _late(timeout_s) from error
         finally:
+            self.n_rows -= 1
             self.bank.release(entries)
 
     async def _answer(

@@ -67,8 +67,8 @@ class Follower:
                 else:
                     self._take_each([id for id in self._problems if id])
                 self._solved("")
-            except AdapterError as error:
-                self._noted("", str(error))
+            except Exception as error:
+                self._noted("", _line(error))
 
     def take(self, id: str) -> None:
         """Make one adapter what the store serves, now.
@@ -91,8 +91,8 @@ class Follower:
             try:
                 self._take(id)
                 self._solved(id)
-            except AdapterError as error:
-                self._noted(id, str(error))
+            except Exception as error:
+                self._noted(id, _line(error))
 
     def _take(self, id: str) -> None:
         version = self.store.version(id)
@@ -111,3 +111,8 @@ class Follower:
 
     def _solved(self, id: str) -> None:
         self._problems.pop(id, None)
+
+
+def _line(error: Exception) -> str:
+    """An error of ours as it is; of any other its kind too, since its text may say little alone."""
+    return str(error) if isinstance(error, AdapterError) else f"{type(error).__name__}: {error}"

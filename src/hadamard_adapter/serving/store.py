@@ -1,6 +1,7 @@
 """The store: adapters by id and version in a folder, or wherever fsspec reaches.
 
     STORE/
+        lock                             held (flock) while a version is published or removed; local stores
         generation                       changes with every publication; readers look here first
         adapters/ID/current.json         the pointer: which version is served, and those before it
         adapters/ID/VERSION/FILE         objects; once written they never change
@@ -18,6 +19,7 @@ import os
 import re
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,7 @@ class AdapterStore:
         except (ValueError, ImportError) as error:
             raise SettingsError(f"store {self.url!r}: expected a folder or a URL, {error}") from error
         self._fs, self._root = found
+        self._lock = threading.Lock()
 
     def add(self, id: str, folder: str | Path) -> Published:
         """Publish a folder that `hadamard tune` made as the version that is served from now on.
@@ -90,7 +93,7 @@ class AdapterStore:
         contents = {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
         manifest = _manifest(contents)
         version = _version_of(manifest)
-        with self._explained():
+        with self._writing():
             before = None
             with contextlib.suppress(AdapterError):  # a damaged pointer is mended so
                 before = self._pointer(id)
@@ -105,14 +108,16 @@ class AdapterStore:
         Raises:
             AdapterError: no such adapter or version, or it is damaged.
         """
-        published = self.show(id)
-        if version not in (published.version, *published.history):
-            raise AdapterError(
-                f"adapter {id!r} has no version {version!r}; expected one of "
-                f"{', '.join((published.version, *published.history))}"
-            )
-        with self.files(id, version), self._explained():
-            return self._point(id, version, self._pointer(id))
+        self.show(id)
+        with self._writing():
+            published = self.show(id)
+            if version not in (published.version, *published.history):
+                raise AdapterError(
+                    f"adapter {id!r} has no version {version!r}; expected one of "
+                    f"{', '.join((published.version, *published.history))}"
+                )
+            with self.files(id, version):
+                return self._point(id, version, self._pointer(id))
 
     def remove(self, id: str) -> None:
         """Serve an adapter no more, and delete its versions.
@@ -121,7 +126,8 @@ class AdapterStore:
             AdapterError: no such adapter.
         """
         self.show(id)
-        with self._explained():
+        with self._writing():
+            self.show(id)
             self._fs.rm_file(self._path(f"adapters/{id}/current.json"))
             self._changed()
             self._fs.rm(self._path(f"adapters/{id}"), recursive=True)
@@ -212,7 +218,7 @@ class AdapterStore:
     def generation(self) -> str:
         """A word that is another one after every publication; empty before the first."""
         with self._explained():
-            return (self._get("generation") or b"").decode()
+            return (self._get("generation") or b"").decode(errors="replace")
 
     def _contents(self, id: str, version: str) -> dict[str, bytes]:
         where = f"adapters/{id}/{version}"
@@ -297,6 +303,18 @@ class AdapterStore:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time: of this object, and where the store is a POSIX folder, of all processes."""
+        with self._explained(), self._lock, contextlib.ExitStack() as stack:
+            if isinstance(self._fs, LocalFileSystem) and os.name == "posix":
+                import fcntl
+
+                place = Path(self._path("lock"))
+                place.parent.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(stack.enter_context(place.open("w")), fcntl.LOCK_EX)
+            yield
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

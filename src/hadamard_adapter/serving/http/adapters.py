@@ -120,6 +120,8 @@ def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Removed:
     """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
     _check_id(serving, key, id)
     serving.check_ids(key, [id])
+    if _with_store(serving.store.find, id) is None:
+        raise ApiError(404, "no_such_adapter", f"no adapter {id!r} in the store; what a pack holds stays")
     _with_store(serving.store.remove, id)
     serving.follower.take(id)
     return Removed(id=id)
@@ -157,9 +159,9 @@ def _upload(serving: Serving, id: str, content: bytes, is_dry: bool) -> Describe
             raise ApiError(422, "unfit_adapter", f"{message}; nothing was changed") from error
         if is_dry:
             return _describe(id, None, adapter)
-        _with_store(serving.store.add, id, folder)
+        published = _with_store(serving.store.add, id, folder)
     serving.follower.take(id)
-    return _described(serving, id)
+    return _describe(id, published.version, adapter)
 
 
 def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Described:

@@ -13,7 +13,25 @@ from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.rows import Text
 
-__all__ = ["ask", "is_unicode"]
+__all__ = ["ask", "is_unicode", "refuse_too_many"]
+
+
+def refuse_too_many(serving: Serving, n: int) -> None:
+    """Refuse a request for more predictions than one may have, or for none.
+
+    Args:
+        serving: that is asked.
+        n: predictions, texts times adapters.
+
+    Raises:
+        ApiError: so it is.
+    """
+    if not 0 < n <= serving.limits.request_texts:
+        raise ApiError(
+            422, "too_many_texts",
+            f"expected 1 to {serving.limits.request_texts} predictions a request (texts times adapters), "
+            f"received {n}; send several requests",
+        )  # fmt: skip
 
 
 async def ask(
@@ -39,12 +57,7 @@ async def ask(
         QueueFullError: too much is under way.
         DeadlineError: not answered in time.
     """
-    if not 0 < len(texts) <= serving.limits.request_texts:
-        raise ApiError(
-            422, "too_many_texts",
-            f"expected 1 to {serving.limits.request_texts} predictions a request (texts times adapters), "
-            f"received {len(texts)}; send several requests",
-        )  # fmt: skip
+    refuse_too_many(serving, len(texts))
     if not all(is_unicode(text) for text in (*texts, *pairs) if isinstance(text, str)):
         raise ApiError(
             422, "no_unicode", "expected texts of whole characters, received half of a surrogate pair"

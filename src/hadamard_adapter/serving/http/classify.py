@@ -5,10 +5,10 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.serving.http.asking import ask, is_unicode
+from hadamard_adapter.serving.http.asking import ask, is_unicode, refuse_too_many
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
 from hadamard_adapter.serving.rows import Text
@@ -29,6 +29,23 @@ class ClassifyRequest(BaseModel):
         Field(description="A text or a list of them; or the token ids of a text, or a list of such lists."),
     ]
     pairs: str | list[str] | None = Field(None, description="The second text of each, for tasks on pairs.")
+
+    @field_validator("models", "input", "pairs", mode="before")
+    @classmethod
+    def _alike(cls, value: Any, info: ValidationInfo) -> Any:
+        """One error for a list of something else, where pydantic makes one for each item and type."""
+        if not isinstance(value, list) or all(isinstance(item, str) for item in value):
+            return value
+        if info.field_name == "input" and (_are_token_ids(value) or all(map(_are_token_ids, value))):
+            return value
+        ids = ", or of token ids, or of lists of them" if info.field_name == "input" else ""
+        raise ValueError(f"expected a list of texts{ids}")
+
+
+def _are_token_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(item) is int or (type(item) is float and item.is_integer()) for item in value
+    )
 
 
 class ClassifyRow(BaseModel):
@@ -92,6 +109,7 @@ async def classify(
     seconds = [body.pairs] if isinstance(body.pairs, str) else body.pairs
     if seconds is not None and len(seconds) != len(texts):
         raise ApiError(422, "pairs", f"expected a second text a text, {len(texts)}, received {len(seconds)}")
+    refuse_too_many(serving, len(texts) * len(ids))
     rows = [(at, id) for at in range(len(texts)) for id in ids]
     answer = await ask(
         request, serving, key, [texts[at] for at, _ in rows], [id for _, id in rows],
@@ -111,14 +129,14 @@ async def classify(
     )
 
 
-@ROUTES.post("/tokenize", responses=failures(401, 403, 404, 413, 422))
+@ROUTES.post("/tokenize", responses=failures(401, 403, 404, 413, 422, 429, 503, 504))
 async def tokenize(body: TokenizeRequest, serving: ServingNow, key: Caller) -> TokenizeReply:
     """The token ids of a text, as an adapter reads it."""
     serving.check_ids(key, [body.model])
     if not is_unicode(body.prompt):
         raise ApiError(422, "no_unicode", "expected whole characters, received half of a surrogate pair")
     try:
-        ids, longest = await serving.batcher.token_ids(body.prompt, body.model)
+        ids, longest = await serving.batcher.token_ids(body.prompt, body.model, serving.limits.timeout_s)
     except AdapterError as error:  # it was removed in between
         raise ApiError(404, "no_such_adapter", str(error)) from error
     return TokenizeReply(count=len(ids), max_model_len=longest, tokens=ids)
