@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapter_help import adapted
 from command import hadamard, tuned
 from hadamard_adapter.analysis import outputs, patterns, prune, sharing
-from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets, stacked
+from hadamard_adapter.analysis.offsets import flat, is_offset, layer_of, read_offsets, stacked
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
@@ -339,3 +340,14 @@ def test_what_cannot_be_analysed_is_refused(words: tuple[str, ...], expected: st
     found = hadamard(*([] if given[0] == "prune" else ["analyse"]), *given)
     assert found.code == 2 and expected.replace("\\", "") in found.err, found.err
     assert found.err.count("error: ") == 1 and "Traceback" not in found.err
+
+
+def test_an_offset_outside_the_layers_is_shared_and_no_layer_s(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        adapted("modernbert", seed=seed + 1).save_pretrained(tmp_path / name)
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
+    outside = [name for name in one if is_offset(name) and layer_of(name) is None]
+    assert outside
+    mean = sharing.as_tensors((sharing.vector_of(one) + sharing.vector_of(other)) / 2, one)
+    for name in outside:
+        torch.testing.assert_close(mean[name], (one[name] + other[name]) / 2)

@@ -38,7 +38,7 @@ def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "moo
         **{"share_percent": 0.5, "seconds": 2.0, "peak_memory_mb": 100, "is_collapsed": False},
         **{"predictions": " ".join(map(str, predicted(n_wrong))), "dev_fingerprint": "f"},
         "layers": {"scale dense": [0.1, 0.2]} if method == "hadamard" else {},
-        "best": {},
+        **{"best": {}, "rows": {"dev": 40}},
     }
     results = Results(folder)
     results.write_labels("f", " ".join(map(str, LABELS)))
@@ -91,6 +91,28 @@ def test_a_method_is_compared_with_full_fine_tuning_by_seed_and_by_example(folde
     assert mood.by_examples.low < -0.125 < mood.by_examples.high
     assert (mood.permutation_p, mood.corrected_p, other.corrected_p) == (0.25, 0.5, 0.5)
     assert found["mood, 2 epochs"]["full"].comparison is None
+
+
+def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tmp_path: Path) -> None:
+    def comparison_of_bitfit() -> Any:
+        (group,) = read_groups(Results(tmp_path))
+        return next(row for row in group.rows if row.method == "bitfit").comparison
+
+    add(tmp_path, "full", 0, settings={"model_content": "one"})
+    add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"})
+    assert comparison_of_bitfit().by_examples is not None
+    add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "another"})
+    assert comparison_of_bitfit() is None
+    add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"}, dev_fingerprint="g")
+    assert all(row.comparison is None for group in read_groups(Results(tmp_path)) for row in group.rows)
+
+
+def test_of_several_labels_a_row_there_is_no_interval(tmp_path: Path) -> None:
+    add(tmp_path, "full", 0, rows={"dev": 20})
+    add(tmp_path, "bitfit", 0, n_wrong=4, rows={"dev": 20})
+    (group,) = read_groups(Results(tmp_path))
+    comparison = next(row for row in group.rows if row.method == "bitfit").comparison
+    assert comparison is not None and comparison.by_examples is None
 
 
 def test_runs_of_other_settings_stand_in_a_table_of_their_own(folder: Path) -> None:

@@ -14,12 +14,13 @@ from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.weights import read_weights
 
-__all__ = ["flat", "layer_of", "made_with", "read_offsets", "stacked"]
+__all__ = ["flat", "is_offset", "layer_of", "made_with", "read_offsets", "stacked"]
 
 _NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)"
     r"\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)"
 )
+_OFFSET = re.compile(r".+\.hadamard_(?:scale|shift|norm_weight|norm_bias)")
 _ORDER = ("scale", "shift", "norm_weight", "norm_bias")
 
 
@@ -32,6 +33,16 @@ def layer_of(name: str) -> int | None:
     """
     match = _NAME.fullmatch(name)
     return None if match is None else int(match["layer"])
+
+
+def is_offset(name: str) -> bool:
+    """Whether a tensor of an adapter's file is an offset, in a layer or outside (a model's last norm).
+
+    Example:
+        >>> is_offset("base_model.model.model.final_norm.hadamard_norm_weight"), is_offset("classifier.bias")
+        (True, False)
+    """
+    return _OFFSET.fullmatch(name) is not None
 
 
 def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "a l d"]]:

@@ -125,9 +125,10 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
     n_layers = layers[-1] + 1
     offset, fisher = np.zeros(n_layers), np.zeros(n_layers)
     for name, squares in _squared_gradients(classifier, rows).items():
-        delta = trained_offsets(classifier.model)[name].detach().double()
-        offset[layer_of(name)] += float(delta.square().sum())
-        fisher[layer_of(name)] += float((squares * delta.square()).sum()) / 2
+        layer, delta = layer_of(name), trained_offsets(classifier.model)[name].detach().double()
+        if layer is not None:  # a last norm, outside the layers, is no layer's
+            offset[layer] += float(delta.square().sum())
+            fisher[layer] += float((squares * delta.square()).sum()) / 2
     base, zero = _loss(classifier, rows), np.zeros(n_layers)
     for layer in layers:
         with without_layers(classifier.model, [layer]):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets
+from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
@@ -272,4 +272,4 @@ def _rank(vectors: Float[np.ndarray, "a n"]) -> int:
 
 
 def _offsets(tensors: Mapping[str, Any]) -> Sequence[str]:
-    return sorted(name for name in tensors if layer_of(name) is not None)
+    return sorted(name for name in tensors if is_offset(name))

@@ -233,7 +233,7 @@ def _with_comparison(
 ) -> Row:
     base = {r["run"]["seed"]: r for r in baseline if r["status"] == "done"}
     own = {r["run"]["seed"]: r for r in records if r["status"] == "done"}
-    seeds = sorted(base.keys() & own.keys())
+    seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
     if not seeds:
         return row
     differences = tuple(float(own[seed]["score"] - base[seed]["score"]) for seed in seeds)
@@ -242,16 +242,20 @@ def _with_comparison(
     return dataclasses.replace(row, comparison=Comparison(differences, p, p, interval))
 
 
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two runs were scored on the same dev rows, and began with the same model."""
+    content = [record.get("settings", {}).get("model_content") for record in (one, other)]
+    return one["dev_fingerprint"] == other["dev_fingerprint"] and content[0] == content[1]
+
+
 def _by_examples(
     own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], results: Results
 ) -> Interval | None:
-    fingerprints = {record["dev_fingerprint"] for record in (*own, *base)}
     labels = results.labels(own[0]["dev_fingerprint"])
-    if labels is None or len(fingerprints) > 1:
+    n_rows = own[0].get("rows", {}).get("dev")
+    if labels is None or len(labels) != n_rows:  # several labels a row are no plain list
         return None
     one, other = (np.array([_numbers(record) for record in records]) for records in (own, base))
-    if one.shape[1] != len(labels):  # several labels a row: its predictions are no plain list
-        return None
     metric = METRICS[own[0]["metric"]].compute
     return bootstrap(metric, np.array(labels), one, other, n_draws=300)
 

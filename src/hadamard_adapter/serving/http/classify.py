@@ -5,7 +5,7 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.serving.http.asking import ask, is_unicode, refuse_too_many
@@ -30,16 +30,23 @@ class ClassifyRequest(BaseModel):
     ]
     pairs: str | list[str] | None = Field(None, description="The second text of each, for tasks on pairs.")
 
-    @field_validator("models", "input", "pairs", mode="before")
+    @field_validator("models", "pairs", mode="before")
     @classmethod
-    def _alike(cls, value: Any, info: ValidationInfo) -> Any:
+    def _are_texts(cls, value: Any) -> Any:
         """One error for a list of something else, where pydantic makes one for each item and type."""
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise ValueError("expected a list of texts")
+        return value
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _are_texts_or_token_ids(cls, value: Any) -> Any:
+        """The same for what may be token ids instead."""
         if not isinstance(value, list) or all(isinstance(item, str) for item in value):
             return value
-        if info.field_name == "input" and (_are_token_ids(value) or all(map(_are_token_ids, value))):
+        if _are_token_ids(value) or all(map(_are_token_ids, value)):
             return value
-        ids = ", or of token ids, or of lists of them" if info.field_name == "input" else ""
-        raise ValueError(f"expected a list of texts{ids}")
+        raise ValueError("expected a list of texts, or of token ids, or of lists of them")
 
 
 def _are_token_ids(value: Any) -> bool:
