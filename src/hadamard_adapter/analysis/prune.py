@@ -74,6 +74,8 @@ def n_to_keep(n_layers: int) -> int:
 def dropped(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
     """The tensors of an adapter's file, those of some layers all zero; the head stays.
 
+    An offset outside the layers, such as that of a last norm, belongs to no layer and stays too.
+
     Example:
         >>> name = "bert.encoder.layer.{}.output.dense.hadamard_scale"
         >>> tensors = {name.format(index): torch.ones(1) for index in range(2)}
@@ -89,6 +91,8 @@ def dropped(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, T
 @contextlib.contextmanager
 def without_layers(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
     """Inside, the adapters of these layers are zero; afterwards every bit is as before.
+
+    An offset outside the layers belongs to no layer and is left alone.
 
     Args:
         model: a PEFT model with one Hadamard adapter, not merged.
@@ -113,6 +117,8 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
     fisher: sum of F δ² / 2, F = mean over rows of (d loss of the row / d offset)²: a second-order guess of
         what "zero" measures, from one backward pass a row.
 
+    An offset outside the layers, such as that of a last norm, belongs to no layer and is not counted.
+
     Args:
         classifier: an adapter that is loaded, not merged.
         rows: labelled rows; of the training, so that the rows that score the result stay unseen.
@@ -126,7 +132,7 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
     offset, fisher = np.zeros(n_layers), np.zeros(n_layers)
     for name, squares in _squared_gradients(classifier, rows).items():
         layer, delta = layer_of(name), trained_offsets(classifier.model)[name].detach().double()
-        if layer is not None:  # a last norm, outside the layers, is no layer's
+        if layer is not None:
             offset[layer] += float(delta.square().sum())
             fisher[layer] += float((squares * delta.square()).sum()) / 2
     base, zero = _loss(classifier, rows), np.zeros(n_layers)

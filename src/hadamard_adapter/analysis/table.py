@@ -181,11 +181,10 @@ def _group(
     for cell in asked:
         seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
     baselines = [records for (method, _), records in found.items() if method == BASELINE]
-    baseline = max(baselines, key=len, default=[])
     rows: list[Row] = []
     for (method, _), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
-        rows.append(row if method == BASELINE else _with_comparison(row, records, baseline, results))
+        rows.append(row if method == BASELINE else _with_comparison(row, records, baselines, results))
     there = {row.method for row in rows}
     missing = [method for method in seeds if method not in there]
     rows += [_row(method, [], published.get(method), seeds[method]) for method in missing]
@@ -229,10 +228,18 @@ def _mean_layers(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[f
 
 
 def _with_comparison(
-    row: Row, records: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], results: Results
+    row: Row,
+    records: Sequence[Mapping[str, Any]],
+    baselines: Sequence[Sequence[Mapping[str, Any]]],
+    results: Results,
 ) -> Row:
-    base = {r["run"]["seed"]: r for r in baseline if r["status"] == "done"}
+    """The row beside the largest baseline on its own dev rows and model; as it is where there is none."""
     own = {r["run"]["seed"]: r for r in records if r["status"] == "done"}
+    alike = [
+        [r for r in baseline if r["status"] == "done" and any(_alike(one, r) for one in own.values())]
+        for baseline in baselines
+    ]
+    base = {r["run"]["seed"]: r for r in max(alike, key=len, default=[])}
     seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
     if not seeds:
         return row

@@ -1,6 +1,7 @@
 """What a spec comes to, given what ran: the runs that are due now, how many are left, and for how long."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def _searched(
     """A search at a number of epochs: names of runs that are over, runs due, and what each rate came to."""
     search, finished, found = cell.spec.search, list[str](), dict[float, Quality | None]()
     assert search is not None, "a search has a size"
-    sign = _sign(cell)
+    sign = _sign(cell.task, cell.spec.data)
     while rates := next_rates(METHODS[cell.method].grid, found, search.extensions):
         runs = [cell.run("search", epochs, rate, seed=0) for rate in rates]
         over, left = _parted(runs, records)
@@ -217,8 +218,10 @@ def quality_of(record: Mapping[str, Any], sign: int) -> Quality | None:
     return sign * record["score"], -record["best"]["dev_loss"]
 
 
-def _sign(cell: Cell) -> int:
-    metric = read_rows(cell.task, cell.spec.data).task.metrics[0]
+@functools.cache
+def _sign(task: TaskSpec, data: str) -> int:
+    """1 where a greater score of the task is better, else -1; known after one reading of its rows."""
+    metric = read_rows(task, data).task.metrics[0]
     return 1 if METRICS[metric].greater_is_better else -1
 
 

@@ -60,9 +60,9 @@ def read_data(settings: TuneSettings) -> TuneData:
     task, columns, train, dev = _read_glue(settings) if settings.task else _read_tables(settings)
     if dev is None:
         train, dev = stratified_split(train, task, settings.dev_fraction, settings.seed)
-        name = "rows set aside"
+        share, name = f"{100 * settings.dev_fraction:g} %", "rows set aside"
         stratified = ", stratified" if task.problem_type == "single_label_classification" else ""
-        how = f"no dev file: {len(dev.texts)} rows set aside{stratified}, seed {settings.seed}"
+        how = f"no dev file: {len(dev.texts)} rows ({share}) set aside{stratified}, seed {settings.seed}"
     else:
         name, how = "dev", f"{len(dev.texts)} dev rows choose the epoch"
     return TuneData(task, columns, train, dev, name, f"{len(train.texts)} training rows; {how}")
