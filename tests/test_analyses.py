@@ -344,10 +344,16 @@ def test_what_cannot_be_analysed_is_refused(words: tuple[str, ...], expected: st
 
 def test_an_offset_outside_the_layers_is_shared_and_no_layer_s(tmp_path: Path) -> None:
     for seed, name in enumerate("ab"):
-        adapted("modernbert", seed=seed + 1).save_pretrained(tmp_path / name)
+        adapted("modernbert", seed=seed + 1).save_pretrained(str(tmp_path / name))
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
     outside = [name for name in one if is_offset(name) and layer_of(name) is None]
     assert outside
     mean = sharing.as_tensors((sharing.vector_of(one) + sharing.vector_of(other)) / 2, one)
     for name in outside:
         torch.testing.assert_close(mean[name], (one[name] + other[name]) / 2)
+    assert all(prune.dropped(one, range(99))[name] is one[name] for name in outside)
+    folders = [str(tmp_path / name) for name in "ab"]
+    sharing.save_basis(folders, 2, tmp_path / "basis.safetensors")
+    directions = load_file(tmp_path / "basis.safetensors")
+    rows = torch.cat([part.flatten(1) for part in directions.values()], dim=1)
+    assert abs(float(rows[0] @ rows[1])) < 1e-5 * float(rows[0] @ rows[0])

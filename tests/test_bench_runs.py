@@ -18,7 +18,7 @@ import pytest
 
 from bench_help import Silent, lay_out, silent, spec_of, spec_text
 from command import hadamard
-from hadamard_adapter.bench import Spec, execute
+from hadamard_adapter.bench import Spec, execute, read_spec, rows
 from hadamard_adapter.bench.executors import Executor, in_this_process, on_slurm, pool
 from hadamard_adapter.bench.plan import due
 from hadamard_adapter.bench.results import Results
@@ -309,6 +309,24 @@ def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Pa
     found = hadamard(*words)
     assert "model mood head: 5 finished; to run: 0 at " in found.out
     assert "bitfit: 0 finished; to run: 3 of a search, then 2; about" in found.out
+
+
+def test_a_look_at_what_is_due_reads_no_rows_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = spec_text(place, "full", "search = { rows = 40 }", seeds=1)
+    head, task = text.split("[[tasks]]")
+    tasks = [f"[[tasks]]{task.replace('mood', f'due-{index}')}" for index in range(9)]
+    path = tmp_path / "spec.toml"
+    path.write_text(head + "".join(tasks), encoding="utf-8")
+    spec = read_spec(path)
+    expected = due(spec, {})
+
+    def refuse(settings: object) -> None:
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr(rows, "read_data", refuse)
+    assert due(spec, {}) == expected
 
 
 def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> None:

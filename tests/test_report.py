@@ -107,6 +107,16 @@ def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tm
     assert all(row.comparison is None for group in read_groups(Results(tmp_path)) for row in group.rows)
 
 
+def test_the_baseline_is_that_of_the_same_model_though_another_has_more_seeds(tmp_path: Path) -> None:
+    for seed in range(3):
+        add(tmp_path, "full", seed, settings={"model_content": "another"})
+    add(tmp_path, "full", 0, n_wrong=2, extra=1, settings={"model_content": "one"})
+    add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"})
+    (group,) = read_groups(Results(tmp_path))
+    comparison = next(row for row in group.rows if row.method == "bitfit").comparison
+    assert comparison is not None and comparison.by_seed == pytest.approx((-0.05,))
+
+
 def test_of_several_labels_a_row_there_is_no_interval(tmp_path: Path) -> None:
     add(tmp_path, "full", 0, rows={"dev": 20})
     add(tmp_path, "bitfit", 0, n_wrong=4, rows={"dev": 20})
