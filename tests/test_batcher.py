@@ -102,6 +102,56 @@ def test_a_full_queue_and_unknown_ids_are_refused_and_hold_nothing(bank: Adapter
     assert n_held(bank) == 0 and batcher.n_rows == 0
 
 
+def test_token_ids_have_the_limits_of_predictions(bank: AdapterBank) -> None:
+    batcher = Batcher(bank, n_queue=1, wait_s=0.2)
+
+    async def scenario() -> None:
+        under_way = asyncio.ensure_future(batcher.predict(["w1"], ["mood"], [None], 10))
+        await asyncio.sleep(0.03)
+        with pytest.raises(QueueFullError, match="limit 1"):
+            await batcher.token_ids("w1", "mood", 10)
+        await under_way
+        with pytest.raises(DeadlineError, match=r"within 0\.001 s"):
+            await batcher.token_ids("w1 " * 100_000, "mood", 0.001)
+        asked = asyncio.ensure_future(batcher.token_ids("w1 " * 10_000, "mood", 10))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="1 texts are under way"):
+            await batcher.predict(["w1"], ["mood"], [None], 10)
+        ids, longest = await asked
+        assert len(ids) == longest
+
+    run(batcher, scenario)
+    assert n_held(bank) == 0 and batcher.n_rows == 0
+
+
+def test_an_adapter_that_fails_in_a_shared_pass_fails_alone(
+    bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, broken = bank.logits, bank.entry("topic")
+    (alone,) = bank.predict(["w1 w2"], ["mood"])
+    n_together = 0
+
+    def logits(rows: Any, entries: Any) -> Any:
+        nonlocal n_together
+        n_together += len({entry.version for entry in entries}) > 1
+        if broken in entries:
+            raise ValueError("broken")
+        return compute(rows, entries)
+
+    monkeypatch.setattr(bank, "logits", logits)
+    batcher = Batcher(bank, wait_s=0.1)
+
+    async def scenario() -> Any:
+        asked = (batcher.predict(["w1 w2"], [id], [None], 10) for id in ("mood", "topic", "mood"))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, failed, last = run(batcher, scenario)
+    assert n_together == 1 and isinstance(failed, ValueError)
+    for answer in (first, last):
+        assert answer.predictions[0].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    assert n_held(bank) == 0 and batcher.n_rows == 0
+
+
 def test_a_row_whose_deadline_is_over_or_whose_client_has_gone_is_not_computed(bank: AdapterBank) -> None:
     passes: list[tuple[int, int]] = []
     batcher = Batcher(bank, wait_s=0.2, told=lambda n_rows, n_tokens: passes.append((n_rows, n_tokens)))

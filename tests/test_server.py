@@ -1,6 +1,7 @@
 """Laws of the server: every answer is the named version's, limits hold, and whatever is sent gets no 5xx."""
 
 import concurrent.futures
+import contextlib
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,18 @@ import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
+from pydantic import BaseModel, ValidationError
+from starlette.testclient import TestClient
 
 from command import assert_refused, hadamard
-from hadamard_adapter.serving import AdapterStore
+from hadamard_adapter.serving import AdapterStore, read_adapter, write_pack
+from hadamard_adapter.serving.http.app import make_app
+from hadamard_adapter.serving.http.classify import ClassifyRequest
+from hadamard_adapter.serving.http.predict import PredictRequest
+from hadamard_adapter.serving.http.run import make_serving
+from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.keys import make_key
+from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.load import load_bank
 from serve_help import LABELS, Served, make_adapter, make_place, served, zipped
 
@@ -263,6 +273,75 @@ def test_errors_have_one_shape(server: Served, method: str, path: str, body: Any
 def test_malformed_bodies_are_the_clients_error(server: Served, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     assert 400 <= server.client.post("/classify", content=body, headers=headers).status_code < 500
+
+
+@pytest.mark.parametrize("item", [None, 1e300, {}, [None], [[]], ["w1", 3]], ids=str)
+@pytest.mark.parametrize("n_items", [3000, 20_000])
+def test_a_list_of_wrong_items_is_one_error(item: Any, n_items: int) -> None:
+    calls: list[tuple[type[BaseModel], dict[str, Any]]] = [(PredictRequest, {"inputs": [item] * n_items})]
+    for field in ("input", "pairs", "models"):
+        calls.append((ClassifyRequest, {"input": "w1", field: [item] * n_items}))
+    for model, body in calls:
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate(body)
+        assert refused.value.error_count() == 1, body.keys()
+
+
+@pytest.mark.parametrize("item", ["w1", 5, [5], ["w1"]], ids=str)
+def test_a_long_list_is_refused_before_its_items_are_read(item: Any) -> None:
+    for model, field in ((ClassifyRequest, "input"), (PredictRequest, "inputs")):
+        with pytest.raises(ValidationError, match="expected at most 16384 items, received 20000"):
+            model.model_validate({field: [item] * 20_000})
+
+
+@contextlib.contextmanager
+def in_process(place: Path, store: Path, pack: Path | None = None) -> Iterator[tuple[Serving, TestClient]]:
+    """The app in this process, and a client of it."""
+    bank = load_bank(str(place / "model"), "cpu", None if pack is None else str(pack))
+    serving = make_serving("tiny", bank, AdapterStore(store), Limits())
+    with TestClient(make_app(serving), headers={"host": "localhost"}) as client:
+        yield serving, client
+
+
+def test_too_many_texts_times_adapters_are_refused_before_there_are_rows(place: Path, tmp_path: Path) -> None:
+    AdapterStore(tmp_path / "store").add("mood", place / "mood-0")
+    body = {"models": ["mood"] * 1000, "input": ["w1"] * 1000}
+    with in_process(place, tmp_path / "store") as (_, client):
+        client.post("/classify", json={"model": "mood", "input": "w1"})
+        tracemalloc.start()
+        try:
+            reply = client.post("/classify", json=body)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert reply.status_code == 422 and "received 1000000" in reply.text
+    assert peak_bytes < 10_000_000
+
+
+def test_what_only_a_pack_holds_is_not_deleted_and_says_so(place: Path, tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack", [("packed", "v", read_adapter(place / "mood-0"))])
+    with in_process(place, tmp_path / "store", tmp_path / "pack") as (_, client):
+        reply = client.delete("/v1/adapters/packed")
+        assert reply.status_code == 404 and "what a pack holds stays" in reply.json()["error"]["message"]
+        assert client.post("/classify", json={"model": "packed", "input": "w1"}).status_code == 200
+
+
+def test_an_upload_is_answered_with_its_own_version(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = AdapterStore(tmp_path / "other").add("mood", place / "mood-0").version
+    with in_process(place, tmp_path / "store") as (serving, client):
+        take = serving.follower.take
+
+        def take_later(id: str) -> None:
+            serving.store.add(id, place / "mood-1")
+            take(id)
+
+        monkeypatch.setattr(serving.follower, "take", take_later)
+        headers = {"content-type": "application/zip"}
+        reply = client.put("/v1/adapters/mood", content=zipped(place / "mood-0"), headers=headers)
+        assert reply.json()["version"] == expected
+        assert client.get("/v1/adapters/mood").json()["history"] == [expected]
 
 
 def test_pages_probes_and_metrics(server: Served) -> None:

@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from command import hadamard, tree_of
 from hadamard_adapter.errors import AdapterError, SettingsError
@@ -221,7 +223,7 @@ def test_the_commands_publish_show_roll_back_verify_and_remove(adapters: Path, t
 def test_of_publishers_at_once_none_is_lost_and_a_removal_leaves_all_or_nothing(adapters: Path, url: str):
     folders = [adapters / "first", adapters / "second"] * 2
     store = AdapterStore(url)
-    writers = [store] * 4 if "://" in url else [AdapterStore(url) for _ in range(4)]
+    writers = [AdapterStore(url) for _ in range(4)]
     for id in map("id{}".format, range(10)):
         with ThreadPoolExecutor(4) as pool:
             added = [pool.submit(writer.add, id, one) for writer, one in zip(writers, folders, strict=True)]
@@ -234,6 +236,26 @@ def test_of_publishers_at_once_none_is_lost_and_a_removal_leaves_all_or_nothing(
         assert all(end.exception() is None for end in ends)
         if store.find(id) is not None:
             store.read(id)
+
+
+def test_two_objects_of_one_object_store_wait_for_each_other(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = MemoryFileSystem.cat_file
+
+    def read_slowly(*args: Any, **options: Any) -> Any:
+        try:
+            return read(*args, **options)
+        finally:
+            time.sleep(0.05)
+
+    writers = [AdapterStore(f"memory://{tmp_path.name}") for _ in range(2)]
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", read_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        folders = (adapters / "first", adapters / "second")
+        added = list(pool.map(lambda writer, one: writer.add("mood", one), writers, folders))
+    shown = writers[0].show("mood")
+    assert {shown.version, *shown.history} == {one.version for one in added}
 
 
 def test_a_follower_outlives_what_it_did_not_expect(

@@ -295,9 +295,7 @@ class Batcher:
         try:
             logits = await loop.run_in_executor(self._computing, self.bank.logits, tokens, entries)
         except Exception as error:  # whoever waits for these rows is told; the others go on
-            for row in rows:
-                if not row.done.done():
-                    row.done.set_exception(error)
+            await self._compute_apart(rows, error)
             return
         for row, values in zip(rows, logits, strict=True):
             if not row.done.done():
@@ -305,6 +303,19 @@ class Batcher:
         pace = (loop.time() - started) / n_tokens
         self._s_per_token = 0.8 * self._s_per_token + 0.2 * pace if self._s_per_token else pace
         self._told(len(rows), n_tokens)
+
+    async def _compute_apart(self, rows: list[_Row], error: Exception) -> None:
+        """After a pass that failed: a pass for each adapter of it, or the error to its only one."""
+        rows_of: dict[int, list[_Row]] = {}
+        for row in rows:
+            rows_of.setdefault(id(row.entry), []).append(row)
+        for own in rows_of.values():
+            waiting = [row for row in own if not row.done.done()]
+            if waiting and len(rows_of) > 1:
+                await self._compute(waiting)
+                continue
+            for row in waiting:
+                row.done.set_exception(error)
 
     def _drop_gone(self) -> None:
         """Take out rows that nobody waits for: their client has gone, or their deadline is over."""

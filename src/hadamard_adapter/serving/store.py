@@ -38,6 +38,8 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 FILES = ("adapter_config.json", "adapter_model.safetensors", "run.json", "metrics.json")
 _NEEDED = FILES[:2]
+_LOCKS: dict[str, threading.Lock] = {}
+"""By URL: the lock that all objects of one store share in this process."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class AdapterStore:
         except (ValueError, ImportError) as error:
             raise SettingsError(f"store {self.url!r}: expected a folder or a URL, {error}") from error
         self._fs, self._root = found
-        self._lock = threading.Lock()
+        self._lock = _LOCKS.setdefault(self._fs.unstrip_protocol(self._root), threading.Lock())
 
     def add(self, id: str, folder: str | Path) -> Published:
         """Publish a folder that `hadamard tune` made as the version that is served from now on.
@@ -306,7 +308,7 @@ class AdapterStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """One writer at a time: of this object, and where the store is a POSIX folder, of all processes."""
+        """One writer at a time: of this process, and where the store is a POSIX folder, of all processes."""
         with self._explained(), self._lock, contextlib.ExitStack() as stack:
             if isinstance(self._fs, LocalFileSystem) and os.name == "posix":
                 import fcntl

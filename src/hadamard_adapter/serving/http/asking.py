@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import Request
 
@@ -13,7 +14,26 @@ from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.rows import Text
 
-__all__ = ["ask", "is_unicode", "refuse_too_many"]
+__all__ = ["ask", "check_n_items", "is_unicode", "refuse_too_many"]
+
+N_ITEMS = 16_384
+"""Items that a list in a body may have: twice the tokens of the longest text that a family reads."""
+
+
+def check_n_items(value: Any) -> None:
+    """Refuse a long list before its items are looked at, so that no list costs more than one this long.
+
+    Args:
+        value: a field of a body, of whatever type.
+
+    Raises:
+        ValueError: it is a list of more than `N_ITEMS`; pydantic makes it the field's error.
+
+    Example:
+        >>> check_n_items(["a text"])
+    """
+    if isinstance(value, list) and len(value) > N_ITEMS:
+        raise ValueError(f"expected at most {N_ITEMS} items, received {len(value)}; send several requests")
 
 
 def refuse_too_many(serving: Serving, n: int) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.serving.http.asking import ask, is_unicode, refuse_too_many
+from hadamard_adapter.serving.http.asking import ask, check_n_items, is_unicode, refuse_too_many
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
 from hadamard_adapter.serving.rows import Text
@@ -34,6 +34,7 @@ class ClassifyRequest(BaseModel):
     @classmethod
     def _are_texts(cls, value: Any) -> Any:
         """One error for a list of something else, where pydantic makes one for each item and type."""
+        check_n_items(value)
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise ValueError("expected a list of texts")
         return value
@@ -42,6 +43,7 @@ class ClassifyRequest(BaseModel):
     @classmethod
     def _are_texts_or_token_ids(cls, value: Any) -> Any:
         """The same for what may be token ids instead."""
+        check_n_items(value)
         if not isinstance(value, list) or all(isinstance(item, str) for item in value):
             return value
         if _are_token_ids(value) or all(map(_are_token_ids, value)):
@@ -51,7 +53,8 @@ class ClassifyRequest(BaseModel):
 
 def _are_token_ids(value: Any) -> bool:
     return isinstance(value, list) and all(
-        type(item) is int or (type(item) is float and item.is_integer()) for item in value
+        type(item) is int or (type(item) is float and item.is_integer() and abs(item) < 2.0**63)
+        for item in value
     )
 
 

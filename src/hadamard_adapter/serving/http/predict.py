@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
-from hadamard_adapter.serving.http.asking import ask
+from hadamard_adapter.serving.http.asking import ask, check_n_items
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
 from hadamard_adapter.tuning.classifier import Prediction
@@ -27,6 +27,19 @@ class PredictRequest(BaseModel):
     raw_scores: bool = Field(False, description="Not available: only probabilities are.")
     truncate: bool = Field(True, description="Texts are cut as in training whatever this says.")
     parameters: dict[str, Any] | None = Field(None, description="top_k, of a pipeline's body.")
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _are_texts_or_lists_of_them(cls, value: Any) -> Any:
+        """One error for a list of something else, where pydantic makes one for each item and type."""
+        check_n_items(value)
+        if not isinstance(value, list) or _are_texts(value) or all(map(_are_texts, value)):
+            return value
+        raise ValueError("expected a text, a list of texts, or a list of lists of them")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 class Score(BaseModel):
