@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from transformers import TrainingArguments
 from bench_help import lay_out, spec_of, spec_text
 from hadamard_adapter.bench import Search, read_spec
 from hadamard_adapter.bench.plan import cells_of, due, state_of
+from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, identity, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
+from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed import kind_of
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from hadamard_adapter.tuning import resolve
 from models import tiny_model
@@ -44,6 +47,11 @@ name = "cola"
         ('name = "cola"', 'name = "cola"\nrow = 5', "unknown key 'row'; did you mean 'rows'"),
         ('name = "cola"', 'name = "cola"\nrows = "5"', "rows: expected a whole number, received '5'"),
         ('name = "cola"', 'name = "cola"\nrows = 5', "rows: expected a number from 20 on, received 5"),
+        (
+            'name = "cola"',
+            'name = "cola"\nheld_out = 5',
+            "held_out: expected a number from 20 on, received 5",
+        ),
         ('name = "cola"', 'name = "cola"\ntrain = "x.csv"', "expected both train and dev"),
         ('name = "cola"', 'name = "cola"\nexpected = { lorra = 1.0 }', "did you mean 'lora'"),
         ('title = "x"', 'title = "x"\nseeds = 0', "seeds: expected a number from 1 on"),
@@ -76,6 +84,29 @@ def test_a_spec_is_what_its_file_says(tmp_path: Path) -> None:
     path.write_text(GOOD.replace('title = "x"', 'title = "x"\nsearch = { rows = 50 }'), encoding="utf-8")
     spec = read_spec(path)
     assert (spec.search, spec.seeds, spec.tasks[0].name) == (Search(rows=50, extensions=3), 3, "cola")
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(30, 30), (80, 30), (200, 110), (None, 40), (100, None)])
+def test_as_many_rows_choose_as_the_spec_says_and_none_of_them_trains(
+    tmp_path: Path, rows: int | None, held_out: int | None
+) -> None:
+    place = lay_out(tmp_path, 310)
+    files = {"train": str(place / "train.csv"), "dev": str(place / "dev.csv")}
+    found = read_rows(TaskSpec("mood", rows=rows, held_out=held_out, **files), "")
+    n_drawn = (rows or 310) + (held_out or 0) if rows else 310
+    n_held_out = held_out or n_drawn // 10
+    assert (len(found.train), len(found.held_out)) == (n_drawn - n_held_out, n_held_out)
+    every = read_rows(TaskSpec("mood", **files), "")
+    texts = sorted(every.train.texts + every.held_out.texts)
+    assert not Counter(found.train.texts + found.held_out.texts) - Counter(texts)
+    assert set(found.held_out.labels or []) == {0, 1}
+
+
+def test_more_rows_to_hold_out_than_there_are_is_said(tmp_path: Path) -> None:
+    place = lay_out(tmp_path)
+    spec = TaskSpec("mood", rows=80, held_out=30, train=str(place / "train.csv"), dev=str(place / "dev.csv"))
+    with pytest.raises(DataError, match="held_out: 30 beside 80 rows to train on, received 96 rows in all"):
+        read_rows(spec, "")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)

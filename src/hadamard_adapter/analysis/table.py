@@ -161,7 +161,9 @@ def _cells(results: Results) -> list[dict[Key, list[Cell]]]:
 def _key(run: Mapping[str, Any]) -> Key:
     """What runs of one table share; runs of other settings stand in a table of their own."""
     task = run["task"]
-    name = task["name"] + (f" ({task['rows']:,} rows)" if task["rows"] else "")
+    sizes = [f"{task['rows']:,} rows"] if task["rows"] else []
+    sizes += [f"{task['held_out']:,} held out"] if task.get("held_out") else []
+    name = task["name"] + (f" ({', '.join(sizes)})" if sizes else "")
     searched, fixed = task.get("search_epochs"), task["epochs"]
     epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
     more = [f"{epochs} epochs"] if epochs else []

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 
 from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.errors import DataError
 from hadamard_adapter.tasks import Columns, Examples, Task, stratified_split
+from hadamard_adapter.tasks.reading import plural
 from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.data import TuneData, read_data
 
 __all__ = ["TaskRows", "cut", "files_of", "read_rows"]
 
 SHARE_HELD_OUT, MAX_HELD_OUT = 0.1, 1000
+N_LEAST = 20
+"""Rows that must be left to train on."""
 SEED = 0
 """Of every draw of rows: it is the same for all models, methods and seeds."""
 
@@ -30,7 +34,7 @@ class TaskRows:
     train: Examples
     """Rows to train on, without those held out."""
     held_out: Examples
-    """A part of train: a tenth, at most 1,000 rows; it chooses learning rates, and epochs where asked."""
+    """A part of train, a tenth or what the spec says; it chooses learning rates, and epochs where asked."""
     dev: Examples
     """Rows that give scores."""
 
@@ -61,16 +65,23 @@ def read_rows(spec: TaskSpec, data: str) -> TaskRows:
         data: folder of GLUE.
 
     Raises:
-        DataError: a file or a row is not as it must be.
+        DataError: a file or a row is not as it must be, or there are fewer rows than the task asks for.
     """
-    return _read(TaskSpec(spec.name, rows=spec.rows, train=spec.train, dev=spec.dev), data)
+    drawn = {name: getattr(spec, name) for name in ("rows", "held_out", "train", "dev")}
+    return _read(TaskSpec(spec.name, **drawn), data)
 
 
 @functools.lru_cache(maxsize=8)
 def _read(spec: TaskSpec, data: str) -> TaskRows:
     found = read_data(TuneSettings(model="none", output="none", **files_of(spec, data)))
-    train = found.train if spec.rows is None else cut(found.train, spec.rows)
-    share = min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))
+    n_beside = spec.held_out or 0
+    if n_beside and len(found.train) < n_beside + (spec.rows or N_LEAST):
+        raise DataError(
+            f"task {spec.name!r}: held_out: {n_beside} beside {spec.rows or N_LEAST} rows to train on, "
+            f"received {plural(len(found.train), 'row')} in all; ask for fewer"
+        )
+    train = found.train if spec.rows is None else cut(found.train, spec.rows + n_beside)
+    share = (n_beside - 0.5) / len(train) if n_beside else min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))
     train, held_out = stratified_split(train, found.task, share, SEED)
     task = dataclasses.replace(found.task, name=spec.name)
     return TaskRows(task, found.columns, train, held_out, found.dev)

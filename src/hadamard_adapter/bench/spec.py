@@ -55,6 +55,9 @@ class TaskSpec:
     """GLUE's name of the task (cola, sst2, ...), or one of your own with `train` and `dev`."""
     rows: int | None = None
     """Training rows, drawn once with seed 0, the same for all runs; None: all."""
+    held_out: int | None = None
+    """Rows of train beside `rows` that choose learning rates and epochs; None: a tenth of `rows` itself, at
+    most 1,000. A tenth of a hundred rows chooses by chance."""
     epochs: int | None = None
     """Epochs of the last or only stage; None: by the number of rows, as `hadamard tune` decides."""
     search_epochs: tuple[int, ...] = ()
@@ -258,7 +261,8 @@ def check_task(task: TaskSpec) -> None:
             f"task {task.name!r}: search_epochs: expected numbers from 1 on that differ, received "
             f"{list(task.search_epochs)!r}"
         )
-    for name, least in {"rows": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}.items():
+    leasts = {"rows": 20, "held_out": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}
+    for name, least in leasts.items():
         value = getattr(task, name)
         if value is not None and value < least:
             raise SettingsError(

@@ -6,6 +6,7 @@ process is at this run, 2 an error that the user can mend (in one line on standa
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hadamard_adapter.bench.run import Run
 from hadamard_adapter.errors import HadamardError
 from hadamard_adapter.tuning.resume import write_json
 
-__all__ = ["BUSY", "DONE", "MENDABLE", "do_job", "last_line", "main", "write_job"]
+__all__ = ["BUSY", "DONE", "MENDABLE", "do_job", "last_line", "main", "run_as_child", "write_job"]
 
 DONE, MENDABLE, BUSY = 0, 2, 3
 
@@ -57,6 +58,24 @@ def main(path: str) -> int:
     except HadamardError as error:
         print(f"error: {error}", file=sys.stderr)
         return MENDABLE
+
+
+def run_as_child(path: str, log: str, environment: dict[str, str]) -> None:
+    """Do what a job says in a process that `multiprocessing` began, and leave it with the exit code.
+
+    Args:
+        path: of the job.
+        log: file that receives all that is written.
+        environment: variables of this process alone; OMP_NUM_THREADS is its number of threads.
+    """
+    import torch
+
+    os.environ |= environment
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the library read the variable long ago
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(main(path))
 
 
 if __name__ == "__main__":
