@@ -15,13 +15,14 @@ from adapter_help import adapted
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.functional import hadamard
-from hadamard_adapter.tuning import load
+from hadamard_adapter.tuning import load, precision
 from hadamard_adapter.tuning.precision import (
     FLOAT32_ALONE,
     autocast,
     cast_frozen,
     has_bfloat16,
     in_float32,
+    is_faster_in_bfloat16,
     pick_dtype,
 )
 from hadamard_adapter.tuning.prefix import cached_prefix
@@ -75,8 +76,29 @@ def test_float32_casts_nothing_and_auto_is_looked_up() -> None:
     model = adapted("bert")
     cast_frozen(model, "float32")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert pick_dtype("auto", CPU) == ("bfloat16" if has_bfloat16(CPU) else "float32")
+    assert pick_dtype("auto", CPU) == ("bfloat16" if is_faster_in_bfloat16(CPU) else "float32")
     assert [pick_dtype(name, CPU) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("has_it", "s_in_bfloat16", "expected"),
+    [(True, 0.5, True), (True, 0.95, False), (True, 2.0, False), (False, 0.5, False)],
+)
+def test_auto_is_bfloat16_only_where_it_takes_less_time(
+    has_it: bool, s_in_bfloat16: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s_of, now = {torch.float32: 1.0, torch.bfloat16: s_in_bfloat16}, 0.0
+
+    def linear(x: Tensor, weight: Tensor) -> Tensor:
+        nonlocal now
+        assert x.dtype == weight.dtype
+        now += s_of[x.dtype]
+        return x
+
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: has_it)
+    monkeypatch.setattr(precision.nn.functional, "linear", linear)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now)
+    assert is_faster_in_bfloat16.__wrapped__(CPU) == expected
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")

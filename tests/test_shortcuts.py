@@ -127,7 +127,8 @@ def test_frozen_weights_are_cast_once_on_our_path_whatever_the_method(variant: s
     run = SpeedRun("pace", str(place / "model"), task, "glue", variant, 1e-3, "spec", 0, 0, None)
     clock, row = CountsHalf("accuracy", 0), VARIANTS[variant]
     (tmp_path / "work").mkdir()
-    row.path.train(row.method, settings_of(run), data_of(run), tmp_path / "work", clock)
+    settings = dataclasses.replace(settings_of(run), dtype="bfloat16")
+    row.path.train(row.method, settings, data_of(run), tmp_path / "work", clock)
     assert (clock.n_half > 0) == (variant != "lora-grouped")
     assert (clock.n_whole == 0) == (variant != "lora-grouped")
 

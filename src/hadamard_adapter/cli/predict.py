@@ -38,7 +38,7 @@ class PredictOptions(RowOptions):
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Type to compute in; auto: bfloat16 where the device has it and the first rows stay within 0.01."""
+    """Type to compute in; auto: bfloat16 where it is faster and the first rows stay within 0.01."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"

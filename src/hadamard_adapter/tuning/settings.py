@@ -176,7 +176,7 @@ class TuneSettings:
     device: str | None = None
     """cpu, cuda or mps; None: the fastest that is there."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Type of the frozen weights and of products with them (auto: bfloat16 where device and model can)."""
+    """Type of the frozen weights and of products with them (auto: bfloat16 where that is faster)."""
     gradient_checkpointing: bool = False
     """Whether backward computes activations again instead of keeping them: less memory, slower."""
     torch_compile: bool = False
