@@ -1,5 +1,6 @@
 """Runs of a bench: each once, none lost, whatever is killed, damaged, full or taken."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -249,6 +250,37 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(place: Path, tmp_path: Pa
     assert statuses == {"head": "cancelled", "bitfit": "done"}
     outcome, results = run(spec, tmp_path)
     assert outcome.n_done == 1 and not outcome.lost
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="no /proc that lists processes")
+def test_a_pool_that_is_terminated_leaves_no_worker_and_continues(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "head bitfit", seeds=1, epochs=40)
+    command = [sys.executable, "-m", "hadamard_adapter.cli", "bench", str(place / "spec.toml")]
+    more = ["--results", str(tmp_path), "--executor", "pool"]
+    process = subprocess.Popen([*command, *more], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.glob("work/*/*"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)  # until both runs have written more than their locks
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    while left := _processes_of(process.pid):
+        assert time.monotonic() < deadline + 60, left
+        time.sleep(0.05)
+    records = Results(tmp_path).records()
+    assert [record["status"] for record in records.values()] == ["cancelled"] * 2
+    outcome, _ = run(spec, tmp_path)
+    assert outcome.n_done == 2 and not outcome.lost
+
+
+def _processes_of(session: int) -> list[str]:
+    """Command lines of the processes of a session that are not over."""
+    found: list[str] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(of_session) == session and state != "Z":
+                found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def test_slurms_jobs_do_the_runs(place: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """`hadamard bench`: run an experiment, or say what it would run and for how long."""
 
+import contextlib
 import dataclasses
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -106,9 +109,19 @@ def bench_command(options: BenchOptions) -> None:
             f"kept there as specs/{kept.name}"
         )
     executor = _executor(options, results)
-    with BenchBoard(spec, console, executor.n_slots) as board:
+    with _ended_by_sigterm_as_by_ctrl_c(), BenchBoard(spec, console, executor.n_slots) as board:
         outcome = run_all(spec, results, executor, board, console.print, options.purpose)
     _tell(outcome, results, console)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
+    """Within it SIGTERM, which schedulers and `timeout` send, ends runs and workers too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _placed(spec: "S", options: BenchOptions) -> "S":
