@@ -173,6 +173,14 @@ def test_identities_read_their_model_once_and_ask_for_no_other(
     assert asked == [runs[0].model]
 
 
+def test_a_head_is_spared_rates_that_are_too_high_for_it(tmp_path: Path) -> None:
+    place = lay_out(tmp_path)
+    for run in due(spec_of(place, "full lora bitfit ia3 ln-tuning vera red", seeds=1), {}):
+        high = dataclasses.replace(run, lr=0.03)
+        expected = 0.03 if run.method in ("full", "lora", "bitfit") else 1e-3
+        assert settings_of(high).stage2_head_lr == expected, run.method
+
+
 def test_the_trainers_optimizer_is_the_trainers(tmp_path: Path) -> None:
     place, usual = lay_out(tmp_path), TrainingArguments(str(tmp_path))
     for methods in ("lora", "hadamard"):

@@ -1,5 +1,6 @@
 """Laws of the last layer that computes the first token alone: same outputs, same gradients, or not at all."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ def test_it_computes_less() -> None:
     with first_token_only(model, stage):
         model(**stage.collate(stage.train))
     assert shapes[-1][:2] == (len(stage.train), 1)
+
+
+def test_training_rows_of_one_token_do_not_hide_that_the_last_one_is_read() -> None:
+    model, stage = adapted("gpt2"), stage_for("gpt2")
+    rows = [{**row, **{key: row[key][:1] for key in ("input_ids", "attention_mask")}} for row in stage.train]
+    short = dataclasses.replace(stage, train=rows)
+    expected, _ = outcome(model, stage, stage.dev)
+    with first_token_only(model, short) as is_on:
+        found, _ = outcome(model, stage, stage.dev)
+    assert not is_on
+    torch.testing.assert_close(found, expected)
 
 
 def test_no_hook_is_left_after_an_error() -> None:

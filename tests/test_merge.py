@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from adapter_help import (
     adapted,
@@ -23,6 +24,25 @@ from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter.merge import fold
 from hadamard_adapter.errors import AdapterError
 from models import tiny_inputs, tiny_model
+
+
+def test_a_weight_that_another_module_shares_is_not_merged() -> None:
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=16)
+    inputs = torch.tensor([[1, 2, 3]])
+    for is_tied in (True, False):
+        base = GPT2LMHeadModel(copy.deepcopy(config))
+        if not is_tied:
+            base.lm_head.weight = nn.Parameter(base.lm_head.weight.detach().clone())
+        own = HadamardConfig(task_type="CAUSAL_LM", target_modules=["lm_head"], train_shift=False)
+        model: PeftModel = get_peft_model(base, own).eval()
+        randomize(model, "default", 0)
+        before = model(input_ids=inputs).logits.detach()
+        if is_tied:
+            with pytest.raises(AdapterError, match="lm_head shares its weight with another module"):
+                model.merge_adapter()
+        else:
+            model.merge_adapter()
+        torch.testing.assert_close(model(input_ids=inputs).logits, before, atol=1e-5, rtol=1e-5)
 
 
 def two_adapters(name: str = "bert") -> PeftModel:

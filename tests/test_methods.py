@@ -13,6 +13,7 @@ from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from hadamard_adapter.methods.tfidf import tfidf
 from hadamard_adapter.tasks import Examples, Task
 from hadamard_adapter.tasks.metrics import decided
+from hadamard_adapter.tuning.training import parameter_groups
 from models import randomize_parameters, tiny_inputs, tiny_model
 
 FAMILIES = ("bert", "mpnet", "roberta")
@@ -47,6 +48,16 @@ def test_as_many_parameters_train_as_the_formula_says(name: str, family: str) ->
         *("hadamard-two-thirds", "hadamard-wide-frozen-head"),
     )
     assert n_head == (0 if is_frozen else size)
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_the_head_has_its_rate_and_the_method_its_own(name: str, family: str) -> None:
+    _, model, head = made(name, family)
+    rates = {**dict.fromkeys(("scale", "shift", "norm"), 1.0), "head": 2.0}
+    sizes = {1.0: 0, 2.0: 0}
+    for group in parameter_groups(model, rates, head):
+        sizes[group["lr"]] += sum(p.numel() for p in group["params"])
+    assert (sizes[1.0], sizes[2.0]) == trained_counts(model, head)
 
 
 @pytest.mark.parametrize(("name", "family"), CASES)

@@ -15,7 +15,7 @@ from adapter_help import adapted
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.functional import hadamard
-from hadamard_adapter.tuning import load, precision
+from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.precision import (
     FLOAT32_ALONE,
     autocast,
@@ -81,24 +81,23 @@ def test_float32_casts_nothing_and_auto_is_looked_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_it", "s_in_bfloat16", "expected"),
-    [(True, 0.5, True), (True, 0.95, False), (True, 2.0, False), (False, 0.5, False)],
+    ("flags", "expected"),
+    [
+        ("", False),
+        ("avx512_f avx512_fp16", False),
+        ("avx512_f avx512_bf16", True),
+        ("avx512_f avx512_bf16 avx512_fp16", False),
+        ("avx512_f avx512_bf16 avx512_fp16 amx_tile", False),
+        ("avx512_f avx512_bf16 avx512_fp16 amx_tile amx_bf16", True),
+        ("bf16", True),
+    ],
 )
 def test_auto_is_bfloat16_only_where_it_takes_less_time(
-    has_it: bool, s_in_bfloat16: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+    flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s_of, now = {torch.float32: 1.0, torch.bfloat16: s_in_bfloat16}, 0.0
-
-    def linear(x: Tensor, weight: Tensor) -> Tensor:
-        nonlocal now
-        assert x.dtype == weight.dtype
-        now += s_of[x.dtype]
-        return x
-
-    monkeypatch.setattr(precision, "has_bfloat16", lambda device: has_it)
-    monkeypatch.setattr(precision.nn.functional, "linear", linear)
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: now)
-    assert is_faster_in_bfloat16.__wrapped__(CPU) == expected
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags.split(), True))
+    assert is_faster_in_bfloat16(CPU) == expected
+    assert pick_dtype("auto", CPU) == ("bfloat16" if expected else "float32")
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")

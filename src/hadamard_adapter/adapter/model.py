@@ -4,6 +4,7 @@
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -213,10 +214,11 @@ class HadamardModel(BaseTuner):
         """Folds adapters into the base weights, keeping copies; all or nothing.
 
         Raises:
-            AdapterError: A shift would be lost.
+            AdapterError: A shift would be lost, or a weight is another module's too.
             ValueError: With safe_merge, if a merged tensor is not finite. Either leaves the model as it was.
         """
         self._check_shifts(adapter_names)
+        self._check_ties()
         merged_before = [(layer, list(layer.merged_adapters)) for layer in self._layers()]
         try:
             super().merge_adapter(adapter_names, safe_merge=safe_merge)
@@ -264,6 +266,15 @@ class HadamardModel(BaseTuner):
                 "and the model's config has no switch for one; keep the adapter unmerged, or train with "
                 "train_shift=False"
             )
+
+    def _check_ties(self) -> None:
+        owners = Counter(id(p) for module in self.model.modules() for p in module.parameters(recurse=False))
+        for key, layer in self._projections():
+            if any(owners[id(p)] > 1 for p in layer.get_base_layer().parameters(recurse=False)):
+                raise AdapterError(
+                    f"cannot merge: {key} shares its weight with another module, which would change too; "
+                    "keep the adapter unmerged, or load the model with tie_word_embeddings=False"
+                )
 
     def _switches_used(self) -> set[str]:
         switches = bias_switches(self.model)

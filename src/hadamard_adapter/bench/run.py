@@ -111,8 +111,8 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
     }
     if given.get("stages", 2) == 2:
         given["head_epochs"] = run.task.head_epochs
-    if given.get("stages") == 1:  # head and method train at one rate
-        given["stage2_head_lr"] = run.lr
+    if given.get("stages") == 1:
+        given["stage2_head_lr"] = run.lr if method.head_lr is None else method.head_lr
     return TuneSettings(model=run.model, output=output, **given)
 
 

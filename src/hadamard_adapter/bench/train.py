@@ -134,15 +134,17 @@ def _wrapped(
     )
     cast_frozen(model, settings.dtype)
     assert settings.epochs is not None and isinstance(settings.lr, float)  # resolved
+    assert settings.stage2_head_lr is not None
     stage = Stage(
         name="both",
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        rates=dict.fromkeys(("scale", "shift", "norm", "head"), settings.lr),
+        rates={**dict.fromkeys(("scale", "shift", "norm"), settings.lr), "head": settings.stage2_head_lr},
         train=token_rows(tokenizer, data.train, max_length)[0],
         dev=token_rows(tokenizer, data.dev, max_length)[0],
         collate=collator(tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
+        head=head,
     )
     content = {"base": base_fingerprint, "max_length": max_length}
     with shortcuts(model, stage, settings, data, content, folder / "cache", _ignore, progress) as short:

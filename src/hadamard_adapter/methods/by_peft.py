@@ -17,7 +17,8 @@ VERA_RANK = 1024
 def lora(base: Any, head: tuple[str, ...]) -> Any:
     """Low-rank updates W + B A of the projections to queries and values, α = 16.
 
-    Source: Hu et al., 2022, arXiv 2106.09685, section 4.2; PEFT's implementation.
+    Source: Hu et al., 2022, arXiv 2106.09685, section 4.2; α: microsoft/LoRA,
+    examples/NLU/roberta_base_mrpc.sh; PEFT's implementation.
     """
     config = LoraConfig(
         task_type="SEQ_CLS",

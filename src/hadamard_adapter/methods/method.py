@@ -64,7 +64,9 @@ class Method:
     source: str
     """Paper, and whose implementation."""
     settings: Settings | None = None
-    """Of `tune`, for variants of the Hadamard adapter; None: one stage, head and all else at one rate."""
+    """Of `tune`, for variants of the Hadamard adapter; None: one stage."""
+    head_lr: float | None = None
+    """Rate of the head where the method's own would be too high for it; None: the method's."""
     fit: Fit | None = None
     """For a method without a pre-trained model, which is fitted at once instead."""
 

@@ -21,6 +21,8 @@ __all__ = ["METHODS"]
 
 _CHEN = "Chen et al., 2023, arXiv 2407.11033; ours"
 _OUR_GRID = (2e-3, 5e-3, 1e-2)
+_HEAD_LR = 1e-3
+"""That of the Hadamard recipe, for methods whose few numbers want rates at which a head of many diverges."""
 _RED = "Wu et al., 2024, arXiv 2402.15179; rate: mlwu22/RED, bash/RED/RoBERTa/RoBERTa_base. Ours"
 
 
@@ -44,6 +46,7 @@ def _hadamard(
     source: str = _CHEN,
     lr: float = 5e-3,
     grid: tuple[float, ...] = _OUR_GRID,
+    head_lr: float | None = None,
 ) -> Method:
     """A row whose model `tune` makes; the same settings make it here."""
 
@@ -53,7 +56,7 @@ def _hadamard(
         config.freeze_head = bool(resolve(given, n_rows=1).freeze_head)
         return get_peft_model(base, config)
 
-    return Method(title, make, count, lr, grid, source, settings)
+    return Method(title, make, count, lr, grid, source, settings, head_lr)
 
 
 METHODS: dict[str, Method] = {
@@ -92,6 +95,7 @@ METHODS: dict[str, Method] = {
         1e-3,
         (1e-3, 3e-3, 1e-2),
         "Qi et al., 2022, arXiv 2211.08682; PEFT's. The grid is ours",
+        head_lr=_HEAD_LR,
     ),
     "attention-norm": Method(
         "attention norm only",
@@ -100,6 +104,7 @@ METHODS: dict[str, Method] = {
         1e-3,
         (1e-3, 3e-3, 1e-2),
         "the norm's part of Chen et al., 2023, arXiv 2407.11033; ours. The grid is that of LN-tuning",
+        head_lr=_HEAD_LR,
     ),
     "ia3": Method(
         "IA3",
@@ -108,6 +113,7 @@ METHODS: dict[str, Method] = {
         3e-3,
         (1e-3, 3e-3, 1e-2),
         "Liu et al., 2022, arXiv 2205.05638; PEFT's",
+        head_lr=_HEAD_LR,
     ),
     "lora": Method(
         "LoRA r 8 (q, v)",
@@ -124,6 +130,7 @@ METHODS: dict[str, Method] = {
         1e-2,
         (3e-3, 1e-2, 3e-2),
         "Kopiczko et al., 2024, arXiv 2310.11454; PEFT's",
+        head_lr=_HEAD_LR,
     ),
     "houlsby": Method(
         "Houlsby, width 64",
@@ -140,6 +147,7 @@ METHODS: dict[str, Method] = {
         _RED,
         lr=5e-3,
         grid=(1e-3, 5e-3, 1e-2),
+        head_lr=_HEAD_LR,
     ),
     "hadamard": _hadamard("Hadamard", _given(preset="paper"), lambda s: 4 * s.n_layers * s.hidden),
     "hadamard-no-norm": _hadamard(
@@ -183,7 +191,10 @@ METHODS: dict[str, Method] = {
         lambda s: 4 * s.n_layers * s.hidden,
     ),
     "hadamard-one-stage": _hadamard(
-        "Hadamard, one stage", _given(preset="paper", stages=1), lambda s: 4 * s.n_layers * s.hidden
+        "Hadamard, one stage",
+        _given(preset="paper", stages=1),
+        lambda s: 4 * s.n_layers * s.hidden,
+        head_lr=_HEAD_LR,
     ),
     "hadamard-free-head": _hadamard(
         "Hadamard, head kept training",

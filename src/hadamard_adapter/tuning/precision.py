@@ -9,8 +9,6 @@ and all that trains stay in float32.
 
 import contextlib
 import dataclasses
-import functools
-import time
 from collections.abc import Iterator
 
 import torch
@@ -34,8 +32,6 @@ __all__ = [
 CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Flags of processors with instructions for products of bfloat16, x86 and Arm."""
 
-_ROUNDS, _LEAST_GAIN = 7, 1.2
-
 FLOAT32_ALONE = frozenset({"deberta"})
 """Model types whose code does not compute in bfloat16 (it fills a mask with float32's smallest number)."""
 
@@ -58,14 +54,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
-@functools.cache
 def is_faster_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 and, if it is a CPU, gains time by them.
+    """Whether a device has instructions for bfloat16 that are faster than float32's.
 
-    Measured once in a process, in some 0.1 s: a fully connected layer of 512 rows, 384 to 1,536, in both
-    types in turn, the fastest of seven rounds each. The flags do not tell: a Xeon of the fifth generation
-    whose AMX is hidden from its virtual machine has AVX-512 BF16, and takes 1.9 times as long as in float32
-    (docs/log.md). A gain of less than a fifth counts as none, since the casts take time too.
+    Looked up, not timed: the type is part of what a run is, and a time depends on what else runs. All devices
+    with such instructions count but one kind: Intel's processors with AVX-512 FP16 multiply bfloat16 in AMX,
+    and where a virtual machine hides that, their AVX-512 BF16 takes 1.9 times as long as float32
+    (docs/log.md).
 
     Example:
         >>> is_faster_in_bfloat16(torch.device("meta"))
@@ -73,16 +68,8 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
     """
     if device.type != "cpu" or not has_bfloat16(device):
         return has_bfloat16(device)
-    dtypes = (torch.float32, torch.bfloat16)
-    layers = [(torch.ones(512, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)) for dtype in dtypes]
-    seconds: list[list[float]] = [[], []]
-    with torch.inference_mode():
-        for _ in range(_ROUNDS):
-            for found, (x, weight) in zip(seconds, layers, strict=True):
-                start = time.perf_counter()
-                nn.functional.linear(x, weight)
-                found.append(time.perf_counter() - start)
-    return min(seconds[0]) > _LEAST_GAIN * min(seconds[1])
+    flags = torch.cpu.get_capabilities()
+    return not flags.get("avx512_fp16", False) or bool(flags.get("amx_bf16", False))
 
 
 def pick_dtype(name: str, device: torch.device) -> str:

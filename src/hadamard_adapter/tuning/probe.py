@@ -26,9 +26,13 @@ Outcome = tuple[Tensor, list[Tensor | None]]
 
 
 def probe_rows(stage: Stage) -> list[Row]:
-    """A few training rows, from the shortest to the longest."""
-    by_length = sorted(stage.train, key=lambda row: len(row["input_ids"]))
-    return [*by_length[:: max(1, len(by_length) // 4)][:4], by_length[-1]]
+    """A few training rows, from the shortest on, and the longest row, which may be one of dev."""
+    by_length = sorted(stage.train, key=_n_tokens)
+    return [*by_length[:: max(1, len(by_length) // 4)][:4], max([by_length[-1], *stage.dev], key=_n_tokens)]
+
+
+def _n_tokens(row: Row) -> int:
+    return len(row["input_ids"])
 
 
 def outcome(model: Any, batch: dict[str, Tensor], inputs: list[Tensor]) -> Outcome:

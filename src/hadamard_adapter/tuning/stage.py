@@ -70,6 +70,8 @@ class Stage:
     """Makes a padded batch of rows."""
     class_weights: Float[torch.Tensor, " l"] | None = None
     """Weight of each class, or None."""
+    head: tuple[str, ...] | None = None
+    """Full names of the head's modules in the base model; None: all that is no offset and no norm."""
 
 
 @dataclass(frozen=True)

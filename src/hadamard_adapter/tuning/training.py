@@ -36,18 +36,25 @@ __all__ = [
 STEPS_BETWEEN_CHECKPOINTS = 200
 
 
-def parameter_groups(model: torch.nn.Module, rates: dict[str, float]) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: torch.nn.Module, rates: dict[str, float], head: tuple[str, ...] | None = None
+) -> list[dict[str, Any]]:
     """AdamW's groups of the parameters that train: scale, shift, norm, and the head (all others).
 
     Args:
         model: PEFT model whose frozen parameters are already frozen.
         rates: learning rate by group name.
+        head: full names of the head's modules, where not all others are head; what is neither has the rate of
+            scale.
     """
+    starts = None if head is None else tuple(f"{module}." for module in head)
     groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in ("scale", "shift", "norm", "head")}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = name.partition(".hadamard_")[2].partition(".")[0].partition("_")[0]
-            groups[kind if kind in groups else "head"].append(parameter)
+            own = name.removeprefix("base_model.model.")
+            other = "head" if starts is None or own.startswith(starts) else "scale"
+            groups[kind if kind in groups else other].append(parameter)
     return [{"params": members, "lr": rates[name]} for name, members in groups.items() if members]
 
 
@@ -311,7 +318,7 @@ def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: 
         directions = read_basis(settings.basis).directions
         rate = stage.rates["scale"]
         return BasisAdamW(offsets, directions, rate, others, settings.average, **options)
-    return adamw(parameter_groups(model, stage.rates), settings.average, **options)
+    return adamw(parameter_groups(model, stage.rates, stage.head), settings.average, **options)
 
 
 def loss_of(

@@ -14,6 +14,7 @@ from hadamard_adapter.bench.rows import cut, read_rows
 from hadamard_adapter.bench.spec import OPTIMIZERS, TaskSpec
 from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
 from hadamard_adapter.tuning.data import TuneData
@@ -80,6 +81,8 @@ def settings_of(run: SpeedRun) -> TuneSettings:
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
     settings = dataclasses.replace(settings, dtype=placed(settings).dtype)
+    if METHODS[row.method].head_lr is not None:  # the Trainer by itself has one rate
+        settings = dataclasses.replace(settings, stage2_head_lr=run.lr)
     if run.axis != "layers" and row.share_of_layers == 1:
         return settings
     n_layers = config_of(run.model).num_hidden_layers
