@@ -118,6 +118,7 @@ def main(model: str, data: str, work: Path, results: Path, pictures: Path, worke
     settings = {"lr": LR, "full_lr": FULL_LR, "epochs": EPOCHS}
     write_json(results / "adapters.json", {**found, **settings, "versions": versions()})
     analyse(model, work, results, pictures, workers)
+    tune_again(work, results, workers)
 
 
 def full_model(settings: TuneSettings) -> dict[str, float]:
@@ -152,11 +153,6 @@ def analyse(model: str, work: Path, results: Path, pictures: Path, workers: int)
     tuned = ",".join(str(work / f"full-{name}") for name in FULLY_TUNED)
     rows = ",".join(str(work / f"{name}-dev.csv") for name in FULLY_TUNED)
 
-    def again(folder: Path) -> None:
-        output, found = Path(f"{folder}-again"), Path(f"{folder}-again.json")
-        if not found.exists():
-            hadamard("prune", "--adapters", folder, "--tune-again", "--output", output, "--json", found)
-
     def command(words: tuple[object, ...]) -> None:
         name = words[0] if words[0] == "prune" else words[1]
         hadamard(*words, "--json", results / f"{name}.json", "--plot", pictures / f"{name}.svg")
@@ -171,8 +167,19 @@ def analyse(model: str, work: Path, results: Path, pictures: Path, workers: int)
             ("analyse", "outputs", "--model", model, "--tuned", tuned, "--data", rows),
         ],
     )
+
+
+def tune_again(work: Path, results: Path, workers: int) -> None:
+    """Of seed 0: the layers that matter least go, those that stay are tuned from the start."""
+
+    def prune(folder: Path) -> None:
+        output, found = Path(f"{folder}-again"), Path(f"{folder}-again.json")
+        if not found.exists():
+            how = ("--by", "zero", "--tune-again", "--output", output)
+            hadamard("prune", "--adapters", folder, *how, "--json", found)
+
     first = [work / f"{name}-0" for name in EPOCHS]
-    side_by_side(workers, again, first)
+    side_by_side(workers, prune, first)
     found: dict[str, Any] = {}
     for name in first:
         found |= read_json(Path(f"{name}-again.json"))["adapters"]

@@ -89,8 +89,8 @@ class OutputsOptions(PictureOptions):
 class PruneOptions(AdaptersOptions):
     """The options of `hadamard prune`."""
 
-    by: Literal["offset", "zero", "fisher"] = "offset"
-    """What ranks the layers: size of the offsets, loss without the layer, or Fisher information."""
+    by: Literal["offset", "zero", "fisher"] = "zero"
+    """What ranks the layers: loss without the layer, size of the offsets, or Fisher information."""
     keep: int | None = None
     """Layers to keep; None: two thirds."""
     rows: int = 400
