@@ -217,12 +217,13 @@ def outputs_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         layers = one["layers"]
         for name, style in {"norm before": "--", "norm after": "-", "change": ":"}.items():
             upper.plot(layers[name], style, marker=".", color="C0" if "norm" in name else "C3", label=name)
-        upper.set(title=title, ylim=(0, None))
+        upper.set(title=title)
         for index, name in enumerate(FITS):
             lower.plot(layers[name], marker=".", color=f"C{index}", label=name)
-        lower.set(xlabel="layer", ylim=(min(0, *layers["shift"]), 1))
-    axes[0, 0].set_ylabel("mean norm of a token")
-    axes[1, 0].set_ylabel("R² of the change, held-out tokens")
+        lower.set(xlabel="layer")
+    lowest = min(value for one in found.values() for value in one["layers"]["shift"])
+    axes[0, 0].set(ylabel="mean norm of a token", ylim=(0, None))
+    axes[1, 0].set(ylabel="R² of the change, held-out tokens", ylim=(min(0, lowest), 1))
     axes[0, -1].legend(fontsize=8)
     axes[1, -1].legend(fontsize=8)
     return figure

@@ -136,9 +136,10 @@ def patterns_picture(found: Mapping[str, Any]) -> Any:
         _cosine_map(lower, found["cosine"][kind], names if not column else [""] * len(names))
     points, shares = np.array(found["components"]["coordinates"]), found["components"]["variance_share"]
     second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
-    for x, y, name, task in zip(points[:, 0], second, names, tasks, strict=True):
-        axes[0, -1].plot(x, y, "o", color=colors[task])
-        axes[0, -1].annotate(name, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+    for task, color in colors.items():
+        own = [index for index, other in enumerate(tasks) if other == task]
+        axes[0, -1].plot(points[own, 0], second[own], "o", color=color, label=task, alpha=0.7)
+    axes[0, -1].legend(fontsize=7)
     share = [f"{100 * value:.0f} %" for value in [*shares, 0.0][:2]]
     axes[0, -1].set(title="principal components", xlabel=share[0], ylabel=share[1])
     axes[0, -1].margins(0.2)

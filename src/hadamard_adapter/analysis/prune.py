@@ -8,6 +8,7 @@ Source: Chen et al., 2023, arXiv 2407.11033, section 5 (8 of BERT's 12 layers, 0
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -291,6 +292,10 @@ def write_pruned(source: Path, output: Path, layers: Sequence[int], remark: Mapp
     partial.rename(output)
 
 
+_PER_LINE = 4
+"""Adapters side by side in a picture, at most."""
+
+
 def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     """A figure: for each adapter its curve above, its layers' scores below, each criterion's largest as 1.
 
@@ -299,9 +304,13 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.0 * len(found) + 0.8, 5.2), layout="constrained")
-    axes = figure.subplots(2, len(found), squeeze=False, height_ratios=(3, 1.4))
-    for (upper, lower), (name, one) in zip(axes.T, found.items(), strict=True):
+    n_columns, n_lines = min(_PER_LINE, len(found)), math.ceil(len(found) / _PER_LINE)
+    figure = Figure(figsize=(3.0 * n_columns + 0.8, 5.2 * n_lines), layout="constrained")
+    axes = figure.subplots(2 * n_lines, n_columns, squeeze=False, height_ratios=(3, 1.4) * n_lines)
+    pairs = axes.reshape(n_lines, 2, n_columns).swapaxes(1, 2).reshape(-1, 2)
+    for unused in pairs[len(found) :].flat:
+        unused.remove()
+    for (upper, lower), (name, one) in zip(pairs, found.items(), strict=False):
         for criterion, entries in one["curve"].items():
             upper.plot([e["n"] for e in entries], [e["score"] for e in entries], marker=".", label=criterion)
         again = one.get("again")
@@ -313,7 +322,7 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         lower.imshow(np.maximum(heights, 0) / largest, aspect="auto", cmap="viridis", vmin=0, vmax=1)
         lower.set_yticks(range(len(heights)), list(one["scores"]))
         lower.set(xlabel="layer")
-    axes[0, -1].legend(fontsize=8)
+    pairs[0, 0].legend(fontsize=8)
     return figure
 
 
