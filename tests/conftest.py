@@ -1,6 +1,7 @@
 """What holds for all tests: annotations and shapes are checked; the real MiniLM, as an unpacked folder."""
 
 import os
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -8,6 +9,9 @@ import pytest
 
 # No test asks a hub; the libraries look at this when they are imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every annotated function of the package checks what it takes and gives; an int will do as a float, as for
 # pyright. Processes that a test starts import the package without this.
