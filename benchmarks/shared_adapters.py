@@ -1,4 +1,4 @@
-"""Can tasks share an adapter? Score against the numbers that a task stores, on parts of five GLUE tasks.
+"""Can tasks share an adapter? Score against the numbers that a task stores, on parts of four GLUE tasks.
 
 Command (what is finished is not done again, safe to kill and repeat):
 
@@ -10,10 +10,11 @@ For each task and seed, with the preset wide (18,432 offsets for MiniLM):
     own       an adapter of its own
     mean      the same, started from the mean of the other tasks' adapters
     basis k   k coefficients of the k directions that hold most of the other tasks' adapters, all seeds
-    together  one adapter for all five tasks: a task stores its head alone
+    together  one adapter for all four tasks: a task stores its head alone
 
 Directions and means never come from the task itself. Training rows whose text is in any task's dev part are
 left out (STS-B took pairs from MRPC's corpus); the counts are in the result.
+RTE is left out: no method learns it here from 2,490 rows (docs/log.md, "The grid of methods, whole").
 Expected: own and mean alike; basis between head and own. Time: 80 minutes of one core with bfloat16. The best
 epoch is chosen on dev, for all alike. Result: results/shared.json, docs/experiments/shared.svg.
 """
@@ -38,8 +39,8 @@ from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.together import tune_together
 
 ROOT = Path(__file__).parent.parent
-TASKS = ("cola", "sst2", "mrpc", "stsb", "rte")
-SEEDS, SEEDS_IN_BASIS = 3, 4
+TASKS = ("cola", "sst2", "mrpc", "stsb")
+SEEDS, SEEDS_IN_BASIS = 3, 6  # 3 other tasks x 6 seeds: 18 adapters hold 16 directions
 N_ROWS, N_DEV, EPOCHS = 1000, 500, 8
 DIRECTIONS = (1, 4, 16)
 BASIS_LR = 5e-2

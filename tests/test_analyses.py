@@ -183,6 +183,21 @@ def test_scores_of_layers_are_zero_where_the_adapter_is(rows: Examples) -> None:
     assert all(values[1] == 0.0 and values[0] != 0.0 for values in found.values()), found
 
 
+def test_layers_without_an_adapter_are_neither_ranked_nor_kept(rows: Examples) -> None:
+    classifier = load(tuned().adapter, device="cpu")
+    names = [name for name, _ in classifier.model.named_parameters() if ".hadamard_" in name]
+    for name in names:
+        if layer_of(name.removesuffix(".default")) == 0:
+            module, kind = name.removesuffix(".default").rsplit(".", 1)
+            del getattr(classifier.model.get_submodule(module), kind)["default"]
+    assert prune.adapted_layers(classifier.model) == [1]
+
+
+def test_a_curve_of_upper_layers_names_them() -> None:
+    found = prune.prune_curve({"zero": [0.2, -0.1, 0.3]}, lambda _: 0.0, [3, 4, 5])["zero"]
+    assert [entry["layers"] for entry in found] == [[3, 4, 5], [3, 5], [5], []]
+
+
 def test_fisher_is_half_of_the_mean_square_of_the_row_gradients_times_the_offsets(rows: Examples) -> None:
     classifier = load(tuned().adapter, device="cpu")
     found = prune.layer_scores(classifier, rows)["fisher"]

@@ -117,6 +117,61 @@ def test_the_baseline_is_that_of_the_same_model_though_another_has_more_seeds(tm
     assert comparison is not None and comparison.by_seed == pytest.approx((-0.05,))
 
 
+def test_of_two_baselines_alike_the_one_of_most_seeds_counts_and_else_none(tmp_path: Path) -> None:
+    def average_and_comparison() -> Any:
+        groups = read_groups(Results(tmp_path))
+        (overview,) = overviews(groups)
+        row = next(row for row in overview.rows if row.first.method == "bitfit")
+        return row.ratio_percent, [one.comparison for one in row.rows if one is not None]
+
+    for task in ("mood", "other"):
+        add(tmp_path, "bitfit", 0, n_wrong=4, task=task)
+        add(tmp_path, "full", 0, n_wrong=2, task=task)
+        add(tmp_path, "full", 0, n_wrong=20, task=task, run={"lr": 0.01}, more=1)
+    assert average_and_comparison() == (None, [None, None])
+    for task in ("mood", "other"):
+        add(tmp_path, "full", 1, n_wrong=2, task=task)
+    ratio, comparisons = average_and_comparison()
+    assert ratio == pytest.approx(100 * 36 / 38)
+    assert [one.by_seed for one in comparisons] == [pytest.approx((-0.05,))] * 2
+
+
+@pytest.mark.parametrize("name", ["train_data", "dev_data", "batch_size", "max_length", "recipe"])
+def test_runs_that_trained_otherwise_are_not_compared_and_say_what_differs(tmp_path: Path, name: str) -> None:
+    add(tmp_path, "full", 0, n_wrong=1, settings={name: 1, "lr": 1})
+    for seed in range(2):
+        add(tmp_path, "full", seed, n_wrong=2, settings={name: 2, "lr": 2}, more=1)
+    add(tmp_path, "bitfit", 0, n_wrong=4, settings={name: 1})
+    (group,) = read_groups(Results(tmp_path))
+    titles = {row.title: row.comparison for row in group.rows}
+    assert set(titles) == {f"the full ({name} 1)", f"the full ({name} 2)", "the bitfit"}
+    comparison = titles["the bitfit"]
+    assert comparison is not None and comparison.by_seed == pytest.approx((-0.075,))  # the smaller one
+
+
+def test_a_fit_is_held_against_all_seeds_and_has_no_p(tmp_path: Path) -> None:
+    add(tmp_path, "tfidf", 0, n_wrong=10)
+    for seed in range(3):
+        add(tmp_path, "full", seed, n_wrong=2 * seed)
+    (group,) = read_groups(Results(tmp_path))
+    comparison = next(row for row in group.rows if row.method == "tfidf").comparison
+    assert comparison is not None and comparison.by_examples is not None
+    assert comparison.by_examples.difference == pytest.approx(-8 / 40)
+    assert (comparison.by_seed, comparison.permutation_p, comparison.corrected_p) == ((), None, None)
+    write_report(tmp_path)
+
+
+def test_no_average_of_seeds_that_are_missing_and_no_task_beside_one_of_other_settings(folder: Path) -> None:
+    assert len(overviews(read_groups(Results(folder)))) == 1
+    add(folder, "full", 0, task="third", run={"task": {"name": "third", "rows": 100, "epochs": 2}})
+    assert len(overviews(read_groups(Results(folder)))) == 1
+    tasks = "".join(TASK.format(name=name) for name in ("mood", "other"))
+    keep(folder, HEAD.format(title="main", method="hadamard").replace("seeds = 1", "seeds = 4") + tasks)
+    (overview,) = [one for one in overviews(read_groups(Results(folder))) if one.title == "main"]
+    assert {(row.average, row.ratio_percent, row.p) for row in overview.rows} == {(None, None, None)}
+    assert "| 0.7750 (3 of 4) |" in markdown(read_groups(Results(folder)), [])
+
+
 def test_of_several_labels_a_row_there_is_no_interval(tmp_path: Path) -> None:
     add(tmp_path, "full", 0, rows={"dev": 20})
     add(tmp_path, "bitfit", 0, n_wrong=4, rows={"dev": 20})

@@ -156,13 +156,13 @@ def outputs_of_models(
 ) -> dict[str, Any]:
     """The analysis of a base model and one tuned from it: norms and fits by layer, on the given texts.
 
-    The first 70 % of the tokens make the fits, the others score them; rows are cut where that many tokens
-    are reached.
+    Rows come in a random order (seed 0), since files are often sorted by source, and end where that many
+    tokens are reached. The first 70 % of them make the fits, the tokens of the others score these.
 
     Args:
         model: folder of the base model, or a name on the hub.
         tuned: folder of the same model, tuned and saved by `save_pretrained`.
-        texts: (first) texts, in the order in which they count.
+        texts: (first) texts.
         pairs: second texts.
         position: as in `attention_outputs`.
         n_tokens: at most, over all texts; a full map needs several times the model's width.
@@ -177,7 +177,7 @@ def outputs_of_models(
     with quiet_libraries():
         tokenizer = load_tokenizer(model)
         rows = tokenize(tokenizer, list(texts), None if pairs is None else list(pairs), max_length).rows
-        rows = _up_to(rows, n_tokens)
+        rows = _up_to([rows[i] for i in np.random.default_rng(0).permutation(len(rows))], n_tokens)
         collate = collator(tokenizer, task.problem_type)
         batches = [collate(rows[start : start + 16]) for start in range(0, len(rows), 16)]
         before, after = (
@@ -189,7 +189,7 @@ def outputs_of_models(
             f"expected two models of one shape, received outputs of {before.shape} from {model!r} and of "
             f"{after.shape} from {tuned!r} (layers, tokens, width)"
         )
-    n_fit = int(0.7 * before.shape[1])
+    n_fit = sum(len(row["input_ids"]) for row in rows[: int(0.7 * len(rows))])
     if n_fit < 2 * before.shape[2]:
         raise DataError(
             f"expected more than {round(2 * before.shape[2] / 0.7)} tokens, for a fit of {before.shape[2]} "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hadamard_adapter.analysis.statistics import wilcoxon_p
-from hadamard_adapter.analysis.table import BASELINE, Group, Row
+from hadamard_adapter.analysis.table import BASELINE, Group, Row, largest
 
 __all__ = ["Overview", "OverviewRow", "overviews"]
 
@@ -16,7 +16,7 @@ class OverviewRow:
     rows: tuple[Row | None, ...]
     """The method on each task; None where a task's table has no such row."""
     average: float | None
-    """Of the means; None where a task of the experiment is missing."""
+    """Of the means; None where a task of the experiment, or a seed of it, was not run."""
     ratio_percent: float | None
     """Of full fine-tuning's average; None where either is missing."""
     p: float | None
@@ -51,7 +51,7 @@ class Overview:
     model: str
     """Its folder's name."""
     title: str
-    """Of the specs that ask for these tasks; "all tasks" where no spec is kept."""
+    """Of the specs that ask for these tasks; "all tasks" of some settings where no spec is kept."""
     select: str
     """What chose the epochs."""
     tasks: tuple[str, ...]
@@ -68,7 +68,8 @@ def overviews(groups: Sequence[Group]) -> list[Overview]:
     """
     by_title: dict[tuple[str, str, str], list[Group]] = {}
     for group in groups:
-        for title in group.specs or ("all tasks",):
+        alike = ", ".join(filter(None, ("all tasks", group.settings)))
+        for title in group.specs or (alike,):
             by_title.setdefault((group.model, group.select, title), []).append(group)
     by_tasks: dict[tuple[str, str, tuple[str, ...]], tuple[list[str], list[Group]]] = {}
     for (model, select, title), members in by_title.items():
@@ -81,20 +82,22 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     found: dict[str, list[Row | None]] = {}
     for index, group in enumerate(groups):
         asked = {BASELINE, *(method for title in titles for method in group.specs.get(title, ()))}
-        for row in sorted(group.rows, key=lambda row: len(row.scores)):
-            if not group.specs or row.method in asked:  # of several settings that of most seeds
-                found.setdefault(row.method, [None] * len(groups))[index] = row
-    full = _means(found.get(BASELINE, [None] * len(groups)))
+        for method in dict.fromkeys(row.method for row in group.rows):
+            alike = [row for row in group.rows if row.method == method]
+            row = largest(alike, lambda row: len(row.scores))  # of several settings that of most seeds
+            if row is not None and (not group.specs or method in asked):
+                found.setdefault(method, [None] * len(groups))[index] = row
+    full = found.get(BASELINE, [None] * len(groups))
     rows = [_row(tuple(rows), full, is_full=method == BASELINE) for method, rows in found.items()]
     rows.sort(key=lambda row: (row.first.n_trained is None, row.first.n_trained))
     tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
     return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, tuple(rows))
 
 
-def _row(rows: tuple[Row | None, ...], full: tuple[float | None, ...], is_full: bool) -> OverviewRow:
-    means = _means(rows)
-    average, of_full = _average(means), _average(full)
-    pairs = [(a, b) for a, b in zip(means, full, strict=True) if a is not None and b is not None]
+def _row(rows: tuple[Row | None, ...], full: Sequence[Row | None], is_full: bool) -> OverviewRow:
+    average, of_full = _average(rows), _average(full)
+    both = zip(_means(rows), _means(full), strict=True)
+    pairs = [(a, b) for a, b in both if a is not None and b is not None]
     has_both = average is not None and bool(of_full)
     return OverviewRow(
         rows=rows,
@@ -109,6 +112,8 @@ def _means(rows: Sequence[Row | None]) -> tuple[float | None, ...]:
     return tuple(None if summary is None else summary.mean for summary in summaries)
 
 
-def _average(means: Sequence[float | None]) -> float | None:
-    there = [mean for mean in means if mean is not None]
-    return sum(there) / len(means) if len(there) == len(means) else None
+def _average(rows: Sequence[Row | None]) -> float | None:
+    """Over the tasks' means; None where a task, or a seed of one that a spec asks for, was not run."""
+    means = [mean for mean in _means(rows) if mean is not None]
+    is_whole = all(row is not None and len(row.scores) + len(row.failed) >= row.n_asked for row in rows)
+    return sum(means) / len(rows) if is_whole and len(means) == len(rows) else None

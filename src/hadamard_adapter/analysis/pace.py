@@ -167,6 +167,7 @@ def _key(record: Record) -> Key:
 
 
 def _pace(rounds: list[Record]) -> Pace:
+    rounds = list({record["run"]["value"]: record for record in rounds}.values())
     found = {record["run"]["value"]: _round(record) for record in rounds}
     steps, last = [one.step_seconds for one in found.values()], [one.last for one in found.values()]
     return Pace(

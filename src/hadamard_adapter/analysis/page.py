@@ -81,11 +81,16 @@ def page(groups: Sequence[Group], problems: Sequence[str]) -> str:
 
 def _overview(overview: Overview) -> str:
     body = "".join(
-        "<tr>" + "".join(_cell(text, text.replace(",", "")) for text in overview_cells(row)) + "</tr>"
+        "<tr>" + "".join(_cell(text, _number_of(text)) for text in overview_cells(row)) + "</tr>"
         for row in overview.rows
     )
     title = f"{overview.model}: {overview.title}"
     return _titled_table(title, overview.select, overview_columns(overview), body)
+
+
+def _number_of(text: str) -> str:
+    """What a cell of an overview is sorted by: "0.5000 (1 of 3)" by 0.5000."""
+    return text.replace(",", "").split(" (")[0]
 
 
 def _section(group: Group) -> str:

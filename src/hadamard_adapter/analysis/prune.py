@@ -34,6 +34,7 @@ from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = [
     "CRITERIA",
+    "adapted_layers",
     "dropped",
     "kept_layers",
     "layer_scores",
@@ -51,15 +52,26 @@ __all__ = [
 ]
 
 
-def kept_layers(scores: Sequence[float], n_keep: int) -> tuple[int, ...]:
+def adapted_layers(model: nn.Module) -> list[int]:
+    """Numbers of the layers that an adapter is in, rising; a last norm outside the layers has none."""
+    found = {layer_of(name) for name in trained_offsets(model)}
+    return sorted(layer for layer in found if layer is not None)
+
+
+def kept_layers(scores: Sequence[float], n_keep: int, layers: Sequence[int] | None = None) -> tuple[int, ...]:
     """The layers with the n highest scores, from the lowest on; of equal scores the lower layer stays.
 
+    Args:
+        scores: one a layer.
+        n_keep: how many stay.
+        layers: their numbers, rising; None: from 0 on.
+
     Example:
-        >>> kept_layers([0.3, 0.1, 0.2], 2)
-        (0, 2)
+        >>> kept_layers([0.3, 0.1, 0.2], 2), kept_layers([0.3, 0.1, 0.2], 2, [3, 4, 5])
+        ((0, 2), (3, 5))
     """
-    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    return tuple(sorted(int(layer) for layer in order[:n_keep]))
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:n_keep]
+    return tuple(sorted(int(index) if layers is None else layers[index] for index in order))
 
 
 def n_to_keep(n_layers: int) -> int:
@@ -111,7 +123,7 @@ def without_layers(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
 
 
 def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float]]:
-    """How much each layer's adapter seems to matter, by each of `CRITERIA`, layer by layer.
+    """How much each layer's adapter seems to matter, by each of `CRITERIA`; a value for each adapted layer.
 
     offset: |δ|, the Euclidean norm of all offsets of the layer; needs no rows.
     zero: mean loss without the layer's adapter less the mean loss with it.
@@ -124,24 +136,21 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
         classifier: an adapter that is loaded, not merged.
         rows: labelled rows; of the training, so that the rows that score the result stay unseen.
     """
-    layers = sorted(
-        {layer for name in trained_offsets(classifier.model) if (layer := layer_of(name)) is not None}
-    )
+    layers = adapted_layers(classifier.model)
     if not layers:
         raise AdapterError(f"{str(classifier.folder)!r}: expected an adapter of layers, found none")
-    n_layers = layers[-1] + 1
-    offset, fisher = np.zeros(n_layers), np.zeros(n_layers)
+    offset, fisher = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     for name, squares in _squared_gradients(classifier, rows).items():
         layer, delta = layer_of(name), trained_offsets(classifier.model)[name].detach().double()
         if layer is not None:
             offset[layer] += float(delta.square().sum())
             fisher[layer] += float((squares * delta.square()).sum()) / 2
-    base, zero = _loss(classifier, rows), np.zeros(n_layers)
+    base, zero = _loss(classifier, rows), dict[int, float]()
     for layer in layers:
         with without_layers(classifier.model, [layer]):
             zero[layer] = _loss(classifier, rows) - base
-    found = {"offset": np.sqrt(offset), "zero": zero, "fisher": fisher}
-    return {name: [float(f"{value:.6g}") for value in values] for name, values in found.items()}
+    found = {"offset": {layer: math.sqrt(x) for layer, x in offset.items()}, "zero": zero, "fisher": fisher}
+    return {name: [float(f"{by[layer]:.6g}") for layer in layers] for name, by in found.items()}
 
 
 CRITERIA = ("offset", "zero", "fisher")
@@ -149,13 +158,16 @@ CRITERIA = ("offset", "zero", "fisher")
 
 
 def prune_curve(
-    scores: Mapping[str, Sequence[float]], evaluate: Callable[[tuple[int, ...]], float]
+    scores: Mapping[str, Sequence[float]],
+    evaluate: Callable[[tuple[int, ...]], float],
+    layers: Sequence[int] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """For each criterion what is left of a score when only its n best layers stay, n from all to none.
 
     Args:
         scores: criterion -> score of each layer.
         evaluate: gives the score of the adapter with these layers only; asked once for each set of layers.
+        layers: their numbers, rising; None: from 0 on.
 
     Returns:
         criterion -> entries with "n", "layers" and "score".
@@ -169,10 +181,10 @@ def prune_curve(
     for name, values in scores.items():
         found[name] = []
         for n in range(len(values), -1, -1):
-            layers = kept_layers(values, n)
-            if layers not in known:
-                known[layers] = evaluate(layers)
-            found[name].append({"n": n, "layers": list(layers), "score": known[layers]})
+            kept = kept_layers(values, n, layers)
+            if kept not in known:
+                known[kept] = evaluate(kept)
+            found[name].append({"n": n, "layers": list(kept), "score": known[kept]})
     return found
 
 
@@ -300,7 +312,8 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     """A figure: for each adapter its curve above, its layers' scores below, each criterion's largest as 1.
 
     Args:
-        found: name of the adapter -> "metric", "scores", "curve", and where it was tuned again "again".
+        found: name of the adapter -> "metric", "scores", "curve", their "layers" (None: from 0 on), and where
+            it was tuned again "again".
     """
     from matplotlib.figure import Figure
 
@@ -321,6 +334,8 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         largest = np.maximum(heights.max(axis=1, keepdims=True), 1e-12)
         lower.imshow(np.maximum(heights, 0) / largest, aspect="auto", cmap="viridis", vmin=0, vmax=1)
         lower.set_yticks(range(len(heights)), list(one["scores"]))
+        if "layers" in one:
+            lower.set_xticks(range(len(one["layers"])), one["layers"])
         lower.set(xlabel="layer")
     pairs[0, 0].legend(fontsize=8)
     return figure

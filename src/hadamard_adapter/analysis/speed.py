@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hadamard_adapter.analysis.pace import paced, read_paces
+from hadamard_adapter.analysis.table import largest
 from hadamard_adapter.bench.speed.spec import PURPOSES
 from hadamard_adapter.bench.speed.variants import REFERENCES
 
@@ -37,6 +38,9 @@ __all__ = [
 
 SHARE = 0.99
 """Of the reference's final score: the target."""
+
+_Settings = tuple[str, float, int | None]
+"""Of a row: variant, learning rate, epochs. A reference with several rows is the one of most seeds."""
 
 Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
@@ -69,7 +73,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """A variant on a model and task."""
+    """A variant on a model and task, at one learning rate and number of epochs."""
 
     variant: str
     """Name in the table of variants."""
@@ -242,12 +246,13 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]], clock: Clock = "wall
         records: of runs, of any kind.
         clock: which time counts.
     """
-    found: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    found: dict[tuple[str, str], dict[_Settings, list[Mapping[str, Any]]]] = {}
     for record in paced(records) if clock == "paced" else records:
         run = record["run"]
         if run["purpose"] == "curve" and record["status"] != "cancelled":
             variants = found.setdefault((run["model"], _task(run)), {})
-            variants.setdefault(run["variant"], []).append(record)
+            settings = run["variant"], float(run["lr"]), run["task"]["epochs"]
+            variants.setdefault(settings, []).append(record)
     return [_group(*key, variants, clock) for key, variants in sorted(found.items())]
 
 
@@ -294,44 +299,49 @@ def _task(run: Mapping[str, Any]) -> str:
 
 
 def _group(
-    model: str, task: str, variants: Mapping[str, list[Mapping[str, Any]]], clock: Clock
+    model: str, task: str, variants: Mapping[_Settings, list[Mapping[str, Any]]], clock: Clock
 ) -> SpeedGroup:
-    plain = {name: _curves(records, clock, with_caches=False) for name, records in variants.items()}
-    cached = {name: _curves(records, clock, with_caches=True) for name, records in variants.items()}
-    rows = [_row(name, records, plain, cached, clock) for name, records in variants.items()]
+    plain = {key: _curves(records, clock, with_caches=False) for key, records in variants.items()}
+    cached = {key: _curves(records, clock, with_caches=True) for key, records in variants.items()}
+    rows = [_row(key, records, plain, cached, clock) for key, records in variants.items()]
     rows.sort(key=lambda row: (row.epoch_seconds is None, row.epoch_seconds or 0.0, row.variant))
     first = next(iter(variants.values()))[0]
     return SpeedGroup(model, task, first["metric"], tuple(rows))
 
 
 def _row(
-    name: str,
+    key: _Settings,
     records: Sequence[Mapping[str, Any]],
-    plain: Mapping[str, dict[int, Curve]],
-    cached: Mapping[str, dict[int, Curve]],
+    plain: Mapping[_Settings, dict[int, Curve]],
+    cached: Mapping[_Settings, dict[int, Curve]],
     clock: Clock,
 ) -> SpeedRow:
     done = [record for record in records if record["status"] == "done"]
-    finals = [curve[-1][1] for curve in plain[name].values()]
+    finals = [curve[-1][1] for curve in plain[key].values()]
     return SpeedRow(
-        variant=name,
+        variant=key[0],
         title=records[0]["title"],
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
         epochs=tuple(sorted({_last_stage(record)["epochs"] for record in done})),
-        curves=plain[name],
+        curves=plain[key],
         n_failed=len(records) - len(done),
         epoch_seconds=_median(_epoch_seconds(record, clock) for record in done),
         final=statistics.mean(finals) if finals else None,
         prepare_seconds=_median(record[f"{clock}_seconds"]["prepare"] for record in done),
         cache_seconds=_median(record[f"{clock}_seconds"]["cache"] for record in done),
-        pairings=_against(name, plain),
-        cached_pairings=_against(name, cached),
+        pairings=_against(plain[key], plain),
+        cached_pairings=_against(cached[key], cached),
     )
 
 
-def _against(name: str, curves: Mapping[str, dict[int, Curve]]) -> dict[str, Pairing]:
-    found = {ref: paired(curves[name], curves[ref]) for ref in REFERENCES if ref in curves}
-    return {ref: pairing for ref, pairing in found.items() if pairing is not None}
+def _against(own: dict[int, Curve], curves: Mapping[_Settings, dict[int, Curve]]) -> dict[str, Pairing]:
+    found = dict[str, Pairing]()
+    for ref in REFERENCES:
+        base = largest((of_seed for key, of_seed in curves.items() if key[0] == ref), len)
+        pairing = None if base is None else paired(own, base)
+        if pairing is not None:
+            found[ref] = pairing
+    return found
 
 
 def _curves(records: Iterable[Mapping[str, Any]], clock: Clock, with_caches: bool) -> dict[int, Curve]:

@@ -76,6 +76,8 @@ def permutation_p(differences: Sequence[float]) -> float:
 def wilcoxon_p(differences: Sequence[float]) -> float:
     """Two-sided p of Wilcoxon's signed-rank test of paired differences; 1 where all are zero.
 
+    Differences below 1e-12 are ties: two means of the same numbers in another order differ by rounding.
+
     Args:
         differences: one a pair, such as a task or a seed.
 
@@ -85,7 +87,7 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     """
     from scipy.stats import wilcoxon
 
-    d = np.asarray(differences, dtype=np.float64)
+    d = np.asarray(differences, dtype=np.float64).round(12)
     if not d.any():
         return 1.0
     found: Any = wilcoxon(d)

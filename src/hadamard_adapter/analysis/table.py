@@ -3,10 +3,10 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,14 +19,22 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Comparison", "Group", "Row", "read_groups"]
+__all__ = ["Comparison", "Group", "Row", "largest", "read_groups"]
 
 BASELINE = "full"
 """The method that the others are compared with."""
 
 
+_T = TypeVar("_T")
+
 Key = tuple[str, ...]
-"""Of a table: model, task, what chose the epoch, and settings that all of it shares."""
+"""Of a table: model, task, sizes of its parts, what chose the epoch, and settings that all of it shares."""
+
+_SAME = ("model_content", "train_data", "dev_data", "batch_size", "max_length", "recipe")
+"""Settings that two runs share where one is held against the other, beside the dev rows that score them."""
+
+_SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
+"""Settings that a row shows in a column of its own, or that follow from it."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,10 @@ class Comparison:
     """A method against full fine-tuning on the same rows."""
 
     by_seed: tuple[float, ...]
-    """Differences of seeds that both have."""
-    permutation_p: float
-    """Of these differences, exact."""
-    corrected_p: float
+    """Differences of seeds that both have; empty for a fit, which has no seeds."""
+    permutation_p: float | None
+    """Of these differences, exact; None where there are none."""
+    corrected_p: float | None
     """The same, corrected over the tasks of the model by Holm's method."""
     by_examples: Interval | None
     """Bootstrap over dev rows; None where predictions were not kept."""
@@ -99,6 +107,20 @@ class Group:
     """Methods, in the order of the number of trained parameters."""
     specs: Mapping[str, tuple[str, ...]]
     """Title of each spec that asks for this table -> the methods that it asks for."""
+    settings: str = ""
+    """Sizes of the task's parts, and what else all rows share, such as epochs."""
+
+
+def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
+    """The one of the greatest size; None where there is none, or where several are as great.
+
+    Example:
+        >>> largest(["a", "bb"], len), largest(["aa", "bb"], len)
+        ('bb', None)
+    """
+    found = sorted(found, key=size, reverse=True)
+    is_one = bool(found) and (len(found) == 1 or size(found[0]) > size(found[1]))
+    return found[0] if is_one else None
 
 
 def read_groups(results: Results) -> list[Group]:
@@ -163,13 +185,12 @@ def _key(run: Mapping[str, Any]) -> Key:
     task = run["task"]
     sizes = [f"{task['rows']:,} rows"] if task["rows"] else []
     sizes += [f"{task['held_out']:,} held out"] if task.get("held_out") else []
-    name = task["name"] + (f" ({', '.join(sizes)})" if sizes else "")
     searched, fixed = task.get("search_epochs"), task["epochs"]
     epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
     more = [f"{epochs} epochs"] if epochs else []
     more += [word for word in ("bf16", "dropout") if run[word]]
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
-    return Path(run["model"]).name, name, run["select"], ", ".join(more)
+    return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more)
 
 
 def _group(
@@ -184,8 +205,10 @@ def _group(
         seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
     baselines = [records for (method, _), records in found.items() if method == BASELINE]
     rows: list[Row] = []
-    for (method, _), records in found.items():
+    for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
+        others = [other for name, other in found if name == method]
+        row = dataclasses.replace(row, title=row.title + _differing(settings, others))
         rows.append(row if method == BASELINE else _with_comparison(row, records, baselines, results))
     there = {row.method for row in rows}
     missing = [method for method in seeds if method not in there]
@@ -193,10 +216,23 @@ def _group(
     rows.sort(key=lambda row: (row.n_trained is None, row.n_trained))
     done = [r for records in found.values() for r in records if r["status"] == "done"]
     metric = done[0]["metric"] if done else "not run"
-    model, task, select, more = key
-    name = f"{task}, {more}" if more else task
+    model, task, sizes, select, more = key
+    name = (f"{task} ({sizes})" if sizes else task) + (f", {more}" if more else "")
     specs = {cell.spec.title: cell.spec.methods for cell in asked}
-    return Group(model, name, select, metric, tuple(rows), specs)
+    shared = ", ".join(part for part in (sizes, more) if part)
+    return Group(model, name, select, metric, tuple(rows), specs, shared)
+
+
+def _differing(settings: str, others: Sequence[str]) -> str:
+    """What tells a row from others of its method, where no column does: " (batch_size 8)"; else nothing."""
+    own, found = json.loads(settings), [json.loads(other) for other in others]
+    values = {
+        name: value
+        for name, value in own.items()
+        if name not in _SHOWN and any(other.get(name) != value for other in found)
+    }
+    words = [f"{name} {str(value)[:12]}" for name, value in values.items() if not isinstance(value, dict)]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | None, n_asked: int) -> Row:
@@ -235,13 +271,17 @@ def _with_comparison(
     baselines: Sequence[Sequence[Mapping[str, Any]]],
     results: Results,
 ) -> Row:
-    """The row beside the largest baseline on its own dev rows and model; as it is where there is none."""
+    """The row beside the `_alike` baseline of most seeds; as it is where there is none, or two are."""
     own = {r["run"]["seed"]: r for r in records if r["status"] == "done"}
     alike = [
         [r for r in baseline if r["status"] == "done" and any(_alike(one, r) for one in own.values())]
         for baseline in baselines
     ]
-    base = {r["run"]["seed"]: r for r in max(alike, key=len, default=[])}
+    chosen = largest(filter(None, alike), len) or []
+    base = {r["run"]["seed"]: r for r in chosen}
+    if chosen and _is_fit(row.method):  # its only run against the mean over all seeds
+        interval = _by_examples(list(own.values()), chosen, results)
+        return dataclasses.replace(row, comparison=Comparison((), None, None, interval))
     seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
     if not seeds:
         return row
@@ -252,9 +292,15 @@ def _with_comparison(
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two runs were scored on the same dev rows, and began with the same model."""
-    content = [record.get("settings", {}).get("model_content") for record in (one, other)]
-    return one["dev_fingerprint"] == other["dev_fingerprint"] and content[0] == content[1]
+    """Whether two runs were scored on the same dev rows, and began and trained with the same."""
+    a, b = (record.get("settings", {}) for record in (one, other))
+    is_same = all(a.get(name) == b.get(name) for name in _SAME)
+    return is_same and one["dev_fingerprint"] == other["dev_fingerprint"]
+
+
+def _is_fit(method: str) -> bool:
+    """Whether a method draws nothing, so that it has one run; a method of another version does not count."""
+    return method in METHODS and METHODS[method].fit is not None
 
 
 def _by_examples(
@@ -285,18 +331,18 @@ def _corrected(groups: list[Group]) -> list[Group]:
     def family(group: Group, row: Row) -> Key:
         place = group.model, group.select
         titles = [title for title, methods in group.specs.items() if row.method in methods]
-        largest = max(titles, key=lambda title: (sizes[(*place, title)], title), default="")
-        return (*place, row.method, largest)
+        title = max(titles, key=lambda title: (sizes[(*place, title)], title), default="")
+        return (*place, row.method, title)
 
     found: dict[Key, list[float]] = {}
     for group in groups:
         for row in group.rows:
-            if row.comparison is not None:
+            if row.comparison is not None and row.comparison.permutation_p is not None:
                 found.setdefault(family(group, row), []).append(row.comparison.permutation_p)
     corrected = {key: iter(holm(values).tolist()) for key, values in found.items()}
 
     def with_corrected(group: Group, row: Row) -> Row:
-        if row.comparison is None:
+        if row.comparison is None or row.comparison.permutation_p is None:
             return row
         p = next(corrected[family(group, row)])  # rows come in the same order again
         return dataclasses.replace(row, comparison=dataclasses.replace(row.comparison, corrected_p=p))

@@ -54,7 +54,9 @@ def cells(row: Row) -> tuple[str, ...]:
         ", ".join(f"{rate:g}" for rate in row.lr),
         ", ".join(str(epochs) for epochs in row.epochs),
         "" if interval is None else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
-        "" if c is None else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
+        ""
+        if c is None or not c.by_seed
+        else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
         "" if row.seconds is None else f"{row.seconds:.0f}",
         "" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
     )
@@ -70,11 +72,19 @@ def overview_cells(row: OverviewRow) -> tuple[str, ...]:
     return (
         row.first.title + remarks(row.n_failed, row.n_collapsed),
         "" if row.first.n_trained is None else f"{row.first.n_trained:,}",
-        *("" if mean is None else f"{mean:.4f}" for mean in row.means),
+        *(_mean(one) for one in row.rows),
         "" if row.average is None else f"{row.average:.4f}",
         "" if row.ratio_percent is None else f"{row.ratio_percent:.1f}",
         "" if row.p is None else f"{row.p:.3g}",
     )
+
+
+def _mean(row: Row | None) -> str:
+    """A mean over seeds; how many there are of those asked for, where some are missing."""
+    if row is None or row.summary is None:
+        return ""
+    n, n_asked = row.summary.n, row.n_asked
+    return f"{row.summary.mean:.4f}" + (f" ({n} of {n_asked})" if n < n_asked else "")
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
@@ -83,15 +93,17 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "score: mean ± standard deviation over seeds (n, of those asked for), then median and the seeds' "
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
-        "all tasks together show the one with most seeds.",
+        "all tasks together show the one with most seeds, and none where two have as many.",
         "against full, by example: difference of the mean scores with a 95 % bootstrap interval over dev "
-        "rows (300 draws, seeds paired). It does not hold what other seeds would change.",
+        "rows (300 draws, seeds paired; a fit against all seeds). It does not hold what other seeds would "
+        "change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
         "tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
         "published %: what a publication reports for this model, task and method, by the spec, "
         "in the publication's metric and protocol; not our run.",
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; with "
-        "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task.",
+        "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task "
+        "with all seeds asked for.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
         "and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),

@@ -13,6 +13,8 @@ _NAME = re.compile(r"\.(\d+)\.(.+)\.hadamard_(scale|shift|norm_weight|norm_bias)
 def offsets_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """Kind of offset and module -> sqrt(mean(offset²)) by layer, from the lowest adapted one on.
 
+    A layer without this kind has 0: the norm that follows a layer may be the next one's.
+
     Args:
         tensors: of an adapter's file, by name.
 
@@ -29,4 +31,5 @@ def offsets_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
             layer, module, kind = match.groups()
             value = float(tensor.float().square().mean().sqrt())
             found.setdefault(f"{kind} {module}", {})[int(layer)] = round(value, 4)
-    return {kind: [values[layer] for layer in sorted(values)] for kind, values in sorted(found.items())}
+    layers = sorted({layer for values in found.values() for layer in values})
+    return {kind: [values.get(layer, 0.0) for layer in layers] for kind, values in sorted(found.items())}

@@ -240,7 +240,7 @@ def prune_command(options: PruneOptions) -> None:
     found: dict[str, Any] = {}
     for folder in options.adapters:
         one = found[Path(folder).name] = _pruned(options, Path(folder).expanduser())
-        layers = [str(layer) for layer in range(len(one["scores"]["offset"]))]
+        layers = [str(layer) for layer in one["layers"]]
         rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in one["scores"].items()]
         _print(f"{Path(folder).name}: layer", layers, rows)
         for name, entries in one.get("curve", {}).items():
@@ -251,7 +251,13 @@ def prune_command(options: PruneOptions) -> None:
         if "again" in one:
             data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
     if len(found) > 1:
-        shown = {name: rank_agreement([one["scores"][name] for one in found.values()]) for name in CRITERIA}
+        alike = (
+            len({tuple(one["layers"]) for one in found.values()}) == 1
+        )  # else no rank says what another does
+        shown = {
+            name: rank_agreement([one["scores"][name] for one in found.values()] if alike else [])
+            for name in CRITERIA
+        }
         text = ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
         data_console().print(f"\nagreement of the rankings over adapters (mean Spearman): {text}")
         found = {"agreement": shown, "adapters": found}
@@ -264,6 +270,7 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
     """The analysis of one adapter, and where an output is wanted its folder."""
     from hadamard_adapter.analysis.offsets import made_with
     from hadamard_adapter.analysis.prune import (
+        adapted_layers,
         kept_layers,
         layer_scores,
         n_to_keep,
@@ -279,27 +286,28 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
     settings, data = settings_and_data(folder)
     classifier = load(folder)
     scores = layer_scores(classifier, spread_rows(data.train, options.rows))
-    n_layers = len(scores["zero"])
-    keep = n_to_keep(n_layers) if options.keep is None else options.keep
-    if keep > n_layers:
-        raise SettingsError(f"--keep: expected at most {n_layers}, the adapter's layers, received {keep}")
-    kept = kept_layers(scores[options.by], keep)
-    gone = [layer for layer in range(n_layers) if layer not in kept]
+    layers = adapted_layers(classifier.model)
+    keep = n_to_keep(len(layers)) if options.keep is None else options.keep
+    if keep > len(layers):
+        raise SettingsError(f"--keep: expected at most {len(layers)}, the adapter's layers, received {keep}")
+    kept = kept_layers(scores[options.by], keep, layers)
+    gone = [layer for layer in layers if layer not in kept]
 
-    def evaluate(layers: Sequence[int]) -> float:
-        return score_without(classifier, data.dev, [n for n in range(n_layers) if n not in layers])
+    def evaluate(chosen: Sequence[int]) -> float:
+        return score_without(classifier, data.dev, [layer for layer in layers if layer not in chosen])
 
     found: dict[str, Any] = {
         "made_with": made_with(folder),
         "metric": data.task.metrics[0],
         "rows": {"ranked_on": min(options.rows, len(data.train)), "scored_on": len(data.dev)},
+        "layers": layers,
         "scores": scores,
         "by": options.by,
         "kept": list(kept),
         "kept_score": evaluate(kept),
     }
     if options.curve or options.plot is not None:
-        found["curve"] = prune_curve(scores, evaluate)
+        found["curve"] = prune_curve(scores, evaluate, layers)
     if options.output is None:
         return found
     output = Path(options.output).expanduser()
