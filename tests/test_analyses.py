@@ -319,6 +319,11 @@ def test_layers_that_stay_can_be_tuned_again(tmp_path: Path) -> None:
         if ".hadamard_" in name
     )
     assert {layer_of(n) for n in load_file(out / "adapter_model.safetensors")} - {None} == {*again["layers"]}
+    words = ("--rows", 12, "--curve", "--json", tmp_path / "q.json")
+    assert hadamard("prune", "--adapters", out, *words).code == 0
+    (once_more,) = numbers(tmp_path / "q.json")["adapters"].values()  # the other layer is not in it
+    assert once_more["layers"] == again["layers"] and {*map(len, once_more["scores"].values())} == {1}
+    assert [entry["layers"] for entry in once_more["curve"]["zero"]] == [again["layers"], []]
 
 
 def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:

@@ -360,6 +360,16 @@ def test_paced_seconds_are_steps_times_pace_and_know_nothing_of_the_curves_own_t
     assert clocks_of(records) == ("paced",) and clocks_of(records[:0]) == ("wall", "processor")
     (group,) = read_speed_groups(records, "paced")
     assert {row.variant: row.epoch_seconds for row in group.rows} == {"tune": 12.0, "lora": 12.0}
+    lora = next(r for r in records if r["run"]["purpose"] == "curve" and r["run"]["variant"] == "lora")
+    worse = {**lora, "run": {**lora["run"], "lr": 9.0, "seed": 7}, "points": lora["points"][:1]}
+    (both,) = read_speed_groups(
+        [worse, *records], "paced"
+    )  # another rate: a row of its own, and no reference
+    assert sorted((row.variant, row.lr == (9.0,)) for row in both.rows) == [
+        *(("lora", False), ("lora", True), ("tune", False)),
+    ]
+    assert all(row.pairings.keys() == set() for row in both.rows)  # two are as large
+    assert all(row.pairings.keys() == {"lora"} for row in group.rows)
     assert "## Paces" in speed_markdown(records) and "paced seconds" in speed_markdown(records)
     without = [record for record in records if record["run"]["variant"] != "lora" or record["points"]]
     assert {record["run"]["variant"] for record in paced(without)} == {"tune"}  # no pace, no paced time

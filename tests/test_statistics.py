@@ -36,6 +36,8 @@ def test_many_pairs_are_drawn_and_give_what_a_t_test_gives() -> None:
 def test_no_difference_is_no_evidence() -> None:
     assert permutation_p([0.0, 0.0, 0.0]) == 1.0
     assert wilcoxon_p([0.0, 0.0]) == 1.0
+    others = [-0.05, -0.03, -0.02, -0.04]
+    assert wilcoxon_p([-1.1e-16, *others]) == wilcoxon_p([0.0, *others]) == 0.125  # a tie but for rounding
 
 
 def test_holm_equals_the_definition_and_never_lowers_a_p() -> None:
