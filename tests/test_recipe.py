@@ -331,6 +331,29 @@ def test_early_stopping_ends_a_stage_that_no_longer_gets_better(place: Path, tmp
     assert len(result.metrics["curve"]) < 10
 
 
+def test_a_head_that_only_correlates_is_no_start_for_stage_2(place: Path, tmp_path: Path) -> None:
+    train, dev = (
+        write_rows(tmp_path / name, 48, label_of=lambda text: 10 + len(text) % 7 / 50, seed=seed)
+        for seed, name in enumerate(("train.csv", "dev.csv"))
+    )
+    result = tiny_tune(
+        place / "model",
+        tmp_path / "out",
+        train,
+        dev=str(dev),
+        problem_type="regression",
+        head_epochs=8,
+        epochs=1,
+    )
+    head = [entry for entry in result.metrics["curve"] if entry["stage"] == "head"]
+    chosen = head[result.metrics["best_epoch"]["head"] - 1]
+    assert chosen["dev_loss"] == min(entry["dev_loss"] for entry in head)
+    assert chosen["scores"]["pearson"] < max(
+        entry["scores"]["pearson"] for entry in head
+    )  # noise is no start
+    assert result.metrics["stage1_dev"] == chosen["scores"]
+
+
 @pytest.mark.parametrize(
     ("problem_type", "label_of"),
     [

@@ -9,9 +9,20 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from hadamard_adapter.tasks import METRICS
+from hadamard_adapter.tasks import METRICS, Task
 
-__all__ = ["Collate", "Outcome", "Progress", "Row", "Stage", "Watcher", "best_epoch", "is_over", "read_curve"]
+__all__ = [
+    "Collate",
+    "Outcome",
+    "Progress",
+    "Row",
+    "Stage",
+    "Watcher",
+    "best_epoch",
+    "chosen_by",
+    "is_over",
+    "read_curve",
+]
 
 Row: TypeAlias = dict[str, Any]
 """Model inputs of one row as lists, not padded, and its "labels"."""
@@ -88,8 +99,21 @@ class Outcome:
     """Time spent in the stage, over all processes that were killed and resumed."""
 
 
-def best_epoch(curve: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+def chosen_by(stage: Stage, task: Task) -> str | None:
+    """The metric that chooses a stage's epoch; None: the dev loss.
+
+    A correlation does not see offset and scale of a head, and a stage 2 that freezes it cannot mend them; so
+    the loss chooses in stage 1 of a regression.
+    """
+    return None if stage.name == "head" and task.problem_type == "regression" else task.metrics[0]
+
+
+def best_epoch(curve: list[dict[str, Any]], metric: str | None) -> dict[str, Any]:
     """The entry with the best score; among equals the lowest dev loss, then the earliest.
+
+    Args:
+        curve: of a stage, one entry or more.
+        metric: name of a score; None: the dev loss alone counts.
 
     Example:
         >>> curve = [{"epoch": 1, "dev_loss": 0.5, "scores": {"accuracy": 0.8}},
@@ -97,10 +121,11 @@ def best_epoch(curve: list[dict[str, Any]], metric: str) -> dict[str, Any]:
         >>> best_epoch(curve, "accuracy")["epoch"]
         2
     """
-    sign = 1 if METRICS[metric].greater_is_better else -1
+    sign = 1 if metric is None or METRICS[metric].greater_is_better else -1
 
     def rank(entry: dict[str, Any]) -> tuple[float, float, int]:
-        return _finite(sign * entry["scores"][metric]), -entry["dev_loss"], -entry["epoch"]
+        score = 0.0 if metric is None else sign * entry["scores"][metric]
+        return _finite(score), -entry["dev_loss"], -entry["epoch"]
 
     return max(curve, key=rank)
 
@@ -129,7 +154,7 @@ def read_curve(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return curve
 
 
-def is_over(curve: list[dict[str, Any]], epochs: int, metric: str, patience: int) -> bool:
+def is_over(curve: list[dict[str, Any]], epochs: int, metric: str | None, patience: int) -> bool:
     """Whether a stage has had its last epoch, or `patience` epochs (if above 0) without a better one."""
     if not curve:
         return False

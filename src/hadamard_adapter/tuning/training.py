@@ -20,7 +20,16 @@ from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offsets
-from hadamard_adapter.tuning.stage import Outcome, Progress, Stage, Watcher, best_epoch, is_over, read_curve
+from hadamard_adapter.tuning.stage import (
+    Outcome,
+    Progress,
+    Stage,
+    Watcher,
+    best_epoch,
+    chosen_by,
+    is_over,
+    read_curve,
+)
 
 __all__ = [
     "EpochSampler",
@@ -85,7 +94,8 @@ def run_stage(
     state.wait_for_everyone()
     checkpoint = last_sealed(folder) if folder.is_dir() else None
     arguments = training_arguments(stage, settings, folder)
-    keeper = _Keeper(folder, stage, task.metrics[0], settings.early_stopping, checkpoint, progress)
+    metric = chosen_by(stage, task)
+    keeper = _Keeper(folder, stage, metric, settings.early_stopping, checkpoint, progress)
     rows: Any = {
         "train_dataset": stage.train,
         "eval_dataset": stage.dev,
@@ -106,14 +116,14 @@ def run_stage(
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
-    if not is_over(read_curve(history), stage.epochs, task.metrics[0], settings.early_stopping):
+    if not is_over(read_curve(history), stage.epochs, metric, settings.early_stopping):
         set_seed(settings.seed)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         history = trainer.state.log_history
     if progress is not None:
         progress.end()
     curve = read_curve(history)
-    best = best_epoch(curve, task.metrics[0])
+    best = best_epoch(curve, metric)
     return Outcome(curve, best, folder / f"checkpoint-{best['step']}", keeper.seconds)
 
 
@@ -213,7 +223,7 @@ class _Keeper(TrainerCallback):
         self,
         folder: Path,
         stage: Stage,
-        metric: str,
+        metric: str | None,
         patience: int,
         checkpoint: Path | None,
         progress: Progress | None,
