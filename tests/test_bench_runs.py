@@ -21,7 +21,7 @@ from bench_help import Silent, lay_out, silent, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.bench import Spec, execute, read_spec, rows
 from hadamard_adapter.bench.executors import Executor, in_this_process, on_slurm, pool
-from hadamard_adapter.bench.plan import due
+from hadamard_adapter.bench.plan import due, estimated
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
@@ -341,6 +341,18 @@ def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Pa
     found = hadamard(*words)
     assert "model mood head: 5 finished; to run: 0 at " in found.out
     assert "bitfit: 0 finished; to run: 3 of a search, then 2; about" in found.out
+
+
+def test_an_estimate_tells_the_fixed_part_from_that_of_each_row() -> None:
+    costs = [(work, 20 + 0.002 * work) for work in (500, 2000, 2000, 60_000)]
+    slow = [(2000, 300.0)]  # a neighbour had the machine
+    assert estimated(30_000, [costs]) == pytest.approx(80, rel=0.01)
+    assert estimated(30_000, [costs + slow]) == pytest.approx(80, rel=0.1)
+    short, other = [(500, 50.0)], [(60_000, 600.0)]
+    assert estimated(1000, [[], short, other]) == pytest.approx(100, rel=0.01)
+    assert estimated(30_000, [[], short, other]) == pytest.approx(300, rel=0.01), "short runs say little"
+    assert estimated(30_000, [short, []]) == pytest.approx(3000, rel=0.01)
+    assert estimated(1000, [[], []]) is None
 
 
 def test_a_look_at_what_is_due_reads_no_rows_again(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
 
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, name_of, work_of
@@ -21,6 +23,7 @@ __all__ = [
     "State",
     "cells_of",
     "due",
+    "estimated",
     "is_over",
     "quality_of",
     "seconds_of",
@@ -160,10 +163,10 @@ def due(spec: Spec, records: Records) -> list[Run]:
 
 
 def seconds_of(run: Run, records: Records) -> float | None:
-    """An estimate of a run's time: the median pace of what ran before, times its work.
+    """An estimate of a run's time, by what ran before of the same model, method and task.
 
-    The pace is that of the same model, method and task; where there is none, of the same model and method;
-    else of the same model; a fit without a model is none of these. None: nothing ran on this model.
+    Where that is nothing, or all far shorter, by what ran of the same model and method; else of the same
+    model; a fit without a model is none of these. None: nothing ran on this model.
 
     Args:
         run: which one.
@@ -171,18 +174,62 @@ def seconds_of(run: Run, records: Records) -> float | None:
     """
     is_fit = METHODS[run.method].fit is not None
     done = [
-        (record["run"], record["seconds"] / max(1, record["work"]))
+        (record["run"], (record["work"], record["seconds"]))
         for record in records.values()
         if record["status"] == "done"
         and "work" in record
         and _model(record["run"]["model"]) == _model(run.model)
         and (METHODS[record["run"]["method"]].fit is not None) == is_fit
     ]
-    for names in (("method", "task"), ("method",), ()):
-        paces = [pace for other, pace in done if all(_value(other, n) == _own(run, n) for n in names)]
-        if paces:
-            return statistics.median(paces) * work_of(run)
-    return None
+    alike = (("method", "task"), ("method",), ())
+    groups = [
+        [cost for other, cost in done if all(_value(other, name) == _own(run, name) for name in names)]
+        for names in alike
+    ]
+    return estimated(work_of(run), groups)
+
+
+def estimated(work: float, groups: Iterable[list[tuple[float, float]]]) -> float | None:
+    """Seconds that some work takes: a fixed part and a part for each row.
+
+    seconds = a + b work, with a, b >= 0 of the least squares of the logarithm over what ran. A start, a
+    model's loading and an evaluation cost the same for few rows as for many: the pace of short runs alone,
+    times the work of a long one, would count them again and again. Runs of one length alone give that pace.
+
+    Args:
+        work: rows that go through the model, summed over epochs.
+        groups: (work, seconds) of what ran, the likest group first. The first one counts that has a run of
+            at least a quarter of this work; if none has, the first one that is not empty.
+
+    Returns:
+        The estimate; None if nothing ran.
+
+    Example:
+        >>> round(estimated(1000, [[(100, 30.0), (500, 70.0)]]))
+        120
+    """
+    ran = [group for group in groups if group]
+    if not ran:
+        return None
+    likest = next((group for group in ran if max(own for own, _ in group) >= work / 4), ran[0])
+    fixed, per_row = _line(tuple(likest))
+    return fixed + per_row * work
+
+
+@functools.cache  # asked for every run of a plan, and at every turn of the board
+def _line(costs: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+    """The a and b of `estimated`."""
+    works, seconds = np.array(costs, dtype=float).clip(min=0.01).T  # a record's seconds are rounded
+    pace = float(np.median(seconds / works))
+    if works.max() < 2 * works.min():
+        return 0.0, pace  # runs of one length do not tell the parts from each other
+    start = np.array([seconds.min() / 2, pace])
+
+    def error(parts: np.ndarray) -> np.ndarray:
+        return np.log(parts[0] + parts[1] * works) - np.log(seconds)
+
+    fixed, per_row = least_squares(error, start, bounds=(1e-9, np.inf), x_scale=start, loss="soft_l1").x
+    return float(fixed), float(per_row)
 
 
 def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:

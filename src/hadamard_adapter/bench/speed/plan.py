@@ -3,12 +3,11 @@
 import dataclasses
 import math
 import random
-import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.bench.plan import Records, is_over, quality_of, summed
+from hadamard_adapter.bench.plan import Records, estimated, is_over, quality_of, summed
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
 from hadamard_adapter.bench.spec import TaskSpec
@@ -113,28 +112,25 @@ def _searches(
 
 
 def seconds_of(run: SpeedRun, records: Records) -> float | None:
-    """An estimate of a run's time: the median pace of runs on the same model, times its work.
+    """An estimate of a run's time, by what ran before of the same model, purpose, variant and task.
 
-    The pace is that of the same purpose, variant and task; where there is none, of fewer of these. None:
-    nothing ran on this model.
+    Where that is nothing, or all far shorter, by what ran of fewer of these. None: nothing ran on this model.
 
     Args:
         run: which one.
         records: what ran.
     """
     done = [
-        (record["run"], record["total_seconds"] / record["row_passes"])
+        (record["run"], (record["row_passes"], record["total_seconds"]))
         for record in records.values()
         if record["status"] == "done"
         and "row_passes" in record
         and Path(record["run"]["model"]).name == Path(run.model).name
     ]
     own = _traits(dataclasses.asdict(run))
-    for names in (("purpose", "variant", "task"), ("purpose", "variant"), ("purpose",), ("is_trained",)):
-        paces = [pace for other, pace in done if all(_traits(other)[name] == own[name] for name in names)]
-        if paces:
-            return statistics.median(paces) * passes_of(run)
-    return None
+    alike = (("purpose", "variant", "task"), ("purpose", "variant"), ("purpose",), ("is_trained",))
+    groups = [[cost for other, cost in done if all(_traits(other)[n] == own[n] for n in of)] for of in alike]
+    return estimated(passes_of(run), groups)
 
 
 def total_seconds(runs: Iterable[SpeedRun], records: Records) -> tuple[float, int]:
