@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bench_help import Silent, lay_out, silent, spec_of, spec_text
 from command import hadamard
@@ -25,6 +27,7 @@ from hadamard_adapter.bench.plan import due, estimated
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
+from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Task
@@ -215,6 +218,36 @@ def test_specs_of_one_name_are_both_kept(place: Path, tmp_path: Path) -> None:
     assert [copy.read_text() for copy in (first, second)] == [path.read_text() for path in paths]
 
 
+def test_a_spec_that_replaces_another_of_its_title_says_so(place: Path, tmp_path: Path) -> None:
+    words = ("bench", place / "spec.toml", "--results", tmp_path / "r")
+    spec_of(place, "tfidf", seeds=1, epochs=1)
+    assert "the copy in specs/ is replaced" not in hadamard(*words).err + hadamard(*words).err
+    spec_of(place, "head", seeds=1, epochs=1)
+    found = hadamard(*words)
+    assert found.code == 0 and "the copy in specs/ is replaced" in found.err, found.err
+
+
+def test_the_board_counts_what_is_done_running_and_to_come(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "tfidf head", "search = { rows = 40 }", seeds=2, epochs=1)
+
+    def shown(purpose: str) -> list[list[str]]:
+        console = Console(file=(drawn := io.StringIO()), force_terminal=True, width=120)
+        records = Results(tmp_path).records()
+        with BenchBoard(spec, console, 1, purpose) as board:
+            board.show(due(spec, records)[-1:], records)
+        lines = [line for line in drawn.getvalue().splitlines() if "model mood" in line][-2:]  # the last look
+        return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+
+    assert shown("all") == [
+        ["model mood tfidf", "0", "", "5", "searched"],
+        ["model mood head", "0", "1", "4", "searched"],
+    ]
+    assert shown("search")[1] == ["model mood head", "0", "1", "2", "searched"]
+    run(spec_of(place, "tfidf", "search = { rows = 40 }", seeds=2, epochs=1), tmp_path)
+    name, n_done, *left, lr = shown("all")[0]
+    assert name == "model mood tfidf" and int(n_done) >= 5 and left == ["", ""] and float(lr) > 0
+
+
 def test_a_bench_that_is_killed_loses_at_most_one_run(place: Path, tmp_path: Path) -> None:
     spec = spec_of(place, "head bitfit", epochs=6)
     command = [sys.executable, "-m", "hadamard_adapter.cli", "bench", str(place / "spec.toml")]
@@ -384,6 +417,8 @@ def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> N
             (),
             "no model in 'no/such/model': expected a folder",
         ),
+        (good.replace('/model"', '/modell"'), (), f"modell'.*did you mean '{place / 'model'}'"),
+        (good.replace("epochs = 2", "epochs = 2\nrows = 97"), (), "rows: expected at most 96.*received 97"),
         (good.replace("train.csv", "none.csv"), (), "none.csv"),
         (good, ("--executor", "cloud"), "'cloud' is not one of"),
         (good, ("--executor", "slurm"), "choose local or pool"),
@@ -395,3 +430,4 @@ def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> N
         found = hadamard("bench", path, "--results", tmp_path / "r", *words)
         assert found.code == 2 and found.err.count("error: ") == 1, (message, found.err)
         assert re.search(message, found.err), found.err
+        assert not (tmp_path / "r" / "specs").exists(), "a spec that was refused is kept"

@@ -38,6 +38,7 @@ name = "cola"
     ("old", "new", "message"),
     [
         ('methods = ["full"]', 'methods = ["lorra"]', "no method 'lorra'; did you mean 'lora'"),
+        ('methods = ["full"]', 'methods = ["LoRa"]', "no method 'LoRa'; did you mean 'lora'"),
         ('methods = ["full"]', 'methods = ["full", "full"]', "'full' stands there twice"),
         ('methods = ["full"]', "methods = []", "methods: expected one or more"),
         ('methods = ["full"]', 'method = ["full"]', "unknown key 'method'; did you mean 'methods'"),

@@ -15,6 +15,7 @@ from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import markdown
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.run import RECIPE
 from hadamard_adapter.errors import DataError
 
 LABELS = [0, 1] * 20
@@ -194,6 +195,33 @@ def test_the_overview_averages_only_what_ran_on_every_task(folder: Path) -> None
     assert hadamard.average == pytest.approx((0.775 + 0.95) / 2) and full.p is None
     assert hadamard.ratio_percent == pytest.approx(100 * (0.775 + 0.95) / (0.9 + 0.975))
     assert hadamard.p == 0.5  # two tasks cannot say more
+
+
+def test_a_failed_seed_leaves_no_average(folder: Path) -> None:
+    add(folder, "hadamard", 3, status="failed", error="TrainingError: loss is nan")
+    (overview,) = overviews(read_groups(Results(folder)))
+    rows = {row.first.method: row for row in overview.rows}
+    assert rows["full"].average is not None
+    assert (rows["hadamard"].n_failed, rows["hadamard"].average, rows["hadamard"].ratio_percent) == (
+        1,
+        None,
+        None,
+    )
+
+
+def test_runs_of_an_older_recipe_say_so(tmp_path: Path) -> None:
+    add(tmp_path, "full", 0, settings={"recipe": RECIPE})
+    add(tmp_path, "bitfit", 0, settings={"recipe": RECIPE - 1})
+    (group,) = read_groups(Results(tmp_path))
+    assert {row.title for row in group.rows} == {"the full", f"the bitfit (recipe {RECIPE - 1})"}
+
+
+def test_specs_of_one_title_ask_for_the_methods_of_both(folder: Path) -> None:
+    for method in ("hadamard", "bitfit"):
+        keep(folder, HEAD.format(title="one", method=method) + TASK.format(name="mood"), f"{method}.toml")
+    mood = read_groups(Results(folder))[0]
+    assert set(mood.specs["one"]) >= {"hadamard", "bitfit"}
+    assert "| BitFit | not run |" in markdown([mood], [])
 
 
 def test_an_overview_holds_the_tasks_and_methods_of_an_experiment(folder: Path) -> None:

@@ -16,7 +16,7 @@ class OverviewRow:
     rows: tuple[Row | None, ...]
     """The method on each task; None where a task's table has no such row."""
     average: float | None
-    """Of the means; None where a task of the experiment, or a seed of it, was not run."""
+    """Of the means; None where a task of the experiment, or a seed of it, was not run or failed."""
     ratio_percent: float | None
     """Of full fine-tuning's average; None where either is missing."""
     p: float | None
@@ -113,7 +113,7 @@ def _means(rows: Sequence[Row | None]) -> tuple[float | None, ...]:
 
 
 def _average(rows: Sequence[Row | None]) -> float | None:
-    """Over the tasks' means; None where a task, or a seed of one that a spec asks for, was not run."""
+    """Over the tasks' means; None where a task lacks one, or a seed that a spec asks for, or one failed."""
     means = [mean for mean in _means(rows) if mean is not None]
-    is_whole = all(row is not None and len(row.scores) + len(row.failed) >= row.n_asked for row in rows)
+    is_whole = all(row is not None and len(row.scores) >= row.n_asked and not row.failed for row in rows)
     return sum(means) / len(rows) if is_whole and len(means) == len(rows) else None

@@ -13,7 +13,7 @@ import numpy as np
 from hadamard_adapter.analysis.statistics import Interval, Summary, bootstrap, holm, permutation_p, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import described
+from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
@@ -218,7 +218,10 @@ def _group(
     metric = done[0]["metric"] if done else "not run"
     model, task, sizes, select, more = key
     name = (f"{task} ({sizes})" if sizes else task) + (f", {more}" if more else "")
-    specs = {cell.spec.title: cell.spec.methods for cell in asked}
+    specs: dict[str, tuple[str, ...]] = {}
+    for cell in asked:  # specs of one title are one experiment
+        both = (*specs.get(cell.spec.title, ()), *cell.spec.methods)
+        specs[cell.spec.title] = tuple(dict.fromkeys(both))
     shared = ", ".join(part for part in (sizes, more) if part)
     return Group(model, name, select, metric, tuple(rows), specs, shared)
 
@@ -231,6 +234,8 @@ def _differing(settings: str, others: Sequence[str]) -> str:
         for name, value in own.items()
         if name not in _SHOWN and any(other.get(name) != value for other in found)
     }
+    if own.get("recipe", RECIPE) != RECIPE:
+        values["recipe"] = own["recipe"]  # of an older version: said though all rows have it
     words = [f"{name} {str(value)[:12]}" for name, value in values.items() if not isinstance(value, dict)]
     return f" ({', '.join(words)})" if words else ""
 

@@ -103,7 +103,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "in the publication's metric and protocol; not our run.",
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; with "
         "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task "
-        "with all seeds asked for.",
+        "with all seeds asked for, none of which failed.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
         "and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),

@@ -80,6 +80,11 @@ def _read(spec: TaskSpec, data: str) -> TaskRows:
             f"task {spec.name!r}: held_out: {n_beside} beside {spec.rows or N_LEAST} rows to train on, "
             f"received {plural(len(found.train), 'row')} in all; ask for fewer"
         )
+    if spec.rows is not None and len(found.train) < spec.rows:
+        raise DataError(
+            f"task {spec.name!r}: rows: expected at most {len(found.train)}, what its train has, received "
+            f"{spec.rows}; ask for fewer, or leave rows out to take all"
+        )
     train = found.train if spec.rows is None else cut(found.train, spec.rows + n_beside)
     share = (n_beside - 0.5) / len(train) if n_beside else min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))
     train, held_out = stratified_split(train, found.task, share, SEED)

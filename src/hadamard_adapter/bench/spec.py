@@ -196,14 +196,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word: the nearest known one, or all of them.
 
     Example:
-        >>> nearest("lorra", ["lora", "full"])
+        >>> nearest("LoRRA", ["lora", "full"])
         "; did you mean 'lora'?"
         >>> nearest("x", ["lora", "full"])
         '; known: lora, full'
     """
-    names = list(known)
-    found = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {found[0]!r}?" if found else f"; known: {', '.join(names)}"
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"; did you mean {names[found[0]]!r}?" if found else f"; known: {', '.join(names.values())}"
 
 
 def made(cls: type[T], given: Any, where: str) -> T:

@@ -73,6 +73,7 @@ def bench_command(options: BenchOptions) -> None:
       hadamard bench experiments/quick.toml --results results/quick
       hadamard bench experiments/bert-base.toml --executor pool --workers 8
     """
+    from hadamard_adapter.bench.plan import due
     from hadamard_adapter.bench.results import Results
     from hadamard_adapter.bench.schedule import run_all
     from hadamard_adapter.bench.spec import read_spec
@@ -102,14 +103,25 @@ def bench_command(options: BenchOptions) -> None:
     if options.plan:
         _print_plan(spec, results)
         return
+    executor = _executor(options, results)
+    due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
+    before = {copy.name: copy.read_bytes() for copy in (results.folder / "specs").glob("*.toml")}
     kept = results.keep_spec(path)
     if kept.name != path.name:
         console.print(
             f"{path.name}: another experiment of this name was run into {results.folder}; this one is "
             f"kept there as specs/{kept.name}"
         )
+    if before.get(kept.name, now := kept.read_bytes()) != now:
+        console.print(
+            f"{path.name}: not what was run into {results.folder} under this title the last time; the copy "
+            "in specs/ is replaced, and the report asks for what this one asks for"
+        )
     executor = _executor(options, results)
-    with _ended_by_sigterm_as_by_ctrl_c(), BenchBoard(spec, console, executor.n_slots) as board:
+    with (
+        _ended_by_sigterm_as_by_ctrl_c(),
+        BenchBoard(spec, console, executor.n_slots, options.purpose) as board,
+    ):
         outcome = run_all(spec, results, executor, board, console.print, options.purpose)
     _tell(outcome, results, console)
 

@@ -20,9 +20,9 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 class BenchBoard:
     """A live table, a row for each model, task and method; use it as a context manager."""
 
-    def __init__(self, spec: Spec, console: Console, n_slots: int) -> None:
-        """Show a spec that `n_slots` runs at a time work off."""
-        self.spec, self.n_slots = spec, n_slots
+    def __init__(self, spec: Spec, console: Console, n_slots: int, purpose: str = "all") -> None:
+        """Show a spec that `n_slots` runs at a time work off; runs of another purpose are not to come."""
+        self.spec, self.n_slots, self.purpose = spec, n_slots, purpose
         self.is_shown = console.is_terminal and not console.quiet
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.next_look_s = 0.0
@@ -47,15 +47,16 @@ class BenchBoard:
         seconds, n_unknown = 0.0, 0
         for cell in cells_of(self.spec):
             state = state_of(cell, records)
-            n_running = sum(run in running for run in state.due)
-            for run in (*state.due, *state.later):
+            left = [run for run in (*state.due, *state.later) if self.purpose in ("all", run.purpose)]
+            n_running = sum(run in running for run in left)
+            for run in left:
                 estimate = seconds_of(run, records)
                 seconds, n_unknown = seconds + (estimate or 0.0), n_unknown + (estimate is None)
             table.add_row(
                 f"{cell.model.rstrip('/').rpartition('/')[2]} {cell.task.name} {cell.method}",
                 str(len(state.finished)),
                 str(n_running or ""),
-                str(len(state.due) + len(state.later) - n_running or ""),
+                str(len(left) - n_running or ""),
                 "searched" if state.lr is None else f"{state.lr:g}",
             )
         more = f" and {n_unknown} runs of unknown length" if n_unknown else ""

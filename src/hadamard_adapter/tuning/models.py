@@ -1,6 +1,7 @@
 """Base models and their tokenizers: loaded with clear errors, rows turned into tokens."""
 
 import contextlib
+import difflib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -285,5 +287,13 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
         raise SettingsError(
             f"no {part} in {model!r}: expected a folder made by save_pretrained (config.json, "
             f"model.safetensors, tokenizer.json) or a name on the Hugging Face hub "
-            f"that can be reached from here ({first_line})"
+            f"that can be reached from here{_near(model)} ({first_line})"
         ) from error
+
+
+def _near(model: str) -> str:
+    """A hint: the folder of a model beside the one that was named, or the model in the hub's cache."""
+    beside = [str(config.parent) for config in Path(model).parent.glob("*/config.json")]
+    cached = [folder.name[8:].replace("--", "/") for folder in Path(HF_HUB_CACHE).glob("models--*")]
+    found = difflib.get_close_matches(str(Path(model)), [*beside, *cached], n=1, cutoff=0.8)
+    return f"; did you mean {found[0]!r}?" if found else ""
