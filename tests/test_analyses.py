@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from adapter_help import adapted
 from command import hadamard, tuned
-from hadamard_adapter.analysis import outputs, patterns, prune, sharing
+from hadamard_adapter.analysis import knobs, outputs, patterns, prune, sharing
 from hadamard_adapter.analysis.offsets import flat, is_offset, layer_of, read_offsets, stacked
+from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
@@ -360,6 +361,55 @@ def test_what_cannot_be_analysed_is_refused(words: tuple[str, ...], expected: st
     found = hadamard(*([] if given[0] == "prune" else ["analyse"]), *given)
     assert found.code == 2 and expected.replace("\\", "") in found.err, found.err
     assert found.err.count("error: ") == 1 and "Traceback" not in found.err
+
+
+def add_runs(folder: Path, method: str, scores: list[float], task: str = "mood") -> None:
+    for seed, score in enumerate(scores):
+        run = {"purpose": "score", "model": "some/model", "method": method, "lr": 0.001, "seed": seed}
+        run |= {"select": "held-out", "bf16": False, "dropout": False}
+        record = {"status": "done", "identity": "x", "title": method, "metric": "accuracy", "score": score}
+        record |= {
+            "run": {**run, "task": {"name": task, "rows": None, "epochs": 2}},
+            "best": {},
+            "layers": {},
+        }
+        record |= {"trained_parameters": 1, "head_parameters": 1, "share_percent": 0.1, "seconds": 1.0}
+        record |= {"peak_memory_mb": 1, "is_collapsed": False, "predictions": "0 1", "dev_fingerprint": "f"}
+        Results(folder).write(f"{task}-{method}-{seed}", record)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_knobs_shares_add_up_and_one_without_effect_has_none(seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=8)
+    scores = dict(zip(knobs.COMBINATIONS, values.tolist(), strict=True))
+    shares = knobs.shapley(scores)
+    assert sum(shares.values()) == pytest.approx(scores[frozenset(knobs.KNOBS)] - scores[frozenset()])
+    blind = {chosen: scores[chosen - {"norm"}] for chosen in scores}
+    assert knobs.shapley(blind)["norm"] == pytest.approx(0)
+    alike = {chosen: float(len(chosen - {"norm"})) for chosen in scores}
+    assert knobs.shapley(alike) == pytest.approx({"scale": 1.0, "shift": 1.0, "norm": 0.0})
+
+
+def test_the_knobs_of_a_bench_are_told_by_task_and_missing_ones_stay_empty(tmp_path: Path) -> None:
+    gains = {"scale": 0.1, "shift": 0.2, "norm": 0.0}
+    for chosen, method in knobs.COMBINATIONS.items():
+        score = 0.5 + sum(gains[knob] for knob in chosen)
+        add_runs(tmp_path, method, [score, score + 0.01, score + 0.03][: 2 if method == "head" else 3])
+    for method in ("head", "hadamard-scale", "hadamard"):
+        add_runs(tmp_path, method, [0.5, 0.6], task="other")
+    for method in ("head", "hadamard"):
+        add_runs(tmp_path, method, [0.5], task="third")
+    words = ("--results", tmp_path, "--json", tmp_path / "k.json", "--plot", tmp_path / "k.svg")
+    found = hadamard("analyse", "knobs", *words)
+    assert found.code == 0 and "scale +0.1000, shift +0.2000, norm " in found.out, found.err
+    tasks = json.loads((tmp_path / "k.json").read_text())["tasks"]
+    whole, part = tasks["model, mood, 2 epochs"], tasks["model, other, 2 epochs"]
+    assert set(tasks) == {"model, mood, 2 epochs", "model, other, 2 epochs"}  # one that trains says nothing
+    assert whole["seeds"] == [0, 1] and whole["scores"]["scale + shift"]["2"] == pytest.approx(0.83)
+    assert set(part["scores"]) == {"none", "scale", "scale + shift + norm"} and "shares" not in part
+    assert (tmp_path / "k.svg").read_text().count("<svg") == 1
+    found = hadamard("analyse", "knobs", "--results", tmp_path / "nowhere")
+    assert found.code == 2 and "expected runs of two or more of hadamard, " in found.err
 
 
 def test_an_offset_outside_the_layers_is_shared_and_no_layer_s(tmp_path: Path) -> None:

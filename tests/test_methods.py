@@ -45,6 +45,7 @@ def test_as_many_parameters_train_as_the_formula_says(name: str, family: str) ->
     is_frozen = name in (
         *("hadamard", "hadamard-no-norm", "hadamard-scale", "hadamard-shift", "hadamard-both-norms"),
         *("hadamard-scale-norm", "hadamard-shift-norm", "hadamard-output-norm", "hadamard-input"),
+        "hadamard-norm",
         *("hadamard-two-thirds", "hadamard-wide-frozen-head"),
     )
     assert n_head == (0 if is_frozen else size)

@@ -59,7 +59,8 @@ FITS: dict[str, Fit] = {
     "cubic": _polynomial(3),
     "full map": _full,
 }
-"""Name -> fit. shift: b alone. linear: the paper's w ⊙ x + b. full map: any d by d matrix, the ceiling."""
+"""Name -> fit. shift: b alone. linear: the paper's w ⊙ x + b. full map: any d by d matrix, a
+ceiling as far as so many tokens can tell its d² numbers."""
 
 
 def explained(

@@ -51,6 +51,14 @@ class AdaptersOptions(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnobsOptions(PictureOptions):
+    """The options of `hadamard analyse knobs`."""
+
+    results: str
+    """Folder of `hadamard bench` with runs of the adapter's parts, such as those of minilm-knobs.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputsOptions(PictureOptions):
     """The options of `hadamard analyse outputs`."""
 
@@ -185,6 +193,34 @@ def sharing_command(options: AdaptersOptions) -> None:
         _print(f"{part.replace('_', ' ')}: k", found["adapters"], rows)
     made = {Path(folder).name: made_with(folder) for folder in options.adapters}
     _write(options, {"made_with": made, **found}, sharing_picture)
+
+
+@command_from("knobs", KnobsOptions)
+def knobs_command(options: KnobsOptions) -> None:
+    """Show what scale, shift and norm bring, each alone and together, from the runs of a bench.
+
+    A knob's share of the gain over the head alone is its Shapley value: what it adds, on average over all
+    orders in which the three can be turned on; the shares add up to the whole gain.
+
+    \b
+    Example:
+      hadamard analyse knobs --results results/bench --plot knobs.svg
+    """
+    from hadamard_adapter.analysis.knobs import knobs_of_results, knobs_picture
+    from hadamard_adapter.analysis.statistics import summarise
+
+    found = knobs_of_results(options.results)
+    for name, task in found["tasks"].items():
+        summaries = {part: summarise(list(scores.values())) for part, scores in task["scores"].items()}
+        rows = [
+            (part, f"{one.mean:.4f}" + ("" if one.sd is None else f" ± {one.sd:.4f}"), str(one.n))
+            for part, one in summaries.items()
+        ]
+        _print(name, (task["metric"], "seeds"), rows)
+        shares = [f"{knob} {share['mean']:+.4f}" for knob, share in task.get("shares", {}).items()]
+        if shares:
+            data_console().print(f"share of the gain over none: {', '.join(shares)}")
+    _write(options, found, knobs_picture)
 
 
 @command_from("outputs", OutputsOptions)
@@ -348,5 +384,5 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-for _command in (outputs_command, patterns_command, sharing_command):
+for _command in (knobs_command, outputs_command, patterns_command, sharing_command):
     analyse_group.add_command(_command)

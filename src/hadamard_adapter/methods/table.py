@@ -165,6 +165,11 @@ METHODS: dict[str, Method] = {
         _given(preset="paper", norm_modules=(), train_scale=False),
         lambda s: s.n_layers * s.hidden,
     ),
+    "hadamard-norm": _hadamard(
+        "Hadamard, norm only",
+        _given(preset="paper", train_scale=False, train_shift=False),
+        lambda s: 2 * s.n_layers * s.hidden,
+    ),
     "hadamard-scale-norm": _hadamard(
         "Hadamard, scale and norm",
         _given(preset="paper", train_shift=False),
