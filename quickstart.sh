@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a tuned classifier and a table that says what it is worth: environment, model, text, training,
-# evaluation, prediction, merge. Needs Python 3.10 to 3.13 with pip; 10 minutes on two cores, most of it training.
+# evaluation, prediction, merge. Needs Python 3.10 to 3.13 with pip; a few minutes on two cores, one or two of them training.
 #
 #   bash quickstart.sh
 #

@@ -172,13 +172,19 @@ def test_a_model_that_computes_something_else_with_it_is_noticed(tmp_path: Path)
 
 
 def test_the_recipe_reads_it_says_so_and_cleans_up(tmp_path: Path) -> None:
-    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 48)
-    results = {}
+    model = tiny_folder(tmp_path / "model")
+    train = write_rows(tmp_path / "train.csv", 160)  # enough that grouping by length matters
+    results, said = {}, {"with": list[str](), "without": list[str]()}
     for name, cache_gb in (("with", 4.0), ("without", 0.0)):
+        more: dict[str, Any] = {"batch_size": 8, "head_batch_size": 8, "layers": (1,), "dropout": False}
         results[name] = tiny_tune(
-            model, tmp_path / name, train, dropout=False, cache_gb=cache_gb, batch_size=64, layers=(1,)
+            model, tmp_path / name, train, say=said[name].append, cache_gb=cache_gb, **more
         )
+    cached = {
+        name: [line for line in lines if "frozen layers put out" in line] for name, lines in said.items()
+    }
+    assert len(cached["with"]) == 2 and not cached["without"]  # stage 1 all layers, stage 2 the first one
     losses = {name: [entry["loss"] for entry in r.metrics["curve"]] for name, r in results.items()}
-    np.testing.assert_allclose(losses["with"], losses["without"], rtol=1e-3)
+    np.testing.assert_allclose(losses["with"], losses["without"], rtol=1e-5)
     assert not (tmp_path / "with.partial").exists()
     assert set(json.loads((tmp_path / "with" / "run.json").read_text())["seconds"]) == {"head", "adapter"}

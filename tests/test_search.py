@@ -10,7 +10,8 @@ from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.tasks import data_fingerprint
-from hadamard_adapter.tuning import TuneResult, TuneSettings, load
+from hadamard_adapter.tuning import TuneResult, TuneSettings, bench, load
+from hadamard_adapter.tuning.models import tokenize
 from hadamard_adapter.tuning.search import choose
 from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
 
@@ -52,6 +53,20 @@ def search(place: Path, output: Path, progress: Told | None = None, **settings: 
     few: dict[str, Any] = {"epochs": 1, "head_epochs": 1, "dev": str(place / "dev.csv")}
     given: dict[str, Any] = {"lr": RATES, "seeds": 2, **few, **settings}
     return tiny_tune(place / "model", output, place / "train.csv", progress=progress, **given)
+
+
+def test_the_runs_of_a_search_share_their_tokens(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_texts: list[int] = []
+
+    def counted(tokenizer: Any, texts: list[str], *more: Any) -> Any:
+        n_texts.append(len(texts))
+        return tokenize(tokenizer, texts, *more)
+
+    monkeypatch.setattr(bench, "tokenize", counted)
+    search(place, tmp_path / "out")
+    assert n_texts == [48, 24]  # once for all four runs
 
 
 @pytest.fixture(scope="module")

@@ -75,14 +75,19 @@ def write_rows(
 
 
 def tiny_tune(
-    model: Path, output: Path, train: Path, progress: Progress | None = None, **settings: Any
+    model: Path,
+    output: Path,
+    train: Path,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> TuneResult:
     """A short run on a tiny model, on one thread, silent, in float32 whatever the machine has."""
     torch.set_num_threads(1)
     chosen: dict[str, Any] = {"epochs": 2, "batch_size": 8, "device": "cpu", "dtype": "float32"} | settings
     if chosen.get("stages") != 1:
         chosen = {"head_epochs": 2, "head_batch_size": chosen["batch_size"]} | chosen
-    return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), silent, progress)
+    return tune(TuneSettings(str(model), str(output), train=str(train), **chosen), say or silent, progress)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ __all__ = ["PredictOptions", "predict_command"]
 
 _ROWS_PER_BATCH = 512
 _DIGITS = 6
+_N_COMPARED = 32
+"""First rows that tell what half precision changes, at least; more where a batch is larger."""
 _TOLERANCE = 1e-2
 """Largest change of a probability (regression: of a value, over the largest) for half precision."""
 _LABEL_PREFIX = "probability_"
@@ -38,7 +40,7 @@ class PredictOptions(RowOptions):
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Type to compute in; auto: bfloat16 where it is faster and the first rows stay within 0.01."""
+    """Type to compute in; auto: bfloat16 where it is faster. Only while the first rows stay within 0.01."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"
@@ -110,8 +112,9 @@ def _in_dtype(
         return classifier
     columns = classifier.columns_in(first, options.text, options.pair)
     rows = encode_texts(first, columns)
-    texts = rows.texts[: options.batch_size]
-    pairs = None if rows.pairs is None else rows.pairs[: options.batch_size]
+    n_rows = max(options.batch_size, _N_COMPARED)
+    texts = rows.texts[:n_rows]
+    pairs = None if rows.pairs is None else rows.pairs[:n_rows]
     try:
         half, difference = classifier.halved(texts, pairs, options.batch_size)
     except SettingsError:

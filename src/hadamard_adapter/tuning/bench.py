@@ -36,6 +36,12 @@ __all__ = ["Bench", "Say", "adapter_config", "class_weights", "poolers_of", "set
 Say = Callable[[str], None]
 """Receives one line for the user."""
 
+TokenRows = tuple[list[dict[str, Any]], int]
+"""Rows as model inputs with "labels", and the number of rows that were cut."""
+
+Tokenized = dict[int, tuple[TokenRows, TokenRows]]
+"""Tokens after which a row is cut -> training rows and dev rows."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -80,6 +86,7 @@ def set_up(
     say: Say,
     progress: Progress | None,
     shared: Path | None = None,
+    tokenized: Tokenized | None = None,
 ) -> Bench:
     """The base model with an untrained adapter and head, and its rows; the head's start depends on the seed.
 
@@ -90,6 +97,7 @@ def set_up(
         say: receives a line for the user.
         progress: told of every step.
         shared: folder for what several runs share.
+        tokenized: rows that these runs tokenized so far; this one adds its own. None: there is one run.
 
     Raises:
         SettingsError: the model cannot be loaded or adapted, or takes fewer tokens than max_length.
@@ -118,8 +126,11 @@ def set_up(
         f"{counts['adapter_parameters']:,} parameters of the adapter ({counts['share_percent']:.4f} % of "
         f"{n_base / 1e6:.1f} M), {counts['head_parameters']:,} of the head"
     )
-    train, n_train_cut = token_rows(tokenizer, data.train, max_length)
-    dev, n_dev_cut = token_rows(tokenizer, data.dev, max_length)
+    tokenized = {} if tokenized is None else tokenized
+    if max_length not in tokenized:
+        parts = (token_rows(tokenizer, rows, max_length) for rows in (data.train, data.dev))
+        tokenized[max_length] = next(parts), next(parts)
+    (train, n_train_cut), (dev, n_dev_cut) = tokenized[max_length]
     n_truncated = {"train": n_train_cut, "dev": n_dev_cut}
     for part, n_cut in n_truncated.items():
         if n_cut:
@@ -171,7 +182,7 @@ def poolers_of(base: torch.nn.Module) -> list[str]:
     return [name for name in names if next(base.get_submodule(name).parameters(), None) is not None]
 
 
-def token_rows(tokenizer: Any, examples: Examples, max_length: int) -> tuple[list[dict[str, Any]], int]:
+def token_rows(tokenizer: Any, examples: Examples, max_length: int) -> TokenRows:
     """Labelled examples as model inputs with "labels", and the number of rows that were cut."""
     tokens = tokenize(tokenizer, examples.texts, examples.pairs, max_length)
     labels = examples.labels or []

@@ -29,7 +29,7 @@ from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_devic
 from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
 
-__all__ = ["cached_prefix", "capture_output", "frozen_prefix", "hidden_of", "reading_prefix"]
+__all__ = ["cached_prefix", "capture_output", "frozen_prefix", "hidden_of", "is_all_frozen", "reading_prefix"]
 
 BATCH_TOKENS = 2048
 
@@ -130,6 +130,17 @@ def frozen_prefix(model: Any) -> tuple[list[nn.Module], str]:
             break
         layers.append(layer)
     return layers, ""
+
+
+def is_all_frozen(model: Any) -> bool:
+    """Whether nothing trains in any layer, as in stage 1; of layers that are not known: no.
+
+    Args:
+        model: a transformers model, or a PEFT model around one.
+    """
+    layers, _ = frozen_prefix(model)
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return bool(layers) and len(layers) == len(layer_stacks(base)[0])
 
 
 class _Reached(Exception):

@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import describe_columns, describe_task
-from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
+from hadamard_adapter.tuning.bench import Bench, Say, Tokenized, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
@@ -190,6 +190,7 @@ def _search(
     if not is_chosen:
         trials = [dataclasses.replace(trial, settings=resolved_for(trial.settings, data)) for trial in trials]
         folders = [partial / "runs" / trial.name for trial in trials]
+        tokenized: Tokenized = {}
         for number, (trial, folder) in enumerate(zip(trials, folders, strict=True), start=1):
             say(f"run {number} of {len(trials)}: lr {trial.settings.lr:g}, seed {trial.settings.seed}")
             own_key = run_key(trial.settings, data, state.num_processes)
@@ -197,7 +198,8 @@ def _search(
             state.wait_for_everyone()
             if not is_finished:
                 with workspace(folder, own_key, overwrite=True):
-                    _run(trial.settings, data, own_key, folder, say, progress, partial / "shared")
+                    together = partial / "shared", tokenized
+                    _run(trial.settings, data, own_key, folder, say, progress, *together)
                     state.wait_for_everyone()
                 gc.collect()  # its model
         if state.is_main_process:
@@ -219,13 +221,14 @@ def _run(
     say: Say,
     progress: Progress | None,
     shared: Path | None = None,
+    tokenized: Tokenized | None = None,
 ) -> None:
     """Whatever of stages, report and publication an earlier, killed run has not done yet."""
     state, partial = PartialState(), partial_of(output)
     is_trained = (partial / FINAL).is_dir()
     state.wait_for_everyone()  # all have looked before one publishes
     if not is_trained:
-        bench = set_up(settings, data, partial, say, progress, shared)
+        bench = set_up(settings, data, partial, say, progress, shared, tokenized)
         for name in ("head", "adapter") if settings.stages == 2 else ("both",):
             do_stage(bench, name)
         if state.is_main_process:

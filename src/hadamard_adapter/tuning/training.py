@@ -17,6 +17,7 @@ from hadamard_adapter.errors import TrainingError
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.models import backbone_of
+from hadamard_adapter.tuning.prefix import is_all_frozen
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offsets
@@ -191,7 +192,10 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return EpochSampler([len(row["input_ids"]) for row in rows], group, self.args.seed)
+        # What stage 1 reads from the cache has no lengths; so they order nothing there, cached or not.
+        is_read = is_all_frozen(self.accelerator.unwrap_model(self.model))
+        lengths = [1 if is_read else len(row["input_ids"]) for row in rows]
+        return EpochSampler(lengths, group, self.args.seed)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""

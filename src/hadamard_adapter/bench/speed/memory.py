@@ -17,7 +17,7 @@ from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast
 
-__all__ = ["footprint", "saved_bytes"]
+__all__ = ["footprint", "random_batch", "saved_bytes"]
 
 N_STEPS = 3
 STATUS = Path("/proc/self/status")
@@ -44,7 +44,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         base = load_base(run.model, task, tokenizer.pad_token_id)
         head = head_of(base)
         model = METHODS[row.method].make(base, head)
-        batch = _batch(model, task, run.task.batch_size, run.value)
+        batch = random_batch(model, task, run.task.batch_size, run.value)
         small = {name: value[:2] if name == "labels" else value[:2, :4] for name, value in batch.items()}
         while_training.enter_context(row.path.ready(model, small, settings.dtype))
         with autocast(device, settings.dtype):
@@ -104,7 +104,7 @@ def saved_bytes(model: Any, batch: dict[str, Tensor]) -> int:
     return sum(found.values())
 
 
-def _batch(model: Any, task: Task, n_rows: int, n_tokens: int) -> dict[str, Tensor]:
+def random_batch(model: Any, task: Task, n_rows: int, n_tokens: int) -> dict[str, Tensor]:
     """Random tokens without padding."""
     ids = torch.randint(5, model.config.vocab_size, (n_rows, n_tokens))
     n_labels = len(task.label_names)
