@@ -1,5 +1,6 @@
 """The documentation is true: its code runs, its generated page is up to date, its links lead somewhere."""
 
+import csv
 import re
 import runpy
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hadamard_adapter.bench.results import Results
 from hadamard_adapter.tuning import TuneSettings, merge, tune
 from tuning_help import silent
 
@@ -117,3 +119,17 @@ def test_the_readme_says_what_the_result_files_say() -> None:
     filled = runpy.run_path(str(ROOT / "scripts" / "readme.py"))["filled"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text == filled(text), "run: python scripts/readme.py"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent.name for path in (ROOT / "results").glob("*/report.csv"))
+)
+def test_a_committed_report_has_every_committed_run(folder: str) -> None:
+    """`hadamard report` made it after the last run that is there."""
+    place = ROOT / "results" / folder
+    records = Results(place).records().values()
+    runs = [(record["run"], record) for record in records if record["run"]["purpose"] == "score"]
+    expected = sorted((run["method"], str(run["seed"]), f"{record['score']:.6f}") for run, record in runs)
+    with (place / "report.csv").open(newline="") as file:
+        found = sorted((row["method"], row["seed"], row["score"]) for row in csv.DictReader(file))
+    assert found == expected and expected

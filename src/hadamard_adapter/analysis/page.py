@@ -25,6 +25,7 @@ th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-botto
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff;
   min-width: 100px; max-width: 40vw; white-space: normal; }
 thead th, thead th:first-child { background: var(--soft); }
+thead th { white-space: normal; vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 0; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid #0969da; }
