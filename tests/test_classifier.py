@@ -145,6 +145,12 @@ COLUMNS: dict[str, tuple[Columns, tuple[str, ...], dict[str, str], Columns | str
     ),
     "both named": (PAIR, ("a", "b"), {"text": "a", "pair": "b"}, Columns("a", "b")),
     "the usual pair": (PAIR, ("premise", "hypothesis"), {}, Columns("premise", "hypothesis")),
+    "the text of training beside another pair": (
+        Columns("text", "pair"),
+        ("text", "text_pair"),
+        {},
+        Columns("text", "text_pair"),
+    ),
     "no pair for a pair": (PAIR, ("a", "b"), {"text": "a"}, "expected a second text.*only 'a'.*--pair"),
     "a text alone for a pair": (PAIR, ("sentence1", "id"), {}, "expected a second text.*'sentence2'.*--pair"),
     "a text of a pair": (SINGLE, ("sentence1", "sentence2"), {"text": "sentence1"}, Columns("sentence1")),
