@@ -212,8 +212,10 @@ def test_a_failed_seed_leaves_no_average(folder: Path) -> None:
 def test_runs_of_an_older_recipe_say_so(tmp_path: Path) -> None:
     add(tmp_path, "full", 0, settings={"recipe": RECIPE})
     add(tmp_path, "bitfit", 0, settings={"recipe": RECIPE - 1})
-    (group,) = read_groups(Results(tmp_path))
-    assert {row.title for row in group.rows} == {"the full", f"the bitfit (recipe {RECIPE - 1})"}
+    groups = read_groups(Results(tmp_path))
+    assert {row.method: row.older_recipe for row in groups[0].rows} == {"full": None, "bitfit": RECIPE - 1}
+    remark = f"another version of the recipe: the bitfit on mood, 2 epochs (recipe {RECIPE - 1})."
+    assert remark in markdown(groups, []) and "the full on" not in markdown(groups, [])
 
 
 def test_specs_of_one_title_ask_for_the_methods_of_both(folder: Path) -> None:

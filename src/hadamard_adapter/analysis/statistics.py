@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-__all__ = ["Interval", "Summary", "bootstrap", "holm", "permutation_p", "summarise", "wilcoxon_p"]
+__all__ = [
+    "Interval",
+    "Summary",
+    "bootstrap",
+    "holm",
+    "interval_of",
+    "permutation_p",
+    "redrawn",
+    "summarise",
+    "wilcoxon_p",
+]
 
 
 @dataclass(frozen=True)
@@ -121,16 +131,38 @@ def bootstrap(
         >>> bootstrap(right, labels, labels[None], np.zeros((1, 100), dtype=int)).difference
         0.5
     """
+    a, b = (np.stack([redrawn(score, labels, run, n_draws) for run in runs]) for runs in (one, other))
+    return interval_of(a, b, level)
 
-    def difference(rows: Shaped[np.ndarray, " b"]) -> float:
-        y = labels[rows]
-        return float(np.mean([score(y, p[rows]) for p in one]) - np.mean([score(y, p[rows]) for p in other]))
 
-    draw = np.random.default_rng(0)
-    n = len(labels)
-    found = [difference(draw.integers(0, n, n)) for _ in range(n_draws)]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(difference(np.arange(n)), float(low), float(high))
+def redrawn(
+    score: Callable[[Shaped[np.ndarray, " b"], Shaped[np.ndarray, " b"]], float],
+    labels: Shaped[np.ndarray, " b"],
+    predicted: Shaped[np.ndarray, " b"],
+    n_draws: int = 1000,
+) -> Float[np.ndarray, " d"]:
+    """Scores of a run: on the examples, then on each draw of as many of them with replacement (seed 0).
+
+    The draws depend on the number of examples alone, so those of two runs are of the same rows.
+    """
+    draw, n = np.random.default_rng(0), len(labels)
+    rows = [np.arange(n), *(draw.integers(0, n, n) for _ in range(n_draws))]
+    return np.array([score(labels[chosen], predicted[chosen]) for chosen in rows])
+
+
+def interval_of(
+    one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"], level: float = 0.95
+) -> Interval:
+    """Difference of two methods' mean scores, and the interval of it over draws.
+
+    Args:
+        one: a row a run, as `redrawn` gives them.
+        other: of the method that is compared with.
+        level: share of draws inside the interval.
+    """
+    difference = one.mean(axis=0) - other.mean(axis=0)
+    low, high = np.quantile(difference[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(difference[0]), float(low), float(high))
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hadamard_adapter.analysis.statistics import Interval, Summary, bootstrap, holm, permutation_p, summarise
+from hadamard_adapter.analysis.statistics import (
+    Interval,
+    Summary,
+    holm,
+    interval_of,
+    permutation_p,
+    redrawn,
+    summarise,
+)
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
@@ -89,6 +98,8 @@ class Row:
     """Score in percent that a publication reports, as the spec says; None where it says nothing."""
     comparison: Comparison | None = None
     """With full fine-tuning; None for itself, or where either has no run."""
+    older_recipe: int | None = None
+    """Version of the recipe that its runs were made with; None: that of now."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +219,9 @@ def _group(
     for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
         others = [other for name, other in found if name == method]
-        row = dataclasses.replace(row, title=row.title + _differing(settings, others))
+        recipe = json.loads(settings).get("recipe", RECIPE)
+        title = row.title + _differing(settings, others)
+        row = dataclasses.replace(row, title=title, older_recipe=None if recipe == RECIPE else recipe)
         rows.append(row if method == BASELINE else _with_comparison(row, records, baselines, results))
     there = {row.method for row in rows}
     missing = [method for method in seeds if method not in there]
@@ -234,8 +247,6 @@ def _differing(settings: str, others: Sequence[str]) -> str:
         for name, value in own.items()
         if name not in _SHOWN and any(other.get(name) != value for other in found)
     }
-    if own.get("recipe", RECIPE) != RECIPE:
-        values["recipe"] = own["recipe"]  # of an older version: said though all rows have it
     words = [f"{name} {str(value)[:12]}" for name, value in values.items() if not isinstance(value, dict)]
     return f" ({', '.join(words)})" if words else ""
 
@@ -315,13 +326,18 @@ def _by_examples(
     n_rows = own[0].get("rows", {}).get("dev")
     if labels is None or len(labels) != n_rows:  # several labels a row are no plain list
         return None
-    one, other = (np.array([_numbers(record) for record in records]) for records in (own, base))
-    metric = METRICS[own[0]["metric"]].compute
-    return bootstrap(metric, np.array(labels), one, other, n_draws=300)
+    one, other = (
+        np.stack([_redrawn(record["metric"], tuple(labels), record["predictions"]) for record in records])
+        for records in (own, base)
+    )
+    return interval_of(one, other)
 
 
-def _numbers(record: Mapping[str, Any]) -> list[float]:
-    return [float(word) for word in record["predictions"].split()]
+@functools.cache  # a baseline is held against every other method
+def _redrawn(metric: str, labels: tuple[float, ...], predictions: str) -> np.ndarray:
+    """A run's scores on 300 draws of the dev rows."""
+    predicted = np.array([float(word) for word in predictions.split()])
+    return redrawn(METRICS[metric].compute, np.array(labels), predicted, n_draws=300)
 
 
 def _corrected(groups: list[Group]) -> list[Group]:

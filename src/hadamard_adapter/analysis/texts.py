@@ -89,7 +89,14 @@ def _mean(row: Row | None) -> str:
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """How to read the tables, in sentences."""
+    older = [
+        f"{row.title} on {group.task} (recipe {row.older_recipe})"
+        for group in groups
+        for row in group.rows
+        if row.older_recipe is not None
+    ]
     return [
+        *([f"Made with another version of the recipe: {', '.join(older)}."] if older else []),
         "score: mean ± standard deviation over seeds (n, of those asked for), then median and the seeds' "
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
