@@ -163,7 +163,7 @@ def picture(found: dict[str, Any]) -> Any:
     """Score of each way against the numbers that a task stores beside its head, a panel a task."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.6 * len(TASKS), 3.2), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(TASKS) + 1.2, 3.2), layout="constrained")
     for axes, (name, task) in zip(figure.subplots(1, len(TASKS)), found["tasks"].items(), strict=True):
         for index, (kind, scores) in enumerate(task["scores"].items()):
             x, values = found["numbers_a_task"][kind], list(scores.values())
@@ -171,7 +171,7 @@ def picture(found: dict[str, Any]) -> Any:
             axes.plot([x], [statistics.mean(values)], "o", color=f"C{index}", label=kind)
         axes.set_xscale("symlog", linthresh=1)
         axes.set(title=name, xlabel="numbers a task", ylabel=task["metric"])
-    axes.legend(fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
 
 
