@@ -205,11 +205,9 @@ class Classifier:
                 f"--pair {pair!r}: expected one text a row, as in training (column {known.text!r}), received "
                 "a second one; leave --pair out"
             )
+        # A text and its pair belong together: where one of training's is missing, both are found anew.
         has_pair = known.pair is None or known.pair in there or pair is not None
-        if (
-            text is None and known.text in there and has_pair
-        ):  # else both are found anew, as they belong together
-            text = known.text
+        text = known.text if text is None and known.text in there and has_pair else text
         pair = known.pair if pair is None and known.pair in there else pair
         if label is None and need_label and known.label in there - {text, pair}:
             label = known.label
