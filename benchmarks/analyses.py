@@ -28,7 +28,7 @@ from typing import Any
 
 import click
 import torch
-from shared_adapters import texts_of
+from shared_adapters import all_texts, without
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.bench.rows import read_rows
@@ -57,22 +57,23 @@ def write_parts(data: str, parts: Path) -> None:
     (parts / "SST-2").mkdir(exist_ok=True)
     rows = read_rows(TaskSpec("sst2", rows=10_000), data).to_score("dev")
     for name, examples in (("train", rows.train), ("dev", rows.dev)):
-        with (parts / "SST-2" / f"{name}.tsv").open("w", encoding="utf-8") as file:
-            file.write("sentence\tlabel\n")
-            for text, label in zip(examples.texts, examples.labels or [], strict=True):
-                file.write(f"{text}\t{int(label)}\n")
+        lines = zip(examples.texts, map(int, examples.labels or []), strict=True)
+        write_tsv(parts / "SST-2" / f"{name}.tsv", [("sentence", "label"), *lines])
+
+
+def write_tsv(path: Path, lines: Iterable[tuple[object, ...]]) -> None:
+    """Cells as they are, tabs between them."""
+    path.write_text("".join("\t".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
 
 def write_apart(data: str, apart: Path) -> dict[str, int]:
     """STS-B without the training rows that hold a text of MRPC; how many there are."""
     rows, other = (read_rows(TaskSpec(name), data).to_score("dev") for name in ("stsb", "mrpc"))
-    seen = {text for part in (other.train, other.dev) for texts in texts_of(part) for text in texts}
-    kept = [index for index, texts in enumerate(texts_of(rows.train)) if not texts & seen]
+    kept = without(rows.train, all_texts([other.train, other.dev]))
     (apart / "STS-B").mkdir(parents=True, exist_ok=True)
-    for name, examples in (("train", rows.train.take(kept)), ("dev", rows.dev)):
+    for name, examples in (("train", kept), ("dev", rows.dev)):
         lines = zip(examples.texts, examples.pairs or [], examples.labels or [], strict=True)
-        text = "".join(f"{one}\t{two}\t{label}\n" for one, two, label in lines)
-        (apart / "STS-B" / f"{name}.tsv").write_text(f"sentence1\tsentence2\tscore\n{text}", encoding="utf-8")
+        write_tsv(apart / "STS-B" / f"{name}.tsv", [("sentence1", "sentence2", "score"), *lines])
     return {"rows": len(rows.train), "with_a_text_of_mrpc": len(rows.train) - len(kept)}
 
 
@@ -119,14 +120,12 @@ def main(model: str, data: str, work: Path, results: Path, pictures: Path, worke
         rows: dict[str, Any] = {"task": name, "data": str(work / glue), "epochs": EPOCHS[name]}
         return TuneSettings(model, str(output), **rows, seed=seed, quiet=True, **more)
 
+    sources = {name: (name, "glue") for name in EPOCHS} | {APART: ("stsb", "glue-apart")}
     adapters = {
-        f"{name}-{seed}": settings_for(name, work / f"{name}-{seed}", seed, preset="paper", lr=LR)
+        f"{name}-{seed}": settings_for(task, work / f"{name}-{seed}", seed, glue, preset="paper", lr=LR)
         for seed in range(SEEDS)
-        for name in EPOCHS
+        for name, (task, glue) in sources.items()
     }
-    for seed in range(SEEDS):
-        name = f"{APART}-{seed}"
-        adapters[name] = settings_for("stsb", work / name, seed, "glue-apart", preset="paper", lr=LR)
     rates: dict[str, Any] = {"stages": 1, "lr": FULL_LR, "stage2_head_lr": FULL_LR}
     fully = {name: settings_for(name, work / f"full-{name}", **rates) for name in FULLY_TUNED}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

@@ -24,7 +24,7 @@ from hadamard_adapter.methods import METHODS, head_of
 from hadamard_adapter.tasks import GLUE, glue_task
 from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, quiet_libraries
-from hadamard_adapter.tuning.precision import autocast
+from hadamard_adapter.tuning.precision import autocast, pick_dtype
 from hadamard_adapter.tuning.report import versions
 from hadamard_adapter.tuning.resume import write_json
 
@@ -95,8 +95,6 @@ def of_variant(variant: str, model: str, dtype: str) -> dict[str, float]:
 @click.option("--output", default=Path("results/profile.json"), type=Path)
 def main(model: str, output: Path) -> None:
     """Profile and write."""
-    from hadamard_adapter.tuning.precision import pick_dtype
-
     torch.set_num_threads(1)
     keep_freed_memory()
     found: dict[str, object] = {}

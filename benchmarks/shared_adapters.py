@@ -23,7 +23,9 @@ Result: results/shared.json, docs/experiments/shared.svg.
 """
 
 import dataclasses
+import itertools
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +61,35 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
+def all_texts(parts: Iterable[Examples]) -> set[str]:
+    """The texts of all rows of some parts, as `texts_of` gives them."""
+    return {text for part in parts for texts in texts_of(part) for text in texts}
+
+
+def without(examples: Examples, seen: set[str]) -> Examples:
+    """The rows that hold none of these texts."""
+    return examples.take([index for index, texts in enumerate(texts_of(examples)) if not texts & seen])
+
+
 def rows_without_overlap(data: str) -> tuple[dict[str, TuneData], dict[str, int]]:
     """Each task's rows, and how many training rows were left out for a text that a dev part holds."""
     found = {name: read_rows(TaskSpec(name, rows=N_ROWS), data).to_score("dev") for name in TASKS}
     found = {name: dataclasses.replace(one, dev=cut(one.dev, N_DEV)) for name, one in found.items()}
-    seen = {text for one in found.values() for texts in texts_of(one.dev) for text in texts}
+    seen = all_texts(one.dev for one in found.values())
     dropped: dict[str, int] = {}
     for name, one in found.items():
-        kept = [index for index, texts in enumerate(texts_of(one.train)) if not texts & seen]
-        dropped[name] = len(one.train) - len(kept)
-        found[name] = dataclasses.replace(one, train=one.train.take(kept))
+        found[name] = dataclasses.replace(one, train=without(one.train, seen))
+        dropped[name] = len(one.train) - len(found[name].train)
     return found, dropped
 
 
 def trained_on_by_both(rows: dict[str, TuneData]) -> dict[str, dict[str, int]]:
     """Task -> other task -> its training rows that hold a text of the other's; none is left out."""
-    texts = {name: texts_of(one.train) for name, one in rows.items()}
     found: dict[str, dict[str, int]] = {}
-    for name, own in texts.items():
-        for other in texts.keys() - {name}:
-            seen = {text for row in texts[other] for text in row}
-            if n_rows := sum(not row.isdisjoint(seen) for row in own):
-                found.setdefault(name, {})[other] = n_rows
+    for name, other in itertools.permutations(rows, 2):
+        own = rows[name].train
+        if n_rows := len(own) - len(without(own, all_texts([rows[other].train]))):
+            found.setdefault(name, {})[other] = n_rows
     return found
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapter_help import adapted
+from bench_help import add
 from command import hadamard, tuned
 from hadamard_adapter.analysis import knobs, outputs, patterns, prune, sharing
 from hadamard_adapter.analysis.offsets import flat, is_offset, layer_of, read_offsets, stacked
-from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
@@ -365,17 +365,7 @@ def test_what_cannot_be_analysed_is_refused(words: tuple[str, ...], expected: st
 
 def add_runs(folder: Path, method: str, scores: list[float], task: str = "mood") -> None:
     for seed, score in enumerate(scores):
-        run = {"purpose": "score", "model": "some/model", "method": method, "lr": 0.001, "seed": seed}
-        run |= {"select": "held-out", "bf16": False, "dropout": False}
-        record = {"status": "done", "identity": "x", "title": method, "metric": "accuracy", "score": score}
-        record |= {
-            "run": {**run, "task": {"name": task, "rows": None, "epochs": 2}},
-            "best": {},
-            "layers": {},
-        }
-        record |= {"trained_parameters": 1, "head_parameters": 1, "share_percent": 0.1, "seconds": 1.0}
-        record |= {"peak_memory_mb": 1, "is_collapsed": False, "predictions": "0 1", "dev_fingerprint": "f"}
-        Results(folder).write(f"{task}-{method}-{seed}", record)
+        add(folder, method, seed, task=task, score=score)
 
 
 @pytest.mark.parametrize("seed", range(3))

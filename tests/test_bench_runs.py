@@ -376,6 +376,15 @@ def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Pa
     assert "bitfit: 0 finished; to run: 3 of a search, then 2; about" in found.out
 
 
+def test_a_record_of_a_method_of_another_version_does_not_stop_the_plan(place: Path, tmp_path: Path) -> None:
+    _, results = run(spec_of(place, "head", seeds=1), tmp_path)
+    ((name, record),) = results.records().items()
+    results.write(f"{name}-later", {**record, "run": {**record["run"], "method": "of tomorrow"}})
+    spec_of(place, "head bitfit", seeds=1)
+    found = hadamard("bench", place / "spec.toml", "--results", tmp_path, "--plan")
+    assert found.code == 0 and "1 runs; 1 of them take about" in found.out, found.err
+
+
 def test_an_estimate_tells_the_fixed_part_from_that_of_each_row() -> None:
     costs = [(work, 20 + 0.002 * work) for work in (500, 2000, 2000, 60_000)]
     slow = [(2000, 300.0)]  # a neighbour had the machine

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench_help import add
 from command import hadamard
 from hadamard_adapter.analysis.overview import overviews
 from hadamard_adapter.analysis.report import write_report
@@ -17,33 +18,6 @@ from hadamard_adapter.analysis.texts import markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE
 from hadamard_adapter.errors import DataError
-
-LABELS = [0, 1] * 20
-
-
-def predicted(n_wrong: int) -> list[int]:
-    return [1 - label if index < n_wrong else label for index, label in enumerate(LABELS)]
-
-
-def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "mood", **changes: Any) -> None:
-    """A record as the runner writes it; its score follows from its predictions."""
-    run = {
-        **{"purpose": "score", "model": "some/model", "method": method, "lr": 0.001, "seed": seed},
-        **{"select": "held-out", "bf16": False, "dropout": False},
-        "task": {"name": task, "rows": None, "epochs": 2},
-    }
-    run |= changes.pop("run", {})
-    record = {
-        **{"status": "done", "run": run, "identity": "x", "title": f"the {method}", "metric": "accuracy"},
-        **{"score": 1 - n_wrong / 40, "trained_parameters": 10 * len(method), "head_parameters": 5},
-        **{"share_percent": 0.5, "seconds": 2.0, "peak_memory_mb": 100, "is_collapsed": False},
-        **{"predictions": " ".join(map(str, predicted(n_wrong))), "dev_fingerprint": "f"},
-        "layers": {"scale dense": [0.1, 0.2]} if method == "hadamard" else {},
-        **{"best": {}, "rows": {"dev": 40}},
-    }
-    results = Results(folder)
-    results.write_labels("f", " ".join(map(str, LABELS)))
-    results.write(f"{task}-{method}-{seed}-{len(changes)}", {**record, **changes})
 
 
 @pytest.fixture

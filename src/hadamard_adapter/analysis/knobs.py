@@ -9,8 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from hadamard_adapter.analysis.pictures import draw_seeds
 from hadamard_adapter.analysis.statistics import summarise
 from hadamard_adapter.analysis.table import Group, largest, read_groups
 from hadamard_adapter.bench.results import Results
@@ -130,13 +129,7 @@ def knobs_picture(found: Mapping[str, Any]) -> Any:
     figure = Figure(figsize=(1.2 + 3.2 * len(tasks), 2.8), layout="constrained")
     panels: Sequence[Any] = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, (title, task) in zip(panels, tasks.items(), strict=True):
-        for y, name in enumerate(names):
-            values = list(task["scores"].get(name, {}).values())
-            axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.5)
-            if values:
-                axes.plot([np.mean(values)], [y], "|", color="black", markersize=14)
-        axes.set_yticks(range(len(names)), names)
-        axes.set(xlabel=task["metric"], ylim=(len(names) - 0.5, -0.5))
+        scores = {name: list(task["scores"].get(name, {}).values()) for name in names}
+        draw_seeds(axes, scores, task["metric"])
         axes.set_title(title.partition(", ")[2], fontsize=9)
-        axes.grid(axis="x", alpha=0.3)
     return figure

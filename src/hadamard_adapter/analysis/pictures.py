@@ -1,7 +1,7 @@
 """Pictures as SVG text: scores, seeds and offsets of methods, speed; figures as files."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hadamard_adapter.errors import SettingsError
 
 __all__ = [
     "curves_picture",
+    "draw_seeds",
     "growth_picture",
     "offsets_picture",
     "save_figure",
@@ -63,16 +64,20 @@ def seeds_picture(group: Group) -> str:
     """A line a method, a dot a seed, a bar at the mean."""
 
     def draw(figure: Any, axes: Any) -> None:
-        rows = _done(group)
-        for y, row in enumerate(rows):
-            values = list(row.scores.values())
-            axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
-            axes.plot([np.mean(values)], [y], "|", color="black", markersize=16)
-        axes.set_yticks(range(len(rows)), [row.method for row in rows])
-        axes.set(xlabel=group.metric, ylim=(-0.6, len(rows) - 0.4))
-        axes.grid(axis="x", alpha=0.3)
+        draw_seeds(axes, {row.method: list(row.scores.values()) for row in _done(group)}, group.metric)
 
     return _svg(draw, (5.2, 0.9 + 0.32 * len(_done(group))))
+
+
+def draw_seeds(axes: Any, scores: Mapping[str, Sequence[float]], metric: str) -> None:
+    """A line a name from the bottom on, a dot a seed, a bar at the mean; a name without seeds stays empty."""
+    for y, values in enumerate(scores.values()):
+        axes.plot(values, [y] * len(values), "o", color="C0", alpha=0.6)
+        if values:
+            axes.plot([np.mean(values)], [y], "|", color="black", markersize=16)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set(xlabel=metric, ylim=(-0.6, len(scores) - 0.4))
+    axes.grid(axis="x", alpha=0.3)
 
 
 def offsets_picture(row: Row) -> str:

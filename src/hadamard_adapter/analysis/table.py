@@ -25,7 +25,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.methods import METHODS
+from hadamard_adapter.methods import METHODS, is_fit
 from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Comparison", "Group", "Row", "largest", "read_groups"]
@@ -295,7 +295,7 @@ def _with_comparison(
     ]
     chosen = largest(filter(None, alike), len) or []
     base = {r["run"]["seed"]: r for r in chosen}
-    if chosen and _is_fit(row.method):  # its only run against the mean over all seeds
+    if chosen and is_fit(row.method):  # its only run against the mean over all seeds
         interval = _by_examples(list(own.values()), chosen, results)
         return dataclasses.replace(row, comparison=Comparison((), None, None, interval))
     seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
@@ -312,11 +312,6 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     a, b = (record.get("settings", {}) for record in (one, other))
     is_same = all(a.get(name) == b.get(name) for name in _SAME)
     return is_same and one["dev_fingerprint"] == other["dev_fingerprint"]
-
-
-def _is_fit(method: str) -> bool:
-    """Whether a method draws nothing, so that it has one run; a method of another version does not count."""
-    return method in METHODS and METHODS[method].fit is not None
 
 
 def _by_examples(

@@ -14,26 +14,29 @@ from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, name_of, work_of
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs, next_rates
 from hadamard_adapter.bench.spec import Spec, TaskSpec
-from hadamard_adapter.methods import METHODS
+from hadamard_adapter.methods import METHODS, is_fit
 from hadamard_adapter.tasks import METRICS
 
 __all__ = [
     "Cell",
     "Records",
     "State",
+    "Traits",
     "cells_of",
     "due",
     "estimated",
     "is_over",
     "quality_of",
-    "seconds_of",
     "state_of",
-    "summed",
+    "total_estimate",
     "total_seconds",
 ]
 
 Records = Mapping[str, Mapping[str, Any]]
 """Name of a run -> its record."""
+
+Traits = tuple[tuple[Any, ...], ...]
+"""What a run shares with runs that take as long: with the likest ones first, with ever more of them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Cell:
     @property
     def n_seeds(self) -> int:
         """Those of the spec; 1 for a fit, which draws nothing."""
-        return self.spec.seeds if METHODS[self.method].fit is None else 1
+        return 1 if is_fit(self.method) else self.spec.seeds
 
     def run(self, purpose: str, epochs: int | None, lr: float, seed: int) -> Run:
         """A run of this cell."""
@@ -162,31 +165,47 @@ def due(spec: Spec, records: Records) -> list[Run]:
     return [run for cell in cells_of(spec) for run in state_of(cell, records).due]
 
 
-def seconds_of(run: Run, records: Records) -> float | None:
-    """An estimate of a run's time, by what ran before of the same model, method and task.
+def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
+    """Estimated seconds of those runs that have an estimate, and the number of those that have none.
 
-    Where that is nothing, or all far shorter, by what ran of the same model and method; else of the same
-    model; a fit without a model is none of these. None: nothing ran on this model.
+    A run takes what runs of the same model, method and task took; where there are none, or all are far
+    shorter, those of the same model and method; else those of the same model; a fit without a model is none
+    of these.
 
     Args:
-        run: which one.
+        runs: to come.
         records: what ran, of any spec.
     """
-    is_fit = METHODS[run.method].fit is not None
-    done = [
-        (record["run"], (record["work"], record["seconds"]))
+    wanted = [(work_of(run), _likest_first(run.model, run.method, run.task.name)) for run in runs]
+    ran = [
+        ((record["work"], record["seconds"]), _likest_first(run["model"], run["method"], run["task"]["name"]))
         for record in records.values()
-        if record["status"] == "done"
-        and "work" in record
-        and _model(record["run"]["model"]) == _model(run.model)
-        and (METHODS[record["run"]["method"]].fit is not None) == is_fit
+        if record["status"] == "done" and "work" in record
+        for run in [record["run"]]
     ]
-    alike = (("method", "task"), ("method",), ())
-    groups = [
-        [cost for other, cost in done if all(_value(other, name) == _own(run, name) for name in names)]
-        for names in alike
-    ]
-    return estimated(work_of(run), groups)
+    return total_estimate(wanted, ran)
+
+
+def _likest_first(model: str, method: str, task: str) -> Traits:
+    own = (Path(model).absolute().name, is_fit(method))
+    return (*own, method, task), (*own, method), own
+
+
+def total_estimate(
+    wanted: Iterable[tuple[float, Traits]], ran: Iterable[tuple[tuple[float, float], Traits]]
+) -> tuple[float, int]:
+    """The sum of the estimates that there are, and the number of runs that have none.
+
+    Args:
+        wanted: work of each run to come, and its traits.
+        ran: (work, seconds) of each run that is over, and its traits.
+    """
+    groups: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for cost, traits in ran:
+        for trait in traits:
+            groups.setdefault(trait, []).append(cost)
+    found = [estimated(work, [groups.get(trait, []) for trait in traits]) for work, traits in wanted]
+    return sum(seconds for seconds in found if seconds is not None), found.count(None)
 
 
 def estimated(work: float, groups: Iterable[list[tuple[float, float]]]) -> float | None:
@@ -216,7 +235,7 @@ def estimated(work: float, groups: Iterable[list[tuple[float, float]]]) -> float
     return fixed + per_row * work
 
 
-@functools.cache  # asked for every run of a plan, and at every turn of the board
+@functools.cache  # asked for every run of a plan, at every turn of the board
 def _line(costs: tuple[tuple[float, float], ...]) -> tuple[float, float]:
     """The a and b of `estimated`."""
     works, seconds = np.array(costs, dtype=float).clip(min=0.01).T  # a record's seconds are rounded
@@ -230,22 +249,6 @@ def _line(costs: tuple[tuple[float, float], ...]) -> tuple[float, float]:
 
     fixed, per_row = least_squares(error, start, bounds=(1e-9, np.inf), x_scale=start, loss="soft_l1").x
     return float(fixed), float(per_row)
-
-
-def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
-    """Estimated seconds of those runs that have an estimate, and the number of those that have none."""
-    return summed(seconds_of(run, records) for run in runs)
-
-
-def summed(estimates: Iterable[float | None]) -> tuple[float, int]:
-    """The sum of those estimates that there are, and the number of those that there are not.
-
-    Example:
-        >>> summed([1.0, None, 2.0])
-        (3.0, 1)
-    """
-    found = list(estimates)
-    return sum(value for value in found if value is not None), sum(value is None for value in found)
 
 
 def is_over(record: Mapping[str, Any] | None) -> bool:
@@ -270,15 +273,3 @@ def _sign(task: TaskSpec, data: str) -> int:
     """1 where a greater score of the task is better, else -1; known after one reading of its rows."""
     metric = read_rows(task, data).task.metrics[0]
     return 1 if METRICS[metric].greater_is_better else -1
-
-
-def _model(path: str) -> str:
-    return Path(path).absolute().name
-
-
-def _value(run: Mapping[str, Any], name: str) -> Any:
-    return run["task"]["name"] if name == "task" else run[name]
-
-
-def _own(run: Run, name: str) -> Any:
-    return run.task.name if name == "task" else getattr(run, name)

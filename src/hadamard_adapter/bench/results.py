@@ -138,11 +138,8 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def keep_spec(self, path: str | Path) -> Path:
-        """Keep a copy of a spec beside the results that it asked for, in place of its last copy.
-
-        Returns:
-            The copy. It has another name than the spec where a spec of another title has that name already.
+    def place_of_spec(self, path: str | Path) -> Path:
+        """Where a spec's copy belongs; under another name where a spec of another title has its name already.
 
         Raises:
             SettingsError: the folder cannot be made.
@@ -152,6 +149,18 @@ class Results:
         if place.exists() and _title_of(place) != title:
             word = hashlib.sha256(str(title).encode()).hexdigest()[:8]
             place = place.with_name(f"{place.stem}-{word}.toml")
+        return place
+
+    def keep_spec(self, path: str | Path) -> Path:
+        """Keep a copy of a spec beside the results that it asked for, in place of its last copy.
+
+        Returns:
+            The copy, at `place_of_spec`.
+
+        Raises:
+            SettingsError: the folder cannot be made.
+        """
+        place = self.place_of_spec(path)
         shutil.copyfile(path, temporary := place.with_name(place.name + ".tmp"))
         os.replace(temporary, place)
         return place

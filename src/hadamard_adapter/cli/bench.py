@@ -105,19 +105,19 @@ def bench_command(options: BenchOptions) -> None:
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    before = {copy.name: copy.read_bytes() for copy in (results.folder / "specs").glob("*.toml")}
+    place = results.place_of_spec(path)
+    is_other = place.exists() and place.read_bytes() != path.read_bytes()
     kept = results.keep_spec(path)
     if kept.name != path.name:
         console.print(
             f"{path.name}: another experiment of this name was run into {results.folder}; this one is "
             f"kept there as specs/{kept.name}"
         )
-    if before.get(kept.name, now := kept.read_bytes()) != now:
+    if is_other:
         console.print(
             f"{path.name}: not what was run into {results.folder} under this title the last time; the copy "
             "in specs/ is replaced, and the report asks for what this one asks for"
         )
-    executor = _executor(options, results)
     with (
         _ended_by_sigterm_as_by_ctrl_c(),
         BenchBoard(spec, console, executor.n_slots, options.purpose) as board,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hadamard_adapter.bench.plan import cells_of, seconds_of, state_of
+from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.spec import Spec
 
@@ -44,14 +44,12 @@ class BenchBoard:
 
     def _table(self, running: list[Run], records: Mapping[str, Mapping[str, Any]]) -> Table:
         table = Table("model, task, method", "done", "running", "to come", "lr", title=self.spec.title)
-        seconds, n_unknown = 0.0, 0
+        to_come = list[Run]()
         for cell in cells_of(self.spec):
             state = state_of(cell, records)
             left = [run for run in (*state.due, *state.later) if self.purpose in ("all", run.purpose)]
             n_running = sum(run in running for run in left)
-            for run in left:
-                estimate = seconds_of(run, records)
-                seconds, n_unknown = seconds + (estimate or 0.0), n_unknown + (estimate is None)
+            to_come += left
             table.add_row(
                 f"{cell.model.rstrip('/').rpartition('/')[2]} {cell.task.name} {cell.method}",
                 str(len(state.finished)),
@@ -59,6 +57,7 @@ class BenchBoard:
                 str(len(left) - n_running or ""),
                 "searched" if state.lr is None else f"{state.lr:g}",
             )
+        seconds, n_unknown = total_seconds(to_come, records)
         more = f" and {n_unknown} runs of unknown length" if n_unknown else ""
         table.caption = f"time left: about {duration(seconds / self.n_slots)}{more}"
         return table

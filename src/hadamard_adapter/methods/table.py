@@ -17,7 +17,7 @@ from hadamard_adapter.methods.tfidf import no_model, tfidf
 from hadamard_adapter.tuning.bench import adapter_config
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "is_fit"]
 
 _CHEN = "Chen et al., 2023, arXiv 2407.11033; ours"
 _OUR_GRID = (2e-3, 5e-3, 1e-2)
@@ -219,3 +219,13 @@ METHODS: dict[str, Method] = {
     ),
 }
 """Name in a spec to row."""
+
+
+def is_fit(method: str) -> bool:
+    """Whether a method draws nothing, so that it has one run; a method of another version does not count.
+
+    Example:
+        >>> is_fit("tfidf"), is_fit("full"), is_fit("of tomorrow")
+        (True, False, False)
+    """
+    return method in METHODS and METHODS[method].fit is not None

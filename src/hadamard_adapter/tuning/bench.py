@@ -128,8 +128,10 @@ def set_up(
     )
     tokenized = {} if tokenized is None else tokenized
     if max_length not in tokenized:
-        parts = (token_rows(tokenizer, rows, max_length) for rows in (data.train, data.dev))
-        tokenized[max_length] = next(parts), next(parts)
+        tokenized[max_length] = (
+            token_rows(tokenizer, data.train, max_length),
+            token_rows(tokenizer, data.dev, max_length),
+        )
     (train, n_train_cut), (dev, n_dev_cut) = tokenized[max_length]
     n_truncated = {"train": n_train_cut, "dev": n_dev_cut}
     for part, n_cut in n_truncated.items():

@@ -8,6 +8,7 @@ first token alone (BERT's way), the first token of the last layer is all that is
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,19 +118,8 @@ def frozen_prefix(model: Any) -> tuple[list[nn.Module], str]:
         >>> len(frozen_prefix(model)[0])
         10
     """
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    try:
-        family, stacks = family_of(base.config), layer_stacks(base)
-    except SettingsError:
-        return [], f"the layers of model_type {getattr(base.config, 'model_type', None)!r} are not known"
-    if len(stacks) != 1 or family.is_shared:
-        return [], "the model's layers are shared, or stand in two stacks"
-    layers: list[nn.Module] = []
-    for layer in stacks[0]:
-        if any(parameter.requires_grad for parameter in layer.parameters()):
-            break
-        layers.append(layer)
-    return layers, ""
+    layers, reason = _stack(model)
+    return list(itertools.takewhile(_is_frozen, layers)), reason
 
 
 def is_all_frozen(model: Any) -> bool:
@@ -138,9 +128,24 @@ def is_all_frozen(model: Any) -> bool:
     Args:
         model: a transformers model, or a PEFT model around one.
     """
-    layers, _ = frozen_prefix(model)
+    layers, _ = _stack(model)
+    return bool(layers) and all(map(_is_frozen, layers))
+
+
+def _stack(model: Any) -> tuple[list[nn.Module], str]:
+    """All layers from the bottom on, and why there are none where they are not known to be one stack."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return bool(layers) and len(layers) == len(layer_stacks(base)[0])
+    try:
+        family, stacks = family_of(base.config), layer_stacks(base)
+    except SettingsError:
+        return [], f"the layers of model_type {getattr(base.config, 'model_type', None)!r} are not known"
+    if len(stacks) != 1 or family.is_shared:
+        return [], "the model's layers are shared, or stand in two stacks"
+    return list(stacks[0]), ""
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in layer.parameters())
 
 
 class _Reached(Exception):

@@ -198,8 +198,8 @@ def _search(
             state.wait_for_everyone()
             if not is_finished:
                 with workspace(folder, own_key, overwrite=True):
-                    together = partial / "shared", tokenized
-                    _run(trial.settings, data, own_key, folder, say, progress, *together)
+                    shared = partial / "shared"
+                    _run(trial.settings, data, own_key, folder, say, progress, shared, tokenized)
                     state.wait_for_everyone()
                 gc.collect()  # its model
         if state.is_main_process:

@@ -193,8 +193,8 @@ class StageTrainer(Trainer):
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         # What stage 1 reads from the cache has no lengths; so they order nothing there, cached or not.
-        is_read = is_all_frozen(self.accelerator.unwrap_model(self.model))
-        lengths = [1 if is_read else len(row["input_ids"]) for row in rows]
+        is_frozen = is_all_frozen(self.accelerator.unwrap_model(self.model))
+        lengths = [1 if is_frozen else len(row["input_ids"]) for row in rows]
         return EpochSampler(lengths, group, self.args.seed)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:

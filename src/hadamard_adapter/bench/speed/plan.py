@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.bench.plan import Records, estimated, is_over, quality_of, summed
+from hadamard_adapter.bench.plan import Records, Traits, is_over, quality_of, total_estimate
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
 from hadamard_adapter.bench.spec import TaskSpec
@@ -17,7 +17,7 @@ from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["epochs_of", "missing", "rate_of", "runs_of", "seconds_of", "total_seconds"]
+__all__ = ["epochs_of", "missing", "rate_of", "runs_of", "total_seconds"]
 
 
 def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
@@ -111,35 +111,33 @@ def _searches(
     return by_part[max(by_part)] if by_part else {}
 
 
-def seconds_of(run: SpeedRun, records: Records) -> float | None:
-    """An estimate of a run's time, by what ran before of the same model, purpose, variant and task.
+def total_seconds(runs: Iterable[SpeedRun], records: Records) -> tuple[float, int]:
+    """Estimated seconds of those runs that have an estimate, and the number of those that have none.
 
-    Where that is nothing, or all far shorter, by what ran of fewer of these. None: nothing ran on this model.
+    A run takes what runs of the same model, purpose, variant and task took; where there are none, or all are
+    far shorter, those that share fewer of these.
 
     Args:
-        run: which one.
+        runs: to come.
         records: what ran.
     """
-    done = [
-        (record["run"], (record["row_passes"], record["total_seconds"]))
+    wanted = [(passes_of(run), _likest_first(dataclasses.asdict(run))) for run in runs]
+    ran = [
+        ((record["row_passes"], record["total_seconds"]), _likest_first(record["run"]))
         for record in records.values()
-        if record["status"] == "done"
-        and "row_passes" in record
-        and Path(record["run"]["model"]).name == Path(run.model).name
+        if record["status"] == "done" and "row_passes" in record
     ]
-    own = _traits(dataclasses.asdict(run))
-    alike = (("purpose", "variant", "task"), ("purpose", "variant"), ("purpose",), ("is_trained",))
-    groups = [[cost for other, cost in done if all(_traits(other)[n] == own[n] for n in of)] for of in alike]
-    return estimated(passes_of(run), groups)
+    return total_estimate(wanted, ran)
 
 
-def total_seconds(runs: Iterable[SpeedRun], records: Records) -> tuple[float, int]:
-    """Estimated seconds of those runs that have an estimate, and the number of those that have none."""
-    return summed(seconds_of(run, records) for run in runs)
-
-
-def _traits(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {**run, "task": run["task"]["name"], "is_trained": run["purpose"] != "memory"}
+def _likest_first(run: Mapping[str, Any]) -> Traits:
+    model, purpose, variant = Path(run["model"]).name, run["purpose"], run["variant"]
+    return (
+        (model, purpose, variant, run["task"]["name"]),
+        (model, purpose, variant),
+        (model, purpose),
+        (model, purpose != "memory"),
+    )
 
 
 def _turns(spec: SpeedSpec, model: str, seed: int) -> list[tuple[TaskSpec, str]]:
