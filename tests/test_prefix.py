@@ -1,6 +1,7 @@
 """Laws of the cache of frozen layers: cached = uncached, another model's or a broken file is never used."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,19 @@ def test_a_cache_above_its_limit_is_left_out_and_it_is_said(tmp_path: Path) -> N
     with cached_prefix(model, stage, tmp_path, {}, 1e-9, said.append) as cached:
         assert cached is stage
     assert said == ["no cache of frozen layers: it would take 0.0 GB, cache_gb leaves 0.0"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_the_disk_has_no_room_for_is_left_out_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    model, stage = adapted(layers_to_transform=[1]), stage_for("bert")
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
+    with cached_prefix(model, stage, tmp_path / "cache", {}, 1.0, said.append) as cached:
+        assert cached is stage
+    assert said == ["no cache of frozen layers: it would take 0.0 GB, the disk has room for 0.0"]
     assert not list(tmp_path.iterdir())
 
 

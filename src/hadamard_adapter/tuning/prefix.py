@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Float32, Int
 from peft import PeftModel
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
 __all__ = ["cached_prefix", "capture_output", "frozen_prefix", "hidden_of", "is_all_frozen", "reading_prefix"]
 
 BATCH_TOKENS = 2048
+SPARE_GB = 0.2
+"""Of the disk, left free for checkpoints and the result."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ def cached_prefix(
 ) -> Iterator[Stage]:
     """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
 
-    It is `stage` itself where nothing can be gained, where the file would be larger than `limit_gb`, or where
-    a trial shows that the model computes something else that way; `say` then tells why. The model is as
-    before when the context is left.
+    It is `stage` itself where nothing can be gained, where the file would be larger than `limit_gb` or than
+    the disk has room for, or where a trial shows that the model computes something else that way; `say` then
+    tells why. The model is as before when the context is left.
 
     Args:
         model: PEFT model with the stage's masks set, on its device.
@@ -85,8 +89,12 @@ def cached_prefix(
             prefix = _probe(model, layers, stage, dtype)
     if layers and prefix is None:
         reason = "with it this model computes something else"
-    if prefix is not None and (size_gb := _size_bytes(prefix, stage) / 1e9) > limit_gb:
-        prefix, reason = None, f"it would take {size_gb:.1f} GB, cache_gb leaves {max(0.0, limit_gb):.1f}"
+    if prefix is not None:
+        size_gb, room_gb = _size_bytes(prefix, stage) / 1e9, _room_gb(folder)
+        if size_gb > limit_gb:
+            prefix, reason = None, f"it would take {size_gb:.1f} GB, cache_gb leaves {max(0.0, limit_gb):.1f}"
+        elif size_gb > room_gb:
+            prefix, reason = None, f"it would take {size_gb:.1f} GB, the disk has room for {room_gb:.1f}"
     if prefix is None:
         if reason:
             say(f"no cache of frozen layers: {reason}")
@@ -325,6 +333,15 @@ def _collate(inner: Collate) -> Collate:
 def _first_token(row: Row) -> Row:
     """The row cut to its first token."""
     return {name: value if name == "labels" else value[:1] for name, value in row.items()}
+
+
+def _room_gb(folder: Path) -> float:
+    """What the folder's disk has room for, a killed run's files counted as free; rank 0's answer for all."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    own = sum(path.stat().st_size for path in folder.glob("*"))
+    room = [max(0.0, (shutil.disk_usage(there).free + own) / 1e9 - SPARE_GB)]
+    broadcast_object_list(room)
+    return room[0]
 
 
 def _size_bytes(prefix: _Prefix, stage: Stage) -> int:
