@@ -26,6 +26,7 @@ from typing import Any
 
 import click
 import torch
+from keep import keep
 from overhead import interleaved, load, ratios, ratios_to, twin
 from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -34,7 +35,6 @@ from hadamard_adapter.allocator import keep_freed_memory
 from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
 from hadamard_adapter.tuning.onednn import pack_linears
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 SHAPES = [(n_rows, n_tokens) for n_tokens in (16, 128) for n_rows in (16, 64)]
 RESIDENT = (10, 1000, 100_000)
@@ -68,9 +68,7 @@ def main(model: str, rounds: int, output: str, only: str | None) -> None:
         found["growth"] = growth(bare, like, rounds)
         found["cold_ms"] = cold(bare, like)
         click.echo(json.dumps({key: found[key] for key in ("growth", "cold_ms")}))
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, found)
+    keep(output, found)
 
 
 def an_adapter(bare: torch.nn.Module) -> BankAdapter:

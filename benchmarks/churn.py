@@ -27,12 +27,12 @@ import torch
 from churn_adapters import OWNERS, TUNED, World, caught_share, lay_out, tune_missing
 from churn_check import TOLERANCE, Change, rows_of_classify, wrong_rows
 from churn_traffic import TIMEOUT_S, Seen, Server, request_of, work_through
+from keep import keep
 from serving import server
 
 from hadamard_adapter.serving import AdapterStore
 from hadamard_adapter.serving.keys import make_key
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 
 @click.command()
@@ -90,8 +90,7 @@ def main(
         "problems": seen.problems,
         "seconds": round(seconds, 1),
     }
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(output), found)
+    keep(output, found)
     click.echo(json.dumps(found, indent=2))
     if seen.counts["wrong"] or damaged or not crossed["is_caught"]:
         sys.exit(1)

@@ -18,13 +18,13 @@ from typing import Any
 
 import click
 import torch
+from keep import keep
 from serving import make_adapter
 
 from hadamard_adapter.serving import AdapterStore
 from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.load import load_bank
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 SIZES = (100, 1000, 3000)
 N_LOOKS = 5
@@ -57,7 +57,7 @@ def main(model: str, output: str) -> None:
                 "look_us": round(1e6 * statistics.median(looks) / size, 1),
             }
     click.echo(json.dumps(found, indent=2))
-    write_json(Path(output), found)
+    keep(output, found)
 
 
 def look(follower: Follower, store: AdapterStore, adapter: str) -> float:

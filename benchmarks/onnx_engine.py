@@ -27,6 +27,7 @@ import click
 import numpy as np
 import torch
 from bank import SHAPES, another, bank_of
+from keep import keep
 from overhead import interleaved, load, ratios_to, twin
 from scipy.special import softmax
 
@@ -37,7 +38,6 @@ from hadamard_adapter.tuning import merge
 from hadamard_adapter.tuning.models import load_tokenizer
 from hadamard_adapter.tuning.precision import has_bfloat16
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 REFERENCES = ("bare", "onnx", "onnx_int8")
 TOLERANCE = 1e-4
@@ -71,9 +71,7 @@ def main(model: str, adapter: str, input_path: str, rounds: int, output: str) ->
         for n_rows, n_tokens in SHAPES:
             found[f"{n_rows}x{n_tokens}"] = compared(bare, like, sessions, n_rows, n_tokens, rounds)
             click.echo(f"{n_rows}x{n_tokens}: {json.dumps(found[f'{n_rows}x{n_tokens}'])}")
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, found)
+    keep(output, found)
 
 
 def runtime_versions() -> dict[str, str]:

@@ -30,6 +30,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from keep import keep
 from peft import get_peft_model
 from scipy.stats import bootstrap
 from transformers import AutoModelForSequenceClassification
@@ -64,9 +65,7 @@ def main(model: str, rounds: int, output: str) -> None:
         click.echo(f"{name}: {json.dumps(found[name])}")
     found["import_ms"] = import_time()
     click.echo(f"import beyond torch, transformers and PEFT: {found['import_ms']:.0f} ms")
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    keep(output, found)
 
 
 def load(model: str) -> torch.nn.Module:

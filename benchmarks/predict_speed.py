@@ -20,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from keep import keep
 
 from hadamard_adapter import load
 from hadamard_adapter.allocator import keep_freed_memory
@@ -27,7 +28,6 @@ from hadamard_adapter.tasks import encode_texts, predictions, read_table
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 N_ROWS, BATCH, ROUNDS = 1000, 32, 7
 STEPS = ("in the file's order", "sorted by length", "merged, last layer short", "bfloat16")
@@ -97,7 +97,7 @@ def main(adapters: str, data: str, output: Path) -> None:
         found = [of_adapter(folder, file) for folder, file in pairs]
     for one in found:
         print(one, flush=True)
-    write_json(output, {**about, "adapters": found, "versions": versions()})
+    keep(output, {**about, "adapters": found, "versions": versions()})
 
 
 if __name__ == "__main__":

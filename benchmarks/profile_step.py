@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import torch
+from keep import keep
 from torch.profiler import ProfilerActivity, profile
 
 from hadamard_adapter.allocator import keep_freed_memory
@@ -26,7 +27,6 @@ from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast, pick_dtype
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 DTYPES = {"tune": "auto", "lora-ours": "auto", "lora-grouped": "bfloat16", "full-grouped": "bfloat16"}
 KINDS = {
@@ -105,7 +105,7 @@ def main(model: str, output: Path) -> None:
             found[f"{variant}, {dtype}"] = {"ms_a_step": round(sum(ms.values()), 1), "by_kind": ms}
             print(variant, dtype, round(sum(ms.values()), 1), ms, flush=True)
     about = {"model": Path(model).name, "batch": "32x32", "steps": N_STEPS, "versions": versions()}
-    write_json(output, {**about, "variants": found})
+    keep(output, {**about, "variants": found})
 
 
 if __name__ == "__main__":

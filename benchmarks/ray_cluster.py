@@ -29,10 +29,10 @@ from typing import Any
 import click
 import httpx
 import psutil
+from keep import keep
 
 from hadamard_adapter.serving import AdapterStore
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 N_CLIENTS = 4
 REFUSED = (429, 503)
@@ -65,7 +65,7 @@ def main(model: str, seconds: float, output: str) -> None:
         found = {"model": Path(model).absolute().name, "versions": versions() | {"ray": version("ray")}}
         found |= measure(model, f"{folder}/store", f"{folder}/adapter", Path(folder) / "log", seconds)
     click.echo(json.dumps(found, indent=2))
-    write_json(Path(output), found)
+    keep(output, found)
 
 
 def measure(model: str, store: str, adapter: str, log: Path, load_s: float) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from typing import Any
 
 import click
 import httpx
+from keep import keep
 from peft import get_peft_model
 
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.serving import AdapterStore
 from hadamard_adapter.tuning.models import load_base, load_tokenizer
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import write_json
 
 CORE, LOAD_CORE = 0, 1
 N_ADAPTERS = 20
@@ -65,7 +65,7 @@ def main(model: str, seconds: int, output: str, bank_store: str | None) -> None:
     found["server/bank"] = pace / found["bank"]
     found["overload/saturation"] = found["twice saturation"]["texts_per_s"] / pace
     click.echo(json.dumps(found, indent=2))
-    write_json(Path(output), found)
+    keep(output, found)
 
 
 def publish(model: str, store: str, folder: str) -> None:

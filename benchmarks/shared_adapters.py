@@ -31,6 +31,7 @@ from typing import Any
 
 import click
 import torch
+from keep import keep
 
 from hadamard_adapter.analysis.pictures import save_figure
 from hadamard_adapter.analysis.sharing import save_basis, save_mean
@@ -139,7 +140,7 @@ def main(model: str, data: str, work: Path, output: Path, seeds: int) -> None:
             },
             "versions": versions(),
         }  # fmt: skip
-        write_json(output, found)
+        keep(output, found)
         save_figure(picture(found), str(ROOT / "docs" / "experiments" / "shared.svg"))
 
     for seed in range(SEEDS_IN_BASIS):

@@ -259,12 +259,6 @@ def test_as_many_directions_as_adapters_hold_all_of_them_and_no_more_are_given()
         sharing.basis(RANDOM, 7)
 
 
-def test_the_mean_of_the_others_leaves_out_its_own() -> None:
-    changed = RANDOM.copy()
-    changed[2] = 100.0
-    np.testing.assert_array_equal(sharing.mean_of_others(RANDOM, 2), sharing.mean_of_others(changed, 2))
-
-
 def test_a_task_without_part_in_the_basis_is_not_helped_by_its_own_other_seed() -> None:
     vectors, tasks = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), ["a", "a", "b"]
     np.testing.assert_array_equal(sharing.share_of_unseen(vectors, tasks, 1), 0.0)

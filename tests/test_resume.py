@@ -113,7 +113,7 @@ def die_at_complete(name: str, is_after: bool) -> None:
         if target.name == name:
             die()
 
-    recipe.complete = dying
+    resume.complete = dying
 
 
 MOMENTS: dict[str, Callable[[], None]] = {

@@ -4,11 +4,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hadamard_adapter.analysis.statistics import bootstrap, holm, permutation_p, summarise, wilcoxon_p
+from hadamard_adapter.analysis.statistics import (
+    Interval,
+    holm,
+    interval_of,
+    permutation_p,
+    redrawn,
+    summarise,
+    wilcoxon_p,
+)
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float((labels == predicted).mean())
+
+
+def bootstrap(labels: np.ndarray, one: np.ndarray, other: np.ndarray, n_draws: int) -> Interval:
+    """Of the accuracies of two runs."""
+    return interval_of(*(redrawn(accuracy, labels, run, n_draws)[None] for run in (one, other)))
 
 
 def test_one_value_has_no_spread() -> None:
@@ -56,12 +69,12 @@ def test_the_bootstrap_covers_the_difference_as_often_as_it_says() -> None:
         draw = np.random.default_rng(trial)
         labels = draw.integers(0, 2, 150)
         one, other = (np.where(draw.uniform(size=150) < right, labels, 1 - labels) for right in (0.8, 0.7))
-        found = bootstrap(accuracy, labels, one[None], other[None], n_draws=200)
+        found = bootstrap(labels, one, other, n_draws=200)
         n_covered += found.low <= 0.1 <= found.high
     assert 51 <= n_covered <= 60
 
 
 def test_the_same_predictions_differ_by_nothing_in_every_draw() -> None:
     labels = np.arange(20) % 2
-    found = bootstrap(accuracy, labels, labels[None], labels[None], n_draws=20)
+    found = bootstrap(labels, labels, labels, n_draws=20)
     assert (found.difference, found.low, found.high) == (0.0, 0.0, 0.0)

@@ -28,7 +28,7 @@ from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.folder import WEIGHTS
 from hadamard_adapter.tuning.models import collator
 from hadamard_adapter.tuning.places import refuse_taken
-from hadamard_adapter.tuning.resume import read_json, write_json
+from hadamard_adapter.tuning.resume import filled, read_json, write_json
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.weights import read_weights
 
@@ -293,15 +293,13 @@ def write_pruned(source: Path, output: Path, layers: Sequence[int], remark: Mapp
     """
     refuse_taken(output)
     tensors = dropped(read_weights(source / WEIGHTS), layers)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    stale = ("metrics.json", "curve.png", "README.md", "head", "search.json", WEIGHTS)
-    shutil.copytree(source, partial, ignore=lambda _, names: [name for name in names if name in stale])
-    save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-    if (partial / "run.json").is_file():
-        run = json.loads((partial / "run.json").read_text(encoding="utf-8"))
-        write_json(partial / "run.json", {**run, "pruned": dict(remark)})
-    partial.rename(output)
+    stale = shutil.ignore_patterns("metrics.json", "curve.png", "README.md", "head", WEIGHTS)
+    with filled(output) as folder:
+        shutil.copytree(source, folder, ignore=stale, dirs_exist_ok=True)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        if (folder / "run.json").is_file():
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            write_json(folder / "run.json", {**run, "pruned": dict(remark)})
 
 
 _PER_LINE = 4

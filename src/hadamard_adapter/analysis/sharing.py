@@ -3,7 +3,6 @@
 Source: Chen et al., 2023, arXiv 2407.11033, section 6 (patterns shared over tasks suggest shared adapters).
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
-from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.tuning.resume import filled, write_json
 from hadamard_adapter.tuning.shared import Basis, offsets_in, write_basis
 from hadamard_adapter.tuning.weights import read_weights
 
@@ -27,7 +26,6 @@ __all__ = [
     "basis",
     "coefficients",
     "kept_share",
-    "mean_of_others",
     "save_basis",
     "save_mean",
     "share_of_unseen",
@@ -68,21 +66,6 @@ def as_tensors(vector: Float[np.ndarray, " n"], like: Mapping[str, Tensor]) -> d
         for name, part in zip(names, parts, strict=True)
     }
     return {**like, **made}
-
-
-def mean_of_others(vectors: Float[np.ndarray, "a n"], index: int) -> Float[np.ndarray, " n"]:
-    """The mean of all adapters but one: a start, or a stand-in, for that one.
-
-    Raises:
-        SettingsError: there is no other.
-
-    Example:
-        >>> mean_of_others(np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 2.0]]), 0).tolist()
-        [2.0, 2.0]
-    """
-    if len(vectors) < 2:
-        raise SettingsError(f"expected two adapters or more, received {len(vectors)}")
-    return np.delete(vectors, index, axis=0).mean(axis=0)
 
 
 def basis(vectors: Float[np.ndarray, "a n"], k: int) -> Float[np.ndarray, "k n"]:
@@ -161,13 +144,10 @@ def save_mean(folders: Sequence[str], output: Path) -> None:
     refuse_taken(output)
     adapters = _alike(folders)
     mean = as_tensors(np.mean([vector_of(tensors) for tensors in adapters], axis=0), adapters[0])
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    config = read_config(Path(folders[0]).expanduser())
-    config.save_pretrained(str(partial))
-    save_file(mean, partial / WEIGHTS, metadata={"format": "pt"})
-    write_json(partial / "shared.json", {"mean_of": [Path(folder).name for folder in folders]})
-    partial.rename(output)
+    with filled(output) as folder:
+        read_config(Path(folders[0]).expanduser()).save_pretrained(str(folder))
+        save_file(mean, folder / WEIGHTS, metadata={"format": "pt"})
+        write_json(folder / "shared.json", {"mean_of": [Path(source).name for source in folders]})
 
 
 def save_basis(folders: Sequence[str], k: int, output: Path) -> Float[np.ndarray, " a"]:

@@ -11,7 +11,6 @@ from jaxtyping import Float, Shaped
 __all__ = [
     "Interval",
     "Summary",
-    "bootstrap",
     "holm",
     "interval_of",
     "permutation_p",
@@ -104,37 +103,6 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     return float(found.pvalue)
 
 
-def bootstrap(
-    score: Callable[[Shaped[np.ndarray, " b"], Shaped[np.ndarray, " b"]], float],
-    labels: Shaped[np.ndarray, " b"],
-    one: Shaped[np.ndarray, "n b"],
-    other: Shaped[np.ndarray, "m b"],
-    n_draws: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of score(one) - score(other) over draws of examples with replacement (seed 0).
-
-    In each draw the same rows count for all runs, and a method's score is the mean of its runs'. It tells
-    what other dev rows would change, given these trainings; what other seeds would change is not in it.
-
-    Args:
-        score: of labels and predictions.
-        labels: of the examples.
-        one: predictions, a row a run.
-        other: predictions of the method that is compared with.
-        n_draws: number of draws.
-        level: share of draws inside the interval.
-
-    Example:
-        >>> right = lambda labels, predicted: float((labels == predicted).mean())
-        >>> labels = np.array([0, 1] * 50)
-        >>> bootstrap(right, labels, labels[None], np.zeros((1, 100), dtype=int)).difference
-        0.5
-    """
-    a, b = (np.stack([redrawn(score, labels, run, n_draws) for run in runs]) for runs in (one, other))
-    return interval_of(a, b, level)
-
-
 def redrawn(
     score: Callable[[Shaped[np.ndarray, " b"], Shaped[np.ndarray, " b"]], float],
     labels: Shaped[np.ndarray, " b"],
@@ -153,12 +121,22 @@ def redrawn(
 def interval_of(
     one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"], level: float = 0.95
 ) -> Interval:
-    """Difference of two methods' mean scores, and the interval of it over draws.
+    """Difference of two methods' mean scores, and the interval of it over draws of examples (bootstrap).
+
+    In each draw the same rows count for all runs, and a method's score is the mean of its runs'. It tells
+    what other dev rows would change, given these trainings; what other seeds would change is not in it.
 
     Args:
         one: a row a run, as `redrawn` gives them.
         other: of the method that is compared with.
         level: share of draws inside the interval.
+
+    Example:
+        >>> right = lambda labels, predicted: float((labels == predicted).mean())
+        >>> labels = np.array([0, 1] * 50)
+        >>> one, other = (redrawn(right, labels, predicted)[None] for predicted in (labels, 0 * labels))
+        >>> interval_of(one, other).difference
+        0.5
     """
     difference = one.mean(axis=0) - other.mean(axis=0)
     low, high = np.quantile(difference[1:], [(1 - level) / 2, (1 + level) / 2])

@@ -25,7 +25,6 @@ from hadamard_adapter.errors import HadamardError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
-from hadamard_adapter.tuning import Progress
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, versions
 from hadamard_adapter.tuning.resume import is_out_of_space
@@ -36,22 +35,22 @@ RARE = 0.01
 """Predictions that name one class for all but this share of the rows have collapsed."""
 
 
-def execute(run: Run, results: Results, progress: Progress | None = None) -> bool:
+def execute(run: Run, results: Results) -> bool:
     """Do one run and write its record; whether it was done here or before, not by another process just now.
 
     Args:
         run: what to do; one that is finished is left as it is.
         results: receives the record.
-        progress: told of every step and epoch.
 
     Raises:
-        TrainingError: the disk is full. The run is cancelled, and what is finished stays.
+        TrainingError: the disk is full. There is no record, what is finished stays, and the run continues
+            the next time.
         DataError, SettingsError: the rows or the model cannot be read.
     """
-    return results.do_once(name_of(run), lambda work: _record(run, results, work, progress))
+    return results.do_once(name_of(run), lambda work: _record(run, results, work))
 
 
-def _record(run: Run, results: Results, work: Path, progress: Progress | None) -> dict[str, Any]:
+def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     """The record of a run that was done or failed; a run that was interrupted leaves a cancelled one."""
     started, started_at = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
     rows, data = data_of(run)
@@ -65,7 +64,7 @@ def _record(run: Run, results: Results, work: Path, progress: Progress | None) -
     }
     settings = settings_of(run)
     try:
-        trained = train(run.method, settings, data, work, progress)
+        trained = train(run.method, settings, data, work)
         found = _found(run, trained, rows.task, rows.dev, results)
     except KeyboardInterrupt:
         results.cancel(name_of(run), common, "interrupted")

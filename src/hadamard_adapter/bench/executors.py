@@ -13,7 +13,6 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run, name_of
 from hadamard_adapter.bench.worker import BUSY, DONE, do_job, last_line, run_as_child, write_job
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tuning import Progress
 
 __all__ = ["Executor", "Started", "in_this_process", "on_slurm", "pool"]
 
@@ -98,15 +97,11 @@ class _Submitted:
         return lines[-1] if lines else ""
 
 
-def in_this_process(progress: Progress | None = None) -> Executor:
-    """One run after the other, here.
-
-    Args:
-        progress: told of every step and epoch.
-    """
+def in_this_process() -> Executor:
+    """One run after the other, here."""
 
     def start(run: Run, results: Results, slot: int) -> Started:
-        return _Over(DONE if execute(run, results, progress) else BUSY)
+        return _Over(DONE if execute(run, results) else BUSY)
 
     return Executor(1, start)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from hadamard_adapter.bench.results import is_over
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, name_of, work_of
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs, next_rates
@@ -25,7 +26,6 @@ __all__ = [
     "cells_of",
     "due",
     "estimated",
-    "is_over",
     "quality_of",
     "state_of",
     "total_estimate",
@@ -251,11 +251,6 @@ def _line(costs: tuple[tuple[float, float], ...]) -> tuple[float, float]:
     return float(fixed), float(per_row)
 
 
-def is_over(record: Mapping[str, Any] | None) -> bool:
-    """Whether a run's record says that it is done or failed, so that it is not run again."""
-    return record is not None and record["status"] in ("done", "failed")
-
-
 def quality_of(record: Mapping[str, Any], sign: int) -> Quality | None:
     """What a search ranks a run by; None if it failed.
 
@@ -271,5 +266,4 @@ def quality_of(record: Mapping[str, Any], sign: int) -> Quality | None:
 @functools.cache
 def _sign(task: TaskSpec, data: str) -> int:
     """1 where a greater score of the task is better, else -1; known after one reading of its rows."""
-    metric = read_rows(task, data).task.metrics[0]
-    return 1 if METRICS[metric].greater_is_better else -1
+    return METRICS[read_rows(task, data).task.metrics[0]].sign

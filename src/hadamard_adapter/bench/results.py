@@ -5,7 +5,7 @@
         labels/HASH.json   true labels of dev rows, once for all runs on them
         specs/NAME.toml    the specs that were run here, as they were the last time
         work/NAME/         a run at work: its lock, and what lets a killed run continue
-        jobs/              of the pool and of Slurm: what each worker was told, and its log
+        jobs/              of the pool, of Slurm and of speed: what each worker was told, and its log
 
 A record has the status done, failed (an error that comes again: the loss is not finite, the model does not
 fit) or cancelled (the process went away: the same command runs it again).
@@ -13,18 +13,18 @@ fit) or cancelled (the process went away: the same command runs it again).
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.bench.spec import read_toml
 from hadamard_adapter.errors import BusyError, SettingsError
+from hadamard_adapter.files import replacing
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.resume import locked, read_json, remove, write_json
 
-__all__ = ["FORMAT", "STATUSES", "Results"]
+__all__ = ["FORMAT", "STATUSES", "Results", "is_over"]
 
 FORMAT = 1
 """Of the records; counted up when a reader of the old form would misread the new one."""
@@ -75,7 +75,7 @@ class Results:
 
     def is_finished(self, name: str) -> bool:
         """Whether a run is over and need not be run again."""
-        return self.records().get(name, {}).get("status") in ("done", "failed")
+        return is_over(self.records().get(name))
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         """Put the record of a run into its place, whole or not at all.
@@ -161,8 +161,8 @@ class Results:
             SettingsError: the folder cannot be made.
         """
         place = self.place_of_spec(path)
-        shutil.copyfile(path, temporary := place.with_name(place.name + ".tmp"))
-        os.replace(temporary, place)
+        with replacing(place) as file:
+            file.write(Path(path).read_bytes())
         return place
 
     def write_labels(self, fingerprint: str, labels: str) -> None:
@@ -186,6 +186,11 @@ class Results:
                 f"{name}.json in {str(self.folder)!r}: {_problem_of(content)}. Choose another --results, or "
                 "move the file away to run it again"
             )
+
+
+def is_over(record: Mapping[str, Any] | None) -> bool:
+    """Whether a run's record says that it is done or failed, so that it is not run again."""
+    return record is not None and record["status"] in ("done", "failed")
 
 
 def _json_files(folder: Path) -> list["os.DirEntry[str]"]:

@@ -89,7 +89,7 @@ def described(run: Any) -> dict[str, Any]:
     return dataclasses.asdict(run) | places | {"task": dataclasses.asdict(run.task) | names}
 
 
-def settings_of(run: Run, output: str = "none") -> TuneSettings:
+def settings_of(run: Run) -> TuneSettings:
     """The settings of a run, the same for all methods but for what a row of the table says.
 
     Raises:
@@ -113,7 +113,7 @@ def settings_of(run: Run, output: str = "none") -> TuneSettings:
         given["head_epochs"] = run.task.head_epochs
     if given.get("stages") == 1:
         given["stage2_head_lr"] = run.lr if method.head_lr is None else method.head_lr
-    return TuneSettings(model=run.model, output=output, **given)
+    return TuneSettings(model=run.model, output="none", **given)
 
 
 def data_of(run: Run) -> tuple[TaskRows, TuneData]:

@@ -14,7 +14,7 @@ from hadamard_adapter.bench.worker import BUSY, MENDABLE
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 
-__all__ = ["Board", "Outcome", "run_all"]
+__all__ = ["Board", "Outcome", "run_all", "settle"]
 
 _POLL_S = 0.2
 _BUSY_S = 5.0
@@ -64,8 +64,8 @@ def run_all(
         purpose: search, score: only the runs of this purpose that are due.
 
     Raises:
-        SettingsError, DataError: rows or a model cannot be read.
-        TrainingError: the disk is full.
+        SettingsError, DataError: rows or a model cannot be read, or the disk of a worker's folder is full.
+        TrainingError: the disk is full, where runs are done in this process.
     """
     outcome, running, busy_until = Outcome(), dict[str, tuple[Run, Started, int]](), dict[str, float]()
     try:
@@ -90,7 +90,9 @@ def run_all(
                 if code == BUSY:
                     busy_until[name] = time.monotonic() + _BUSY_S
                 else:
-                    _write_down(run, started, code, results, outcome, say)
+                    settle(name, code, started.last_words(), results, outcome, say, _in_short)
+                    if name in outcome.lost:
+                        _cancel(run, results, outcome.lost[name])
             if not ended:
                 time.sleep(_POLL_S)
     finally:
@@ -99,30 +101,46 @@ def run_all(
             _cancel(run, results, "interrupted")
 
 
-def _write_down(
-    run: Run,
-    started: Started,
+def settle(
+    name: str,
     code: int,
+    last_words: str,
     results: Results,
     outcome: Outcome,
     say: Callable[[str], None],
+    in_short: Callable[[dict[str, Any]], str],
 ) -> None:
-    """What became of a run that is over."""
-    name = name_of(run)
-    record = results.records().get(name)
-    if record is not None and record["status"] == "done":
+    """Write into an outcome what became of a run whose worker is gone, and say it.
+
+    Args:
+        name: of the run.
+        code: exit code of its worker, negative for a signal.
+        last_words: the last line that it wrote.
+        results: what ran; without a record there, the run is lost.
+        outcome: receives it.
+        say: receives a line.
+        in_short: what a record that is done comes to.
+
+    Raises:
+        SettingsError: the worker found an error that the user can mend.
+    """
+    record = results.records().get(name, {})
+    if record.get("status") == "done":
         outcome.n_done += 1
-        say(f"{name}: {record['metric']} {record['score']:.4f} in {record['seconds']:.0f} s")
-    elif record is not None and record["status"] == "failed":
+        say(f"{name}: {in_short(record)}")
+    elif record.get("status") == "failed":
         outcome.failed[name] = record["error"]
         say(f"{name}: failed: {record['error']}")
     elif code == MENDABLE:
-        raise SettingsError(started.last_words().removeprefix("error: "))
+        raise SettingsError(last_words.removeprefix("error: "))
     else:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        outcome.lost[name] = f"its worker died ({how}) {started.last_words()}".strip()
-        _cancel(run, results, outcome.lost[name])
+        outcome.lost[name] = f"its process died ({how}) {last_words}".strip()
         say(f"{name}: {outcome.lost[name]}")
+
+
+def _in_short(record: dict[str, Any]) -> str:
+    return f"{record['metric']} {record['score']:.4f} in {record['seconds']:.0f} s"
 
 
 def _cancel(run: Run, results: Results, error: str) -> None:

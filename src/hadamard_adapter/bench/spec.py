@@ -254,7 +254,7 @@ def check_task(task: TaskSpec) -> None:
         )
     if task.train is None and task.name not in GLUE:
         raise SettingsError(
-            f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} For another task give train and dev"
+            f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} (another one needs train and dev)"
         )
     if len({epochs for epochs in task.search_epochs if epochs >= 1}) < len(task.search_epochs):
         raise SettingsError(

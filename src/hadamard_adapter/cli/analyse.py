@@ -10,7 +10,7 @@ import click
 
 from hadamard_adapter.cli.console import data_console, message_console, plain_table
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
-from hadamard_adapter.cli.options import command_from, refuse_no_file
+from hadamard_adapter.cli.options import command_from, refuse_no_file, refuse_no_picture
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["analyse_group", "prune_command"]
@@ -29,12 +29,10 @@ class PictureOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is computed."""
-        for name in ("json", "plot"):
-            target = getattr(self, name)
-            if target is not None:
-                refuse_no_file(f"--{name}", target)
-        if self.plot is not None and Path(self.plot).suffix.lower() not in (".svg", ".png"):
-            raise SettingsError(f"--plot {self.plot!r}: expected a name that ends in .svg or .png")
+        if self.json is not None:
+            refuse_no_file("--json", self.json)
+        if self.plot is not None:
+            refuse_no_picture("--plot", self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from rich.tree import Tree
 from hadamard_adapter.cli.anatomy import Anatomy, Part, build_on_meta, plan_adapter, read_adapter
 from hadamard_adapter.cli.console import data_console, message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
-from hadamard_adapter.cli.options import command_from, refuse_no_file
+from hadamard_adapter.cli.options import command_from, refuse_no_picture
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.settings import PRESETS
 
@@ -36,7 +36,7 @@ class InspectOptions:
     layers: tuple[int, ...] | None = None
     """For a model: layers to adapt, counted from 0; by default all."""
     plot: str | None = None
-    """PNG file that receives the picture of an adapter's changes by layer."""
+    """SVG or PNG file that receives the picture of an adapter's changes by layer."""
     allow_remote_code: bool = False
     """Whether a model may run Python code that its folder or the hub brings."""
     quiet: bool = False
@@ -54,7 +54,7 @@ class InspectOptions:
                 f"{getattr(self, given[0])!r}; leave it out, or name a model"
             )
         if self.plot is not None:
-            refuse_no_file("--plot", self.plot)
+            refuse_no_picture("--plot", self.plot)
 
 
 @command_from("inspect", InspectOptions)
@@ -182,6 +182,8 @@ def _plot(anatomy: Anatomy, path: str) -> None:
     """A heat map: a row per module and kind, a column per layer."""
     from matplotlib.figure import Figure
 
+    from hadamard_adapter.analysis.pictures import save_figure
+
     rows = list(dict.fromkeys((part.path, part.kind) for part in anatomy.parts))
     columns = list(dict.fromkeys((part.layers, part.layer_index) for part in anatomy.parts))
     values = [[float("nan")] * len(columns) for _ in rows]
@@ -196,7 +198,7 @@ def _plot(anatomy: Anatomy, path: str) -> None:
     axes.set_xlabel("layer")
     axes.set_title(f"mean |offset| of {Path(anatomy.name).name}")
     figure.colorbar(image)
-    figure.savefig(Path(path).expanduser(), dpi=120, format="png")
+    save_figure(figure, path)
 
 
 def _print_candidates(console: Console, name: str, model: object) -> None:

@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import errno
 import io
 import os
 import sys
@@ -34,6 +33,7 @@ from hadamard_adapter.cli.serve import serve_command, serve_key_command
 from hadamard_adapter.cli.share import share_group
 from hadamard_adapter.cli.tune import tune_command
 from hadamard_adapter.errors import HadamardError
+from hadamard_adapter.files import is_no_space
 
 __all__ = ["hadamard", "main", "run"]
 
@@ -139,7 +139,7 @@ def _user_message(error: Exception) -> str | None:
         return error.format_message()
     if isinstance(error, HadamardError):
         return str(error)
-    if _is_no_space(error):
+    if is_no_space(error):
         return f"no space left on the device; free some or choose another folder ({error})"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "out of memory; try a smaller --batch-size or --max-length"
@@ -148,11 +148,6 @@ def _user_message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
-
-
-def _is_no_space(error: Exception) -> bool:
-    # safetensors and Arrow wrap the system's error and keep only its text.
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def _one_line(text: str) -> str:

@@ -24,7 +24,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.places import may_write
 from hadamard_adapter.tuning.settings import field_help
 
-__all__ = ["CommaList", "command_from", "is_quiet", "parameters_of", "refuse_no_file"]
+__all__ = ["CommaList", "command_from", "is_quiet", "parameters_of", "refuse_no_file", "refuse_no_picture"]
 
 S = TypeVar("S")
 
@@ -86,6 +86,20 @@ def refuse_no_file(option: str, target: str, or_else: str = "") -> None:
             f"{option} {target!r}: folder {str(path.parent)!r} cannot be written to; allow it, or "
             "choose another"
         )
+
+
+def refuse_no_picture(option: str, target: str) -> None:
+    """Refuse a file for a picture that cannot be written, or whose name does not end in .svg or .png.
+
+    Raises:
+        SettingsError: so it is.
+
+    Example:
+        >>> refuse_no_picture("--plot", "curve.svg")
+    """
+    refuse_no_file(option, target)
+    if Path(target).suffix.lower() not in (".svg", ".png"):
+        raise SettingsError(f"{option} {target!r}: expected a name that ends in .svg or .png")
 
 
 def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]], click.Command]:

@@ -3,9 +3,7 @@
 import hashlib
 import hmac
 import json
-import os
 import secrets
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import replacing
 
 __all__ = ["EVERYTHING", "Key", "find_key", "make_key", "read_keys"]
 
@@ -105,11 +104,8 @@ def make_key(path: str | Path, name: str, ids: Sequence[str], may_administrate: 
         raise SettingsError("ids: expected one pattern at least, such as 'shop-*' or '*', received none")
     secret = secrets.token_urlsafe(32)
     new = Key(name, _hash(secret), tuple(ids), may_administrate)
-    content = json.dumps({"keys": [asdict(key) for key in (*keys, new)]}, indent=2) + "\n"
-    descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content)
-    os.replace(temporary, place)
+    with replacing(place, "w", permissions=0o600, encoding="utf-8") as file:
+        file.write(json.dumps({"keys": [asdict(key) for key in (*keys, new)]}, indent=2) + "\n")
     return secret
 
 

@@ -29,6 +29,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.files import replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
 __all__ = ["FILES", "AdapterStore", "Published"]
@@ -294,17 +295,8 @@ class AdapterStore:
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(target, permissions=0o644) as file:
+            file.write(content)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Tasks: files into texts and labels, GLUE by name, and scores."""
 
-from .classes import ClassReport, ClassRow, class_report
+from .classes import class_report
 from .columns import Columns, describe_columns, find_columns
 from .examples import Examples, data_fingerprint, encode, encode_texts, stratified_split
 from .glue import GLUE, GlueRow, glue_row, glue_task, load_glue, load_glue_split
@@ -15,8 +15,6 @@ __all__ = [
     "GLUE",
     "METRICS",
     "PROBLEM_TYPES",
-    "ClassReport",
-    "ClassRow",
     "Columns",
     "Examples",
     "GlueRow",

@@ -1,7 +1,6 @@
 """How a classifier does on each of its classes: precision, recall, F1, and what is taken for what."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,38 +9,16 @@ from ..errors import DataError, SettingsError
 from .metrics import Array, checked_logits, decided
 from .task import Task
 
-__all__ = ["ClassReport", "ClassRow", "class_report"]
+__all__ = ["class_report"]
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """One class: `ClassRow("good", 0.9, 0.8, 0.85, 120)`."""
+def class_report(
+    task: Task, logits: Array, labels: Sequence[Any] | Array
+) -> tuple[dict[str, dict[str, float]], list[list[int]]]:
+    """Return precision, recall, f1 and support (rows) of each class by its name, and the confusion matrix.
 
-    label: str
-    """Name of the class."""
-    precision: float
-    """Share of the rows predicted as this class that are of it; 0 where none is predicted."""
-    recall: float
-    """Share of the rows of this class that are predicted as it; 0 where there are none."""
-    f1: float
-    """Harmonic mean of the two; 0 where both are."""
-    support: int
-    """Number of rows of this class."""
-
-
-@dataclass(frozen=True)
-class ClassReport:
-    """All classes: `report.classes[0].recall`, `report.confusion[true][predicted]`."""
-
-    classes: tuple[ClassRow, ...]
-    """In the order of the task's labels."""
-    confusion: tuple[tuple[int, ...], ...]
-    """Single label: rows are the true class, columns the predicted one. Multi-label: a row per label with
-    (true negatives, false positives, false negatives, true positives)."""
-
-
-def class_report(task: Task, logits: Array, labels: Sequence[Any] | Array) -> ClassReport:
-    """Return the report of each class and the confusion matrix.
+    A share that is not defined, as the precision of a class that is never predicted, counts as 0. Rows of the
+    matrix are true classes, columns predicted ones; with several labels a row there is none, and it is empty.
 
     Args:
         task: a classification task.
@@ -55,9 +32,12 @@ def class_report(task: Task, logits: Array, labels: Sequence[Any] | Array) -> Cl
 
     Example:
         >>> task = Task("mood", "single_label_classification", ("bad", "good"), ("accuracy",))
-        >>> class_report(task, np.array([[2.0, 1.0], [0.0, 1.0]]), [0, 0]).confusion
-        ((1, 1), (0, 0))
+        >>> per_class, confusion = class_report(task, np.array([[2.0, 1.0], [0.0, 1.0]]), [0, 0])
+        >>> per_class["bad"]["recall"], confusion
+        (0.5, [[1, 1], [0, 0]])
     """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     if task.problem_type == "regression":
         raise SettingsError(
             f"{task.name}: expected a classification task for a report by class, received a regression"
@@ -67,28 +47,13 @@ def class_report(task: Task, logits: Array, labels: Sequence[Any] | Array) -> Cl
         raise DataError(
             f"{task.name}: expected as many labels as logits, received {len(labels)} and {len(predicted)}"
         )
-    n_labels = len(task.label_names)
-    if task.problem_type == "single_label_classification":
-        truth = np.asarray(labels, dtype=np.int64)
-        confusion = np.zeros((n_labels, n_labels), dtype=np.int64)
-        np.add.at(confusion, (truth, predicted), 1)
-        hits = confusion.diagonal()
-        n_predicted, n_true = confusion.sum(axis=0), confusion.sum(axis=1)
-    else:
-        truth, chosen = np.asarray(labels, dtype=bool).reshape(-1, n_labels), predicted.astype(bool)
-        hits, n_predicted, n_true = (truth & chosen).sum(axis=0), chosen.sum(axis=0), truth.sum(axis=0)
-        confusion = np.stack(
-            [len(truth) - n_predicted - n_true + hits, n_predicted - hits, n_true - hits, hits], axis=1
-        )
-    rows = tuple(
-        _row(name, int(hit), int(n_chosen), int(n_real))
-        for name, hit, n_chosen, n_real in zip(task.label_names, hits, n_predicted, n_true, strict=True)
-    )
-    return ClassReport(rows, tuple(tuple(int(count) for count in line) for line in confusion))
-
-
-def _row(label: str, hits: int, n_predicted: int, n_true: int) -> ClassRow:
-    precision = hits / n_predicted if n_predicted else 0.0
-    recall = hits / n_true if n_true else 0.0
-    f1 = 2 * hits / (n_predicted + n_true) if hits else 0.0
-    return ClassRow(label, precision, recall, f1, n_true)
+    truth, classes = np.asarray(labels, dtype=np.int64), range(len(task.label_names))
+    shares: Any = {"labels": classes, "zero_division": 0}
+    found: Any = precision_recall_fscore_support(truth, predicted, **shares)
+    per_class = {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for name, p, r, f, n in zip(task.label_names, *found, strict=True)
+    }
+    if task.problem_type != "single_label_classification":
+        return per_class, []
+    return per_class, confusion_matrix(truth, predicted, labels=classes).tolist()

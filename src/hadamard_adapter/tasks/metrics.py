@@ -34,6 +34,11 @@ class Metric:
     is_binary: bool = False
     """True where exactly two classes are needed; the last label is the positive one."""
 
+    @property
+    def sign(self) -> int:
+        """1 where the greater score is the better, else -1."""
+        return 1 if self.greater_is_better else -1
+
 
 def score(task: Task, logits: Array, labels: Sequence[Any] | Array) -> dict[str, float]:
     """Return every metric of the task by name; correlations and mcc in -1..1, errors ≥ 0, the rest in 0..1.

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
@@ -16,6 +14,7 @@ from threading import Thread
 from typing import IO, Any
 
 from ..errors import DataError
+from ..files import replacing
 from .delimited import dialect_of
 from .reading import Record, format_of, plural, words
 from .tables import Table, read_table, records_of, table_of
@@ -216,24 +215,11 @@ def _opened(destination: str) -> Iterator[IO[str]]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = Path(destination).expanduser()
-    temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as handle:
+        with replacing(Path(destination).expanduser(), "w", encoding="utf-8", newline="") as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private; the user expects the usual rights
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise DataError(f"{destination}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _json_line(name: str, columns: tuple[str, ...] | None) -> Callable[[Mapping[str, object]], str]:

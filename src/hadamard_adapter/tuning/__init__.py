@@ -7,7 +7,7 @@ from hadamard_adapter.tuning.settings import PRESETS, Preset, TuneSettings, fiel
 
 if TYPE_CHECKING:
     from hadamard_adapter.tuning.classifier import Classifier, Prediction, load
-    from hadamard_adapter.tuning.evaluation import Evaluation, evaluate, evaluate_examples
+    from hadamard_adapter.tuning.evaluation import Evaluation, evaluate
     from hadamard_adapter.tuning.export import MergeReport, merge
     from hadamard_adapter.tuning.recipe import TuneResult, say_on_stderr, tune
     from hadamard_adapter.tuning.stage import Progress
@@ -23,7 +23,6 @@ __all__ = [
     "TuneResult",
     "TuneSettings",
     "evaluate",
-    "evaluate_examples",
     "field_help",
     "load",
     "merge",
@@ -40,7 +39,6 @@ _HOME = {  # what needs PyTorch is imported when it is asked for
     "Progress": "stage",
     "TuneResult": "recipe",
     "evaluate": "evaluation",
-    "evaluate_examples": "evaluation",
     "load": "classifier",
     "merge": "export",
     "say_on_stderr": "recipe",

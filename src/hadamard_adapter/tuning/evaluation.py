@@ -20,7 +20,7 @@ from hadamard_adapter.tasks import (
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.classifier import Classifier, load
 
-__all__ = ["Evaluation", "evaluate", "evaluate_examples"]
+__all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -86,34 +86,16 @@ def evaluate(
     table = read_table(data, quoting=quoting, delimiter=delimiter, split=split)
     classifier = load(folder, model, device, allow_remote_code)
     columns = classifier.columns_in(table, text, pair, label, need_label=True)
-    examples = encode(table, columns, classifier.task)
-    return evaluate_examples(classifier, examples, table, batch_size)
-
-
-def evaluate_examples(
-    classifier: Classifier, examples: Examples, table: Table | None = None, batch_size: int = 32
-) -> Evaluation:
-    """Scores of a classifier on encoded rows; with their table, errors carry its line numbers."""
-    task, labels = classifier.task, examples.labels or []
+    task, examples = classifier.task, encode(table, columns, classifier.task)
+    labels = examples.labels or []
     logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, batch_size)
     scores = score(task, logits, labels)
     per_class: dict[str, dict[str, float]] = {}
     confusion: list[list[int]] = []
-    report = None if task.problem_type == "regression" else class_report(task, logits, labels)
-    if report is not None:
-        per_class = {
-            row.label: {
-                "precision": row.precision,
-                "recall": row.recall,
-                "f1": row.f1,
-                "support": row.support,
-            }
-            for row in report.classes
-        }
+    if task.problem_type != "regression":
+        per_class, confusion = class_report(task, logits, labels)
         predicted = decided(task, checked_logits(task, logits))
         scores = {**scores, "accuracy": METRICS["accuracy"].compute(np.asarray(labels), predicted)}
-    if report is not None and task.problem_type == "single_label_classification":
-        confusion = [list(row) for row in report.confusion]
     return Evaluation(
         scores=scores,
         per_class=per_class,
@@ -126,7 +108,7 @@ def evaluate_examples(
 
 
 def _errors(
-    classifier: Classifier, examples: Examples, logits: Float[np.ndarray, "b l"], table: Table | None
+    classifier: Classifier, examples: Examples, logits: Float[np.ndarray, "b l"], table: Table
 ) -> list[dict[str, Any]]:
     task, errors = classifier.task, []
     if task.problem_type == "regression":
@@ -139,7 +121,7 @@ def _errors(
             continue
         errors.append(
             {
-                "row": table.row_numbers[index] if table is not None else index + 1,
+                "row": table.row_numbers[index],
                 "text": examples.texts[index],
                 "pair": examples.pairs[index] if examples.pairs is not None else None,
                 "label": true,

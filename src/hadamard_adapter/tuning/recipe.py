@@ -33,8 +33,8 @@ from hadamard_adapter.tuning.report import (
 from hadamard_adapter.tuning.resume import (
     FINAL,
     check_output,
-    complete,
     disk_errors_explained,
+    filled,
     open_workspace,
     partial_of,
     publish,
@@ -254,15 +254,12 @@ def do_stage(bench: Bench, name: str) -> None:
                 bench.model, stage, bench.data.task, bench.settings, bench.partial / name, bench.progress
             )
         if state.is_main_process:
-            temporary = done.with_name(done.name + ".tmp")
-            remove(temporary)
-            temporary.mkdir(parents=True)
-            for file in ("adapter_config.json", "adapter_model.safetensors"):
-                shutil.copyfile(outcome.checkpoint / file, temporary / file)
             seconds = {"seconds": outcome.seconds + cache_seconds, "cache_seconds": cache_seconds}
             entry = {"curve": outcome.curve, "best": outcome.best, **seconds}
-            write_json(temporary / "stage.json", entry)
-            complete(temporary, done)
+            with filled(done) as folder:
+                for file in ("adapter_config.json", "adapter_model.safetensors"):
+                    shutil.copyfile(outcome.checkpoint / file, folder / file)
+                write_json(folder / "stage.json", entry)
         state.wait_for_everyone()
     if state.is_main_process:
         remove(bench.partial / name)
@@ -328,10 +325,6 @@ def make_stage(bench: Bench, name: str) -> Stage:
 
 def write_final(bench: Bench, key: dict[str, Any]) -> None:
     """Everything that the output folder will hold, under `final/`."""
-    temporary = bench.partial / f"{FINAL}.tmp"
-    remove(temporary)
-    bench.model.save_pretrained(temporary)
-    bench.tokenizer.save_pretrained(temporary)
     names = [name for name in ("head", "adapter", "both") if done_folder(bench, name).is_dir()]
     stages = {name: read_json(done_folder(bench, name) / "stage.json") for name in names}
     metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base, bench.basis))
@@ -346,10 +339,12 @@ def write_final(bench: Bench, key: dict[str, Any]) -> None:
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
-    write_report(temporary, metrics, run)
-    if "head" in stages:
-        _write_head(bench, run, temporary / "head")
-    complete(temporary, bench.partial / FINAL)
+    with filled(bench.partial / FINAL) as folder:
+        bench.model.save_pretrained(folder)
+        bench.tokenizer.save_pretrained(folder)
+        write_report(folder, metrics, run)
+        if "head" in stages:
+            _write_head(bench, run, folder / "head")
 
 
 def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:

@@ -19,7 +19,6 @@ deleted at the next start, and training continues from the last sealed checkpoin
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -30,12 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.errors import BusyError, SettingsError, TrainingError, option
+from hadamard_adapter.files import is_no_space
 
 __all__ = [
     "check_output",
     "complete",
     "disk_errors_explained",
     "file_sha256",
+    "filled",
     "is_out_of_space",
     "last_sealed",
     "locked",
@@ -227,6 +228,20 @@ def complete(temporary: Path, target: Path) -> None:
     _fsync(target.parent)
 
 
+@contextlib.contextmanager
+def filled(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` that gets its name, by `complete`, when the block ends well."""
+    temporary = target.with_name(target.name + ".tmp")
+    remove(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        complete(temporary, target)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
 def publish(partial: Path, output: Path) -> None:
     """Move the complete result to the output path and remove the work folder.
 
@@ -261,9 +276,7 @@ def disk_errors_explained(partial: Path, advice: str = CONTINUES) -> Iterator[No
 def is_out_of_space(error: BaseException | None, partial: Path) -> bool:
     """Whether an error, or what caused it, says that the disk of a folder is full."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
+        if is_no_space(error):
             return True
         is_torch_writer = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
         if is_torch_writer and shutil.disk_usage(partial).free < 1 << 22:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hadamard_adapter.tasks import METRICS
 from hadamard_adapter.tuning.report import write_report
-from hadamard_adapter.tuning.resume import complete, read_json, remove, write_json
+from hadamard_adapter.tuning.resume import filled, read_json, write_json
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import best_epoch
 
@@ -70,7 +70,7 @@ def choose(metrics: list[dict[str, Any]], rates: list[float]) -> int:
         3
     """
     name = metrics[0]["metric"]
-    sign = 1 if METRICS[name].greater_is_better else -1
+    sign = METRICS[name].sign
 
     def mean_of(lr: float) -> float:
         return statistics.fmean(
@@ -101,17 +101,15 @@ def write_chosen(folders: list[Path], runs: list[dict[str, Any]], key: dict[str,
         key: of the whole search.
         final: folder to make.
     """
-    temporary = final.with_name(final.name + ".tmp")
-    remove(temporary)
     chosen = next(folder for folder, entry in zip(folders, runs, strict=True) if entry["is_chosen"])
-    shutil.copytree(chosen, temporary)
-    metrics, run = (read_json(temporary / f"{name}.json") for name in ("metrics", "run"))
+    metrics, run = (read_json(chosen / f"{name}.json") for name in ("metrics", "run"))
     metrics["selected_on"] = f"{metrics['selected_on']}, best of {len(runs)} runs"
     metrics["runs"] = runs
-    write_report(temporary, metrics, {**run, "key": key})
-    if (temporary / "head").is_dir():
-        write_json(temporary / "head" / "run.json", {**run, "key": key})
-    complete(temporary, final)
+    with filled(final) as folder:
+        shutil.copytree(chosen, folder, dirs_exist_ok=True)
+        write_report(folder, metrics, {**run, "key": key})
+        if (folder / "head").is_dir():
+            write_json(folder / "head" / "run.json", {**run, "key": key})
 
 
 def describe(

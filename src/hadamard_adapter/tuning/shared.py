@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hadamard_adapter.errors import AdapterError, option
+from hadamard_adapter.files import replacing
 from hadamard_adapter.tuning.averaging import AveragedAdamW
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.resume import file_sha256
@@ -111,9 +112,8 @@ def write_basis(path: Path, basis: Basis) -> None:
     """Write directions to a safetensors file; it is there whole or not at all."""
     about = {"base_fingerprint": basis.base_fingerprint, "made_from": basis.made_from}
     metadata = {_KEY: json.dumps(about)}  # one key: several stand in an order of chance
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: part.contiguous() for name, part in basis.directions.items()}, temporary, metadata)
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(save({name: part.contiguous() for name, part in basis.directions.items()}, metadata))
 
 
 def read_basis(path: str, model: nn.Module | None = None, base_fingerprint: str | None = None) -> Basis:

@@ -121,7 +121,7 @@ def best_epoch(curve: list[dict[str, Any]], metric: str | None) -> dict[str, Any
         >>> best_epoch(curve, "accuracy")["epoch"]
         2
     """
-    sign = 1 if metric is None or METRICS[metric].greater_is_better else -1
+    sign = 1 if metric is None else METRICS[metric].sign
 
     def rank(entry: dict[str, Any]) -> tuple[float, float, int]:
         score = 0.0 if metric is None else sign * entry["scores"][metric]

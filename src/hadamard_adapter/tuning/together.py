@@ -45,7 +45,7 @@ from hadamard_adapter.tuning.recipe import (
 )
 from hadamard_adapter.tuning.resume import (
     check_output,
-    complete,
+    filled,
     partial_of,
     publish,
     remove,
@@ -197,15 +197,10 @@ def _train(benches: Sequence[Bench], say: Say) -> None:
     for index, bench in enumerate(benches):
         curve = watch.curves[index]
         best = next(entry for entry in curve if entry["epoch"] == watch.best_epoch)
-        done = done_folder(bench, "adapter")
-        temporary = done.with_name(done.name + ".tmp")
-        remove(temporary)
-        bench.model.save_pretrained(temporary)
-        write_json(
-            temporary / "stage.json",
-            {"curve": curve, "best": best, "seconds": seconds, "cache_seconds": 0.0},
-        )
-        complete(temporary, done)
+        entry = {"curve": curve, "best": best, "seconds": seconds, "cache_seconds": 0.0}
+        with filled(done_folder(bench, "adapter")) as folder:
+            bench.model.save_pretrained(folder)
+            write_json(folder / "stage.json", entry)
     remove(first.partial / "adapter")
 
 
@@ -297,7 +292,7 @@ class _Watch(TrainerCallback):
             entry = {"epoch": epoch, "step": step, "loss": loss, "dev_loss": dev_loss}
             curve.append({**entry, "scores": scores})
             metric = bench.data.task.metrics[0]
-            goods.append(scores[metric] if METRICS[metric].greater_is_better else -scores[metric])
+            goods.append(METRICS[metric].sign * scores[metric])
         mean = statistics.mean(goods)
         self.say(f"together, epoch {epoch}: " + ", ".join(f"{good:.4f}" for good in goods))
         if mean > self.best_mean:

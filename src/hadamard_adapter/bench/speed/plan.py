@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.bench.plan import Records, Traits, is_over, quality_of, total_estimate
-from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.plan import Records, Traits, quality_of, total_estimate
+from hadamard_adapter.bench.results import Results, is_over
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
@@ -102,12 +102,13 @@ def _searches(
         wanted = ("search", Path(model).name, task.name, row.method)
         own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
         if own == wanted and record["status"] == "done":
-            sign = 1 if METRICS[record["metric"]].greater_is_better else -1
             rows = run["task"].get("rows")
             is_alike = run.get("optimizer") == row.path.optimizer
             part = (is_alike, rows == task.rows, rows or math.inf, run["search_rows"])
             of_part = by_part.setdefault(part, {})
-            of_part.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(record, sign)
+            of_part.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(
+                record, METRICS[record["metric"]].sign
+            )
     return by_part[max(by_part)] if by_part else {}
 
 

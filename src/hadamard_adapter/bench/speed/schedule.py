@@ -7,12 +7,11 @@ from typing import Any
 
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import described
-from hadamard_adapter.bench.schedule import Outcome
+from hadamard_adapter.bench.schedule import Outcome, settle
 from hadamard_adapter.bench.speed.plan import missing
 from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.bench.worker import BUSY, MENDABLE, last_line, write_job
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.bench.worker import BUSY, last_line, write_job
 
 __all__ = ["Start", "in_a_process", "run_missing"]
 
@@ -60,21 +59,13 @@ def run_missing(
             continue
         say(f"run {number} of {len(left)}: {name}")
         code, last_words = start(run, results)
-        record = results.records().get(name, {})
-        if record.get("status") == "done":
-            outcome.n_done += 1
-            say(f"{name}: {_in_short(record)}")
-        elif record.get("status") == "failed":
-            outcome.failed[name] = record["error"]
-            say(f"{name}: failed: {record['error']}")
-        elif code == MENDABLE:
-            raise SettingsError(last_words.removeprefix("error: "))
-        else:
-            how = "another process has it" if code == BUSY else _how(code, last_words)
-            outcome.lost[name] = how
-            say(f"{name}: {how}")
-            if code != BUSY:
-                _cancel(run, results, how)
+        if code == BUSY and not results.is_finished(name):
+            outcome.lost[name] = "another process has it"
+            say(f"{name}: {outcome.lost[name]}")
+            continue
+        settle(name, code, last_words, results, outcome, say, _in_short)
+        if name in outcome.lost:
+            _cancel(run, results, outcome.lost[name])
     return outcome
 
 
@@ -89,8 +80,3 @@ def _in_short(record: dict[str, Any]) -> str:
         last = record["points"][-1]
         return f"{record['metric']} {last['score']:.4f} after {last['seconds']:.1f} s of training"
     return f"done in {record['total_seconds']:.0f} s"
-
-
-def _how(code: int, last_words: str) -> str:
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"its process died ({how}) {last_words}".strip()
