@@ -145,11 +145,16 @@ class Results:
             SettingsError: the folder cannot be made.
         """
         place = self.made("specs") / Path(path).name
-        title = _title_of(Path(path))
-        if place.exists() and _title_of(place) != title:
+        title = _content_of(Path(path)).get("title")
+        if place.exists() and _content_of(place).get("title") != title:
             word = hashlib.sha256(str(title).encode()).hexdigest()[:8]
             place = place.with_name(f"{place.stem}-{word}.toml")
         return place
+
+    def is_other_spec(self, path: str | Path) -> bool:
+        """Whether the copy that a spec takes the place of asks for something else; comments do not count."""
+        place = self.place_of_spec(path)
+        return place.exists() and _content_of(place) != _content_of(Path(path))
 
     def keep_spec(self, path: str | Path) -> Path:
         """Keep a copy of a spec beside the results that it asked for, in place of its last copy.
@@ -236,9 +241,9 @@ def _first_wrong(record: dict[str, Any], kinds: dict[str, Any]) -> str | None:
     return None
 
 
-def _title_of(spec: Path) -> Any:
-    """The title that a spec gives itself; None where it cannot be read."""
+def _content_of(spec: Path) -> dict[str, Any]:
+    """What a spec says; empty where it cannot be read."""
     try:
-        return read_toml(spec, lambda given: given.get("title"))
+        return read_toml(spec, dict)
     except SettingsError:
-        return None
+        return {}

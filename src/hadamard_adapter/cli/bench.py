@@ -105,8 +105,7 @@ def bench_command(options: BenchOptions) -> None:
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    place = results.place_of_spec(path)
-    is_other = place.exists() and place.read_bytes() != path.read_bytes()
+    is_other = results.is_other_spec(path)
     kept = results.keep_spec(path)
     if kept.name != path.name:
         console.print(
