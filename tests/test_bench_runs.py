@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,30 @@ def test_a_file_that_is_no_finished_record_is_told(
     else:
         with pytest.raises(SettingsError, match=r"another version.*Choose another --results"):
             run(spec, tmp_path)
+        results.cancel(name, {"run": {}, "identity": "", "title": ""}, "interrupted")
         assert (tmp_path / "runs" / f"{name}.json").read_text() == content
+
+
+def test_a_record_that_cannot_be_read_is_neither_done_again_nor_replaced(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "head", seeds=1)
+    name = name_of(due(spec, {})[0])
+    (tmp_path / "runs").mkdir()
+    path = tmp_path / "runs" / f"{name}.json"
+    path.symlink_to(path)
+    results = Results(tmp_path)
+    assert not results.records() and "cannot be read" in results.problems[path.name]
+    with pytest.raises(SettingsError, match=r"cannot be read.*move the file away"):
+        run(spec, tmp_path)
+    results.cancel(name, {"run": {}, "identity": "", "title": ""}, "interrupted")
+    assert path.is_symlink()
+
+
+def test_two_workers_may_keep_the_same_labels_at_once(tmp_path: Path) -> None:
+    results = [Results(tmp_path) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(40):
+            list(threads.map(lambda one: one.write_labels(f"h{number}", "0 1"), results))  # noqa: B023
+    assert results[0].labels("h39") == [0.0, 1.0]
 
 
 def test_an_error_that_nobody_expected_ends_its_run_alone(

@@ -87,6 +87,11 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _without_tokenizer(model: Path) -> None:
+    for path in model.glob("*token*"):
+        path.unlink()
+
+
 def _to_pickle(model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
 
@@ -117,6 +122,7 @@ MODELS: dict[str, tuple[Callable[[], Words], str]] = {
         "'xlnet'.*expected one of albert.*in Python alone.*hadamard inspect MODEL",
     ),
     "no tokenizer": (_model(lambda path: (path / "tokenizer.json").unlink()), "tokenizer"),
+    "nothing of a tokenizer": (_model(_without_tokenizer), "no tokenizer in .*put the files"),
     "weights cut short": (_model(lambda path: _cut(path / "model.safetensors")), "model"),
     "weights in a pickle": (_model(_to_pickle), "pickle.*safetensors"),
     "code of its own": (_model(_with_remote_code), "code of its own.*pass --allow-remote-code"),

@@ -1,6 +1,7 @@
 """Laws of shared adapters: tuning starts where it is told to, and stays in the directions it is given."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,12 @@ def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "all").iterdir()} == {"0", "1", "2"}
     found = hadamard("share", "train", "--adapters", names, "--epochs", 1, "--output", tmp_path / "all")
     assert found.code == 0 and "epoch 1" not in found.err, found.err  # finished already
+    foreign = shutil.copytree(folders(place)[0], tmp_path / "foreign") / "adapter_config.json"
+    foreign.write_text(json.dumps(json.loads(foreign.read_text()) | {"base_fingerprint": "another"}))
+    two = ("--adapters", f"{folders(place)[1]},{foreign.parent}")
+    for bad in (("share", "train", *two, "--output", tmp_path / "x"), ("prune", *two)):
+        found = hadamard(*bad)
+        assert found.code == 2 and "expected adapters of one base model" in found.err, found.err
     for bad in (
         ("share", "train", "--adapters", names, "--epochs", 2, "--output", tmp_path / "all"),
         ("share", "train", "--adapters", f"{tmp_path},{place}", "--output", tmp_path / "x"),

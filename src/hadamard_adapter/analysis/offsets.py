@@ -14,7 +14,7 @@ from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.weights import read_weights
 
-__all__ = ["flat", "is_offset", "layer_of", "made_with", "read_offsets", "stacked"]
+__all__ = ["flat", "is_offset", "layer_of", "made_with", "read_offsets", "refuse_two_bases", "stacked"]
 
 _NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)"
@@ -61,6 +61,16 @@ def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "
         (2, 12, 768)
     """
     places = [Path(folder).expanduser() for folder in folders]
+    refuse_two_bases(places)
+    return stacked([read_weights(place / WEIGHTS) for place in places])
+
+
+def refuse_two_bases(places: Sequence[Path]) -> None:
+    """Refuse adapters that were not all tuned on one base model.
+
+    Raises:
+        AdapterError: a folder holds no Hadamard adapter, or belongs to another base model.
+    """
     prints = [read_config(place).base_fingerprint for place in places]
     for place, found in zip(places, prints, strict=True):
         if found != prints[0]:
@@ -68,7 +78,6 @@ def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "
                 f"expected adapters of one base model, received {str(places[0])!r} of {prints[0]!r} and "
                 f"{str(place)!r} of {found!r}; leave one of them out"
             )
-    return stacked([read_weights(place / WEIGHTS) for place in places])
 
 
 def stacked(adapters: Sequence[Mapping[str, Tensor]]) -> dict[str, Float[np.ndarray, "a l d"]]:

@@ -9,6 +9,7 @@ from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import csv_text, markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import DataError
+from hadamard_adapter.files import replacing
 from hadamard_adapter.tuning.places import refuse_no_place
 
 __all__ = ["write_report"]
@@ -49,5 +50,6 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
     refuse_no_place("output", folder / next(iter(texts)))
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with replacing(folder / name, "w", encoding="utf-8") as file:
+            file.write(text)
     return [folder / name for name in texts]

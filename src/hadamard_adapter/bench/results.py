@@ -12,6 +12,7 @@ fit) or cancelled (the process went away: the same command runs it again).
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ _OF_A_TRAINING: dict[str, Any] = {
 _OF_DONE: dict[str, Any] = {"metric": str, "score": _NUMBER, "seconds": _NUMBER, "best": dict}
 _OF_A_SCORE: dict[str, Any] = {"predictions": str, "dev_fingerprint": str, "is_collapsed": bool}
 """Entries of a record, by the names that lead to them -> their type."""
+_LEFT_ALONE = "left alone"
+"""How the problem of a file ends that nothing may replace."""
 
 
 @dataclass
@@ -57,15 +60,14 @@ class Results:
         """Name of the run -> record, of all files that can be read; `problems` tells of the others."""
         there: set[str] = set()
         for entry in _json_files(self.folder / "runs"):
-            name, stamp = entry.name.removesuffix(".json"), entry.stat().st_mtime_ns
+            name, stamp = entry.name.removesuffix(".json"), _stamp_of(entry)
             there.add(name)
             if self._stamps.get(name) == stamp:
                 continue
             self._stamps[name] = stamp
             self._records.pop(name, None)
             self.problems.pop(entry.name, None)
-            content = read_json(Path(entry.path))
-            problem = _problem_of(content)
+            content, problem = _read(Path(entry.path))
             if problem is None:
                 self._records[name] = content
             else:
@@ -97,11 +99,15 @@ class Results:
             Whether it was done here or before, not by another process just now.
 
         Raises:
-            SettingsError: a record of another version stands in its place.
+            SettingsError: a record of another version, or a file that cannot be read, stands in its place.
         """
         if self.is_finished(name):
             return True
-        self._refuse_other_version(name)
+        if (problem := self._left_alone(name)) is not None:
+            raise SettingsError(
+                f"{name}.json in {str(self.folder)!r}: {problem}. Choose another --results, or move the file "
+                "away to run it again"
+            )
         work = self.made("work") / name
         work.mkdir(exist_ok=True)
         try:
@@ -116,14 +122,14 @@ class Results:
         return True
 
     def cancel(self, name: str, about: dict[str, Any], error: str) -> None:
-        """Write down why a run is not there; a record that is finished stays as it is.
+        """Write down why a run is not there; a record that is finished, or left alone, stays as it is.
 
         Args:
             name: of the run.
             about: its record's first entries: run, identity, title.
             error: why.
         """
-        if not self.is_finished(name):
+        if not self.is_finished(name) and self._left_alone(name) is None:
             self.write(name, {**about, "status": "cancelled", "error": error})
 
     def made(self, kind: str) -> Path:
@@ -174,7 +180,8 @@ class Results:
         """Keep the true labels of dev rows under their fingerprint."""
         path = self.made("labels") / f"{fingerprint}.json"
         if not path.exists():
-            write_json(path, {"labels": labels})
+            with replacing(path, "w", encoding="utf-8") as file:  # another worker may be at it too
+                file.write(json.dumps({"labels": labels}, indent=2) + "\n")
 
     def labels(self, fingerprint: str) -> list[float] | None:
         """The true labels of dev rows; None where they were not kept."""
@@ -184,13 +191,11 @@ class Results:
         except (AttributeError, KeyError, TypeError, ValueError):  # damaged
             return None
 
-    def _refuse_other_version(self, name: str) -> None:
-        content = read_json(self.folder / "runs" / f"{name}.json")
-        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-            raise SettingsError(
-                f"{name}.json in {str(self.folder)!r}: {_problem_of(content)}. Choose another --results, or "
-                "move the file away to run it again"
-            )
+    def _left_alone(self, name: str) -> str | None:
+        """Why a run's file may not be replaced; None where it may, or where there is none."""
+        path = self.folder / "runs" / f"{name}.json"
+        problem = _read(path)[1] if os.path.lexists(path) else None
+        return problem if problem is not None and problem.endswith(_LEFT_ALONE) else None
 
 
 def is_over(record: Mapping[str, Any] | None) -> bool:
@@ -207,12 +212,30 @@ def _json_files(folder: Path) -> list["os.DirEntry[str]"]:
         raise SettingsError(f"results {str(folder)!r}: expected a folder; choose another place") from error
 
 
+def _stamp_of(entry: "os.DirEntry[str]") -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except OSError:  # a link to nothing
+        return -1
+
+
+def _read(path: Path) -> tuple[Any, str | None]:
+    """What a record's file holds, and why it does not count; None where it does."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror}); {_LEFT_ALONE}"
+    except (ValueError, RecursionError):
+        content = None
+    return content, _problem_of(content)
+
+
 def _problem_of(content: Any) -> str | None:
     """Why a record does not count; None where it does."""
     if not isinstance(content, dict) or "format" not in content:
         return "not a record of a run, or written half; the run counts as missing"
     if content["format"] != FORMAT:
-        return f"of another version (format {content['format']!r}, expected {FORMAT}); left alone"
+        return f"of another version (format {content['format']!r}, expected {FORMAT}); {_LEFT_ALONE}"
     problem = _lacking(content)
     return None if problem is None else f"damaged ({problem!r}); the run counts as missing"
 

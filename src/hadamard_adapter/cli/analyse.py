@@ -269,8 +269,10 @@ def prune_command(options: PruneOptions) -> None:
       hadamard prune --adapters cola,mrpc,rte --plot prune.svg
     """
     stay_offline_without_hub([base_model_of(folder) for folder in options.adapters])
+    from hadamard_adapter.analysis.offsets import refuse_two_bases
     from hadamard_adapter.analysis.prune import CRITERIA, prune_picture, rank_agreement
 
+    refuse_two_bases([Path(folder).expanduser() for folder in options.adapters])
     found: dict[str, Any] = {}
     for folder in options.adapters:
         one = found[Path(folder).name] = _pruned(options, Path(folder).expanduser())

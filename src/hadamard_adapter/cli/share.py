@@ -114,9 +114,11 @@ def train_command(options: TrainOptions) -> None:
     """
     folders = [Path(folder).expanduser() for folder in options.adapters]
     stay_offline_without_hub([base_model_of(str(folder)) for folder in folders])
+    from hadamard_adapter.analysis.offsets import refuse_two_bases
     from hadamard_adapter.analysis.prune import settings_of
     from hadamard_adapter.tuning.together import tune_together
 
+    refuse_two_bases(folders)
     settings = [dataclasses.replace(settings_of(path), output=path.name) for path in folders]
     first: dict[str, Any] = {"overwrite": options.overwrite, "quiet": options.quiet}
     if options.epochs is not None:

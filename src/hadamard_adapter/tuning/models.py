@@ -92,10 +92,15 @@ def load_tokenizer(model: str, allow_remote_code: bool = False) -> Any:
     """The tokenizer of a model, with a padding token (the end-of-text token where it has none of its own).
 
     Raises:
-        SettingsError: it cannot be loaded, or has neither token.
+        SettingsError: it cannot be loaded, holds no words, or has neither token.
     """
     with _explained(model, "tokenizer", allow_remote_code):
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one where files lack it
+        raise SettingsError(
+            f"no tokenizer in {model!r}: its vocabulary has special tokens alone; put the files of the "
+            "model's own tokenizer into the folder"
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise SettingsError(
