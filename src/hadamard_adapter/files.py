@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -37,27 +37,28 @@ def replacing(
         OSError: the disk is full, or the folder cannot be written to.
 
     Example:
+        >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with replacing(folder / "a.txt", "w") as file:
         ...     _ = file.write("whole")
         >>> [(entry.name, entry.read_text()) for entry in folder.iterdir()]
         [('a.txt', 'whole')]
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    allowed = 0o666 if permissions is None else permissions
     try:
-        with os.fdopen(descriptor, mode, **options) as file:
+        with open(
+            temporary,
+            mode.replace("w", "x"),
+            opener=lambda name, flags: os.open(name, flags, allowed),
+            **options,
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _usual() if permissions is None else permissions)
+        if permissions is not None:  # whatever the umask took off
+            os.chmod(temporary, permissions)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _usual() -> int:
-    """What `open` gives a new file; mkstemp makes it private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

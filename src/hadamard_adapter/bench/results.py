@@ -41,8 +41,6 @@ _OF_A_TRAINING: dict[str, Any] = {
 _OF_DONE: dict[str, Any] = {"metric": str, "score": _NUMBER, "seconds": _NUMBER, "best": dict}
 _OF_A_SCORE: dict[str, Any] = {"predictions": str, "dev_fingerprint": str, "is_collapsed": bool}
 """Entries of a record, by the names that lead to them -> their type."""
-_LEFT_ALONE = "left alone"
-"""How the problem of a file ends that nothing may replace."""
 
 
 @dataclass
@@ -68,6 +66,7 @@ class Results:
             self._records.pop(name, None)
             self.problems.pop(entry.name, None)
             content, problem = _read(Path(entry.path))
+            problem = problem or _damage_of(content)
             if problem is None:
                 self._records[name] = content
             else:
@@ -180,8 +179,7 @@ class Results:
         """Keep the true labels of dev rows under their fingerprint."""
         path = self.made("labels") / f"{fingerprint}.json"
         if not path.exists():
-            with replacing(path, "w", encoding="utf-8") as file:  # another worker may be at it too
-                file.write(json.dumps({"labels": labels}, indent=2) + "\n")
+            write_json(path, {"labels": labels})
 
     def labels(self, fingerprint: str) -> list[float] | None:
         """The true labels of dev rows; None where they were not kept."""
@@ -194,8 +192,7 @@ class Results:
     def _left_alone(self, name: str) -> str | None:
         """Why a run's file may not be replaced; None where it may, or where there is none."""
         path = self.folder / "runs" / f"{name}.json"
-        problem = _read(path)[1] if os.path.lexists(path) else None
-        return problem if problem is not None and problem.endswith(_LEFT_ALONE) else None
+        return _read(path)[1] if os.path.lexists(path) else None
 
 
 def is_over(record: Mapping[str, Any] | None) -> bool:
@@ -220,22 +217,23 @@ def _stamp_of(entry: "os.DirEntry[str]") -> int:
 
 
 def _read(path: Path) -> tuple[Any, str | None]:
-    """What a record's file holds, and why it does not count; None where it does."""
+    """What a record's file holds, and why nothing may replace it; None where it may be."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        return None, f"cannot be read ({error.strerror}); {_LEFT_ALONE}"
+        return None, f"cannot be read ({error.strerror}); left alone"
     except (ValueError, RecursionError):
-        content = None
-    return content, _problem_of(content)
+        return None, None
+    found = content.get("format", FORMAT) if isinstance(content, dict) else FORMAT
+    if found != FORMAT:
+        return content, f"of another version (format {found!r}, expected {FORMAT}); left alone"
+    return content, None
 
 
-def _problem_of(content: Any) -> str | None:
-    """Why a record does not count; None where it does."""
+def _damage_of(content: Any) -> str | None:
+    """Why a record does not count, so that its run is done again; None where it does."""
     if not isinstance(content, dict) or "format" not in content:
         return "not a record of a run, or written half; the run counts as missing"
-    if content["format"] != FORMAT:
-        return f"of another version (format {content['format']!r}, expected {FORMAT}); {_LEFT_ALONE}"
     problem = _lacking(content)
     return None if problem is None else f"damaged ({problem!r}); the run counts as missing"
 

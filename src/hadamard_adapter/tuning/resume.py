@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.errors import BusyError, SettingsError, TrainingError, option
-from hadamard_adapter.files import is_no_space
+from hadamard_adapter.files import is_no_space, replacing
 
 __all__ = [
     "check_output",
@@ -55,7 +55,7 @@ RESULT_FILES = ("metrics.json", "adapter_model.safetensors")
 _REPLACED = "replaced"
 CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
 _KNOWN = re.compile(
-    r"lock|replaced|cache|runs|shared|settings\.json(\.tmp)?|((head|adapter|both)(\.done)?|final)(\.tmp)?"
+    r"lock|replaced|cache|runs|shared|settings\.json|\.settings\.json\.\w+\.tmp|((head|adapter|both)(\.done)?|final)(\.tmp)?"
 )
 
 
@@ -69,10 +69,8 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file so that a reader sees the old content or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _fsync(temporary)
-    os.replace(temporary, path)
+    with replacing(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def file_sha256(path: Path) -> str:

@@ -105,10 +105,8 @@ def _searches(
             rows = run["task"].get("rows")
             is_alike = run.get("optimizer") == row.path.optimizer
             part = (is_alike, rows == task.rows, rows or math.inf, run["search_rows"])
-            of_part = by_part.setdefault(part, {})
-            of_part.setdefault(run["task"].get("epochs"), {})[run["lr"]] = quality_of(
-                record, METRICS[record["metric"]].sign
-            )
+            of_epochs = by_part.setdefault(part, {}).setdefault(run["task"].get("epochs"), {})
+            of_epochs[run["lr"]] = quality_of(record, METRICS[record["metric"]].sign)
     return by_part[max(by_part)] if by_part else {}
 
 
