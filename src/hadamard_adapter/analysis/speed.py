@@ -251,7 +251,7 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]], clock: Clock = "wall
         run = record["run"]
         if run["purpose"] == "curve" and record["status"] != "cancelled":
             variants = found.setdefault((run["model"], _task(run)), {})
-            settings = run["variant"], float(run["lr"]), run["task"]["epochs"]
+            settings = run["variant"], float(run["lr"]), run["task"].get("epochs")
             variants.setdefault(settings, []).append(record)
     return [_group(*key, variants, clock) for key, variants in sorted(found.items())]
 
@@ -294,7 +294,7 @@ def _growth_line(
 
 
 def _task(run: Mapping[str, Any]) -> str:
-    rows = run["task"]["rows"]
+    rows = run["task"].get("rows")
     return run["task"]["name"] + (f" ({rows:,} rows)" if rows else "")
 
 

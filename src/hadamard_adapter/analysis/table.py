@@ -168,9 +168,8 @@ def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str
 
 def _settings(record: Mapping[str, Any]) -> str:
     """What runs of one row share: all but the seed; of a record that has no settings, its run's fields."""
-    settings = {
-        name: value for name, value in record.get("settings", record["run"]).items() if name != "seed"
-    }
+    found = record.get("settings") or record["run"]
+    settings = {name: value for name, value in found.items() if name != "seed"}
     return json.dumps(settings, sort_keys=True)
 
 
@@ -194,9 +193,9 @@ def _cells(results: Results) -> list[dict[Key, list[Cell]]]:
 def _key(run: Mapping[str, Any]) -> Key:
     """What runs of one table share; runs of other settings stand in a table of their own."""
     task = run["task"]
-    sizes = [f"{task['rows']:,} rows"] if task["rows"] else []
+    sizes = [f"{task['rows']:,} rows"] if task.get("rows") else []
     sizes += [f"{task['held_out']:,} held out"] if task.get("held_out") else []
-    searched, fixed = task.get("search_epochs"), task["epochs"]
+    searched, fixed = task.get("search_epochs"), task.get("epochs")
     epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
     more = [f"{epochs} epochs"] if epochs else []
     more += [word for word in ("bf16", "dropout") if run[word]]
@@ -262,14 +261,14 @@ def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | N
         n_head=first.get("head_parameters"),
         share_percent=first.get("share_percent"),
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
-        epochs=tuple(sorted({record["run"]["task"]["epochs"] or 0 for record in records} - {0})),
+        epochs=tuple(sorted({record["run"]["task"].get("epochs") or 0 for record in records} - {0})),
         scores=scores,
         summary=summarise(list(scores.values())) if scores else None,
         n_asked=n_asked,
         failed=tuple(sorted(r["run"]["seed"] for r in records if r["status"] == "failed")),
         collapsed=tuple(record["run"]["seed"] for record in done if record["is_collapsed"]),
         seconds=float(np.median([record["seconds"] for record in done])) if done else None,
-        memory_mb=max((float(record["peak_memory_mb"] or 0) for record in done), default=None),
+        memory_mb=max((float(record.get("peak_memory_mb") or 0) for record in done), default=None),
         layers=_mean_layers([record["layers"] for record in done if record.get("layers")]),
         published=published,
     )
@@ -309,7 +308,7 @@ def _with_comparison(
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two runs were scored on the same dev rows, and began and trained with the same."""
-    a, b = (record.get("settings", {}) for record in (one, other))
+    a, b = (record.get("settings") or {} for record in (one, other))
     is_same = all(a.get(name) == b.get(name) for name in _SAME)
     return is_same and one["dev_fingerprint"] == other["dev_fingerprint"]
 
@@ -318,7 +317,7 @@ def _by_examples(
     own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], results: Results
 ) -> Interval | None:
     labels = results.labels(own[0]["dev_fingerprint"])
-    n_rows = own[0].get("rows", {}).get("dev")
+    n_rows = (own[0].get("rows") or {}).get("dev")
     if labels is None or len(labels) != n_rows:  # several labels a row are no plain list
         return None
     one, other = (

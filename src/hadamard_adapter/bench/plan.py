@@ -180,7 +180,7 @@ def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
     ran = [
         ((record["work"], record["seconds"]), _likest_first(run["model"], run["method"], run["task"]["name"]))
         for record in records.values()
-        if record["status"] == "done" and "work" in record
+        if record["status"] == "done" and record.get("work") is not None
         for run in [record["run"]]
     ]
     return total_estimate(wanted, ran)

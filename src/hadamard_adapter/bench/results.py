@@ -19,28 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hadamard_adapter.bench.record import STATUSES, first_wrong
 from hadamard_adapter.bench.spec import read_toml
 from hadamard_adapter.errors import BusyError, SettingsError
 from hadamard_adapter.files import replacing
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.resume import locked, read_json, remove, write_json
 
-__all__ = ["FORMAT", "STATUSES", "Results", "is_over"]
+__all__ = ["FORMAT", "Results", "is_over"]
 
 FORMAT = 1
 """Of the records; counted up when a reader of the old form would misread the new one."""
-STATUSES = ("done", "failed", "cancelled")
-
-_NUMBER, _COUNT = (int, float), (int, type(None))
-_ALWAYS: dict[str, Any] = {"status": str, "run": dict, "identity": str, "title": str, "run.purpose": str}
-_OF_A_TRAINING: dict[str, Any] = {
-    **{"run.model": str, "run.method": str, "run.lr": _NUMBER, "run.seed": int, "run.select": str},
-    **{"run.bf16": bool, "run.dropout": bool, "run.task": dict, "run.task.name": str},
-    **{"run.task.rows": _COUNT, "run.task.epochs": _COUNT},
-}
-_OF_DONE: dict[str, Any] = {"metric": str, "score": _NUMBER, "seconds": _NUMBER, "best": dict}
-_OF_A_SCORE: dict[str, Any] = {"predictions": str, "dev_fingerprint": str, "is_collapsed": bool}
-"""Entries of a record, by the names that lead to them -> their type."""
 
 
 @dataclass
@@ -234,32 +223,8 @@ def _damage_of(content: Any) -> str | None:
     """Why a record does not count, so that its run is done again; None where it does."""
     if not isinstance(content, dict) or "format" not in content:
         return "not a record of a run, or written half; the run counts as missing"
-    problem = _lacking(content)
+    problem = first_wrong(content)
     return None if problem is None else f"damaged ({problem!r}); the run counts as missing"
-
-
-def _lacking(record: dict[str, Any]) -> str | None:
-    """The first entry that a record should have and has not, or not of the right type."""
-    if (wrong := _first_wrong(record, _ALWAYS)) is not None:
-        return wrong
-    purpose, status = record["run"]["purpose"], record["status"]
-    if status not in STATUSES:
-        return "status"
-    if purpose not in ("search", "score"):  # of speed
-        return None
-    wanted = _OF_DONE | (_OF_A_SCORE if purpose == "score" else {}) if status == "done" else {"error": str}
-    return _first_wrong(record, _OF_A_TRAINING | wanted)
-
-
-def _first_wrong(record: dict[str, Any], kinds: dict[str, Any]) -> str | None:
-    """The first name whose entry is of another type; an entry that is missing is None."""
-    for name, kind in kinds.items():
-        value: Any = record
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            return name
-    return None
 
 
 def _content_of(spec: Path) -> dict[str, Any]:

@@ -1,0 +1,192 @@
+"""What a record of a run holds, by its purpose and status: a table of entries, each with what it must be."""
+
+import datetime
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hadamard_adapter.bench.speed import PURPOSES, VARIANTS
+from hadamard_adapter.tasks import METRICS
+
+__all__ = ["STATUSES", "first_wrong"]
+
+STATUSES = ("done", "failed", "cancelled")
+
+_LARGEST = 1e15
+"""Of seconds, bytes and counts; the sum of a million such is still finite."""
+
+_Check = Callable[[Any], bool]
+"""Whether a value may stand at its place."""
+_Entries = Mapping[str, _Check]
+"""Names that lead to an entry, a dot between two -> its check."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_one_of(*names: str) -> _Check:
+    return lambda value: isinstance(value, str) and value in names
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_number(value: Any) -> bool:
+    """A finite number; JSON as Python reads it has NaN, Infinity and integers of any length too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_amount(value: Any) -> bool:
+    """Of seconds, bytes or parts of a hundred: a number that is not negative."""
+    return _is_number(value) and 0 <= value <= _LARGEST
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_amount(value)
+
+
+def _is_list_of(check: _Check) -> _Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _is_mapping_of(check: _Check) -> _Check:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _or_nothing(check: _Check) -> _Check:
+    """Null, or an entry that is not there, passes too."""
+    return lambda value: value is None or check(value)
+
+
+def _holds(entries: _Entries) -> _Check:
+    return lambda value: isinstance(value, dict) and _first_wrong(value, entries) is None
+
+
+def _is_time(value: Any) -> bool:
+    """A date and time as ISO 8601 writes it."""
+    try:
+        datetime.datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _are_numbers(value: Any) -> bool:
+    """Numbers in one text, a space between two."""
+    try:
+        return all(math.isfinite(float(word)) for word in value.split())
+    except (AttributeError, ValueError):
+        return False
+
+
+_STAGE: _Entries = {
+    **{name: lambda value: _is_count(value) and value > 0 for name in ("epochs", "steps")},
+    **{"seconds": lambda value: _is_amount(value) and value > 0, "processor_seconds": _is_amount},
+}
+_POINT: _Entries = {
+    **{"stage": _is_text, "score": _is_number, "step": _is_count, "epoch": _is_amount},
+    **{f"{part}{clock}": _is_amount for part in ("", "cache_") for clock in ("seconds", "processor_seconds")},
+}
+
+
+def _are_layers(value: Any) -> bool:
+    """Kind of offset -> a number for each layer."""
+    return _is_mapping_of(_is_list_of(_is_number))(value) and len({*map(len, value.values())}) <= 1
+
+
+def _are_stages(value: Any) -> bool:
+    return bool(value) and _is_mapping_of(_holds(_STAGE))(value)
+
+
+_EVERY: _Entries = {
+    **{"status": _is_one_of(*STATUSES), "run.purpose": _is_one_of("search", "score", *PURPOSES)},
+    **{name: _is_text for name in ("identity", "title", "run.model", "run.task.name")},
+    **{"run.lr": _is_number, "run.seed": _is_count},
+    **{f"run.task.{name}": _or_nothing(_is_count) for name in ("rows", "held_out", "epochs")},
+    "run.task.search_epochs": _or_nothing(_is_list_of(_is_count)),
+}
+_DONE: _Entries = {
+    "metric": _is_one_of(*METRICS),
+    **{"rows": _or_nothing(_is_mapping), "rows.dev": _or_nothing(_is_count)},
+    "peak_memory_mb": _or_nothing(_is_amount),
+}
+_TRAINING: _Entries = {
+    **{
+        "run.method": _is_text,
+        "run.select": _is_one_of("held-out", "dev"),
+        "run.bf16": _is_flag,
+        "run.dropout": _is_flag,
+    },
+    "settings": _or_nothing(_is_mapping),
+}
+_TRAINING_DONE: _Entries = {
+    **{"score": _is_number, "best.dev_loss": _is_number, "seconds": _is_amount},
+    **{name: _or_nothing(_is_amount) for name in ("work", "share_percent")},
+    **{name: _or_nothing(_is_count) for name in ("trained_parameters", "head_parameters")},
+}
+_SCORE_DONE: _Entries = {
+    **{"predictions": _are_numbers, "dev_fingerprint": _is_text, "is_collapsed": _is_flag},
+    "layers": _or_nothing(_are_layers),
+}
+_SPEED: _Entries = {
+    **{"run.variant": _is_one_of(*VARIANTS), "run.axis": _is_one_of("", "rows", "length", "layers")},
+    **{"run.value": _is_count, "run.task.batch_size": _is_count},
+}
+_SPEED_DONE: _Entries = {
+    **{"rows.train": _is_count, "rows.dev": _is_count, "row_passes": _is_amount, "total_seconds": _is_amount},
+    **{"machine.processor": _is_text, "machine.device": _is_text, "machine.threads": _is_count},
+    "machine.load_average": _is_list_of(_is_number),
+}
+_MEMORY_DONE: _Entries = {name: _is_count for name in ("peak_bytes", "saved_bytes", "result_bytes")}
+_CLOCKS = ("wall_seconds", "processor_seconds")
+_CURVE_DONE: _Entries = {
+    **{"started_at": _is_time, "stages": _are_stages},
+    **{f"{clock}.{part}": _is_amount for clock in _CLOCKS for part in ("prepare", "cache", "train")},
+    "points": _is_list_of(_holds(_POINT)),
+}
+
+
+def first_wrong(record: Mapping[str, Any]) -> str | None:
+    """The first entry that a record should have and has not, or that is not what it should be.
+
+    Args:
+        record: of a run, as read.
+
+    Returns:
+        The names that lead to the entry, a dot between two; None where all is well.
+    """
+    if (wrong := _first_wrong(record, _EVERY)) is not None:
+        return wrong
+    purpose, is_done = record["run"]["purpose"], record["status"] == "done"
+    is_training = purpose in ("search", "score")
+    entries = {**(_TRAINING if is_training else _SPEED)}
+    if not is_done:
+        return _first_wrong(record, {**entries, "error": _is_text})
+    entries |= {**_DONE, **(_TRAINING_DONE if is_training else _SPEED_DONE)}
+    if purpose == "score":
+        entries |= _SCORE_DONE
+    elif not is_training:
+        entries |= _MEMORY_DONE if purpose == "memory" else _CURVE_DONE
+    wrong = _first_wrong(record, entries)
+    if wrong is None and purpose == "score":
+        n_rows, n_predictions = (record.get("rows") or {}).get("dev"), len(record["predictions"].split())
+        wrong = "predictions" if n_rows and n_predictions % n_rows else None  # several a row where labels are
+    return wrong
+
+
+def _first_wrong(record: Mapping[str, Any], entries: _Entries) -> str | None:
+    """The first name whose value may not stand there; one that is not there is None."""
+    for name, check in entries.items():
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not check(value):
+            return name
+    return None
