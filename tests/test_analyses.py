@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from adapter_help import adapted
 from bench_help import add
 from command import hadamard, tuned
 from hadamard_adapter.analysis import knobs, outputs, patterns, prune, sharing
-from hadamard_adapter.analysis.offsets import flat, is_offset, layer_of, read_offsets, stacked
+from hadamard_adapter.analysis.offsets import flat, is_offset, layer_of, read_offsets, stacked, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
@@ -283,6 +284,23 @@ def test_patterns_of_opposite_adapters(other: Path, tmp_path: Path) -> None:
     assert set(written["between_tasks"].values()) == {None}
     assert written["made_with"]["adapter"]["rows"]["train"] == 96
     assert (tmp_path / "p.svg").read_text(encoding="utf-8").count("adapter") >= 1
+
+
+def test_tasks_of_own_files_are_told_apart_by_their_training_file(tmp_path: Path) -> None:
+    folders = list[str]()
+    for name, train in (("a", "mood/train.csv"), ("b", "tone/train.csv"), ("c", "/far/mood/train.csv")):
+        shutil.copytree(tuned().adapter, tmp_path / name)
+        run = numbers(tmp_path / name / "run.json")
+        run["settings"]["train"] = train
+        (tmp_path / name / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        folders.append(str(tmp_path / name))
+    assert tasks_of(folders) == ["mood/train", "tone/train", "mood/train"]
+    assert patterns.patterns_of_folders(folders)["between_tasks"]["all offsets"] == 1.0
+    assert sharing.sharing_of_folders(folders)["tasks"] == tasks_of(folders)
+    run["settings"].update(task="cola", train=None)
+    run["task"]["name"] = "cola"
+    (tmp_path / "c/run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert tasks_of(folders) == ["mood/train", "tone/train", "cola"]
 
 
 def test_a_pruned_adapter_is_the_adapter_without_these_layers(tmp_path: Path) -> None:

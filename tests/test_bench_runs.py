@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from bench_help import Silent, lay_out, silent, spec_of, spec_text
 from command import hadamard
@@ -440,6 +443,21 @@ def test_a_look_at_what_is_due_reads_no_rows_again(
 
     monkeypatch.setattr(rows, "read_data", refuse)
     assert due(spec, {}) == expected
+
+
+def test_a_bench_of_which_every_run_failed_is_an_error(place: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(place / "model", model)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in weights.items()},
+              model / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    path = tmp_path / "spec.toml"
+    path.write_text(spec_text(place, "head bitfit", seeds=1).replace(str(place / "model"), str(model)))
+    found = hadamard("bench", path, "--results", tmp_path / "r")
+    assert found.code == 2 and found.err.count("error: ") == 1, found.err
+    assert re.search(r"error: all 2 runs failed, the first one model-mood-\w+-.*: TrainingError: ", found.err)
+    assert {record["status"] for record in Results(tmp_path / "r").records().values()} == {"failed"}
+    assert hadamard("bench", path, "--results", tmp_path / "r").code == 0, "nothing is left to run"
 
 
 def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> None:

@@ -67,6 +67,26 @@ name = "cola"
         ('"cola"', '"cola"\nsearch_epochs = [2, 2]', "search_epochs: expected numbers from 1 on that differ"),
         ('"cola"', '"cola"\nsearch_epochs = [0]', "search_epochs: expected numbers from 1 on that differ"),
         ('title = "x"', "title = x", "not a TOML file"),
+        ('title = "x"', f'title = "x"\nseeds = {"9" * 5000}', "not a TOML file"),
+        ('title = "x"', f'title = "x"\ndata = {"[" * 5000}', "not a TOML file"),
+        ('title = "x"', 'title = "x"\ndata = ""', "data: expected text in quotes, not empty, received ''"),
+        (
+            'name = "cola"',
+            'name = "cola"\nexpected = { full = nan }',
+            "full: expected a number, received nan",
+        ),
+        ('name = "cola"', f'name = "{"a" * 300}"\ntrain = "x"\ndev = "y"', "and at most 80 of them"),
+        (
+            'name = "cola"',
+            'name = "cola"\nlabel = "x"',
+            "label: expected for a task with train and dev alone",
+        ),
+        (
+            '"cola"',
+            '"a"\ntrain = "x"\ndev = "y"\nmetric = "macrof1"',
+            "no metric 'macrof1'; did you mean 'macro-f1'",
+        ),
+        ('"cola"', '"a"\ntrain = "x"\ndev = "y"\nproblem_type = "regresion"', "did you mean 'regression'"),
     ],
 )
 def test_a_wrong_word_is_refused_with_the_file_and_the_nearest_name(
@@ -85,6 +105,30 @@ def test_a_spec_is_what_its_file_says(tmp_path: Path) -> None:
     path.write_text(GOOD.replace('title = "x"', 'title = "x"\nsearch = { rows = 50 }'), encoding="utf-8")
     spec = read_spec(path)
     assert (spec.search, spec.seeds, spec.tasks[0].name) == (Search(rows=50, extensions=3), 3, "cola")
+
+
+def test_a_byte_order_mark_and_a_home_folder_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    own = GOOD.replace('["m"]', '["~/m"]').replace('"cola"', '"own"\ntrain = "~/x.csv"\ndev = "y.csv"')
+    path.write_text(own, encoding="utf-8-sig")
+    spec = read_spec(path)
+    assert spec.models == (str(Path.home() / "m"),)
+    assert (spec.tasks[0].train, spec.tasks[0].dev) == (str(Path.home() / "x.csv"), "y.csv")
+
+
+def test_a_task_of_own_files_says_its_columns_kind_and_metric(tmp_path: Path) -> None:
+    for part, n_rows in (("train", 60), ("dev", 20)):
+        rows = [f"{index % 4},words of row {index},a note,{index % 3}" for index in range(n_rows)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["label,body,remark,stars", *rows]), encoding="utf-8")
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    named = {"text": "body", "label": "stars", "metric": "spearman", "problem_type": "regression"}
+    found = read_rows(TaskSpec("stars", **files, **named), "")
+    assert found.train.texts[0].startswith("words of row") and found.train.pairs is None
+    assert (found.task.problem_type, found.task.metrics[0]) == ("regression", "spearman")
+    assert set(found.dev.labels or []) == {0, 1, 2}
+    by_macro = read_rows(TaskSpec("stars", **files, text="body", pair="remark", metric="macro-f1"), "")
+    assert (by_macro.task.metrics[0], len(by_macro.task.label_names)) == ("macro-f1", 4)
+    assert by_macro.dev.pairs is not None and by_macro.dev.pairs[0] == "a note"
 
 
 @pytest.mark.parametrize(("rows", "held_out"), [(30, 30), (80, 30), (200, 110), (None, 40), (100, None)])

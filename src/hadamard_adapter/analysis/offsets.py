@@ -11,10 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
 from hadamard_adapter.tuning.weights import read_weights
 
-__all__ = ["flat", "is_offset", "layer_of", "made_with", "read_offsets", "refuse_two_bases", "stacked"]
+__all__ = [
+    "flat",
+    "is_offset",
+    "layer_of",
+    "made_with",
+    "read_offsets",
+    "refuse_two_bases",
+    "stacked",
+    "tasks_of",
+]
 
 _NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)"
@@ -127,6 +136,18 @@ def flat(table: Mapping[str, Float[np.ndarray, "a l d"]]) -> Float[np.ndarray, "
     return np.concatenate([array.reshape(len(array), -1) for array in table.values()], axis=1)
 
 
+def tasks_of(folders: Sequence[str | Path]) -> list[str]:
+    """The task of each adapter: GLUE's name, or of own files the training file's and its folder's.
+
+    Args:
+        folders: made by `hadamard tune`; of one made by other means its own name counts.
+
+    Raises:
+        AdapterError: as `read_task`, or a run.json is damaged.
+    """
+    return [made_with(folder).get("task") or read_task(folder).name for folder in folders]
+
+
 def made_with(folder: str | Path) -> dict[str, Any]:
     """What an adapter was tuned with, from its run.json: task, rows, epochs, seed; empty where there is none.
 
@@ -140,6 +161,14 @@ def made_with(folder: str | Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         settings = {name: run["settings"][name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
-        return {"task": run["task"]["name"], "rows": run["rows"], **settings}
+        return {"task": _told_apart(run), "rows": run["rows"], **settings}
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{str(path)!r} is damaged: {error!r}; copy it again, or tune again") from error
+
+
+def _told_apart(run: Mapping[str, Any]) -> str:
+    """What a run.json calls its task; `tune` calls all tasks of own files "task"."""
+    name, train = run["task"]["name"], run["settings"].get("train")
+    if run["settings"].get("task") is not None or train is None:
+        return name
+    return "/".join([*Path(train).parent.parts[-1:], Path(train).stem])

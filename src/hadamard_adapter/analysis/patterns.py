@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hadamard_adapter.analysis.offsets import flat, read_offsets
+from hadamard_adapter.analysis.offsets import flat, read_offsets, tasks_of
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tuning.folder import read_task
 
 __all__ = ["cosines", "patterns_of_folders", "patterns_picture", "principal_components", "rms_by_layer"]
 
@@ -68,7 +67,7 @@ def patterns_of_folders(folders: Sequence[str]) -> dict[str, Any]:
 
     Offsets are compared, since that is what tuning did; the scales themselves (1 + offset) beside them,
     since that is what the paper shows. Cosines are split into pairs of one task (other seeds or data) and
-    pairs of different tasks, where tasks are told apart by their names.
+    pairs of different tasks, which `tasks_of` tells apart.
 
     Args:
         folders: two or more, of one base model.
@@ -84,7 +83,7 @@ def patterns_of_folders(folders: Sequence[str]) -> dict[str, Any]:
     if len(folders) < 2:
         raise SettingsError(f"expected two adapters or more to compare, received {list(folders)!r}")
     table = read_offsets(folders)
-    tasks = [read_task(folder).name for folder in folders]
+    tasks = tasks_of(folders)
     vectors = {kind: array.reshape(len(array), -1) for kind, array in table.items()}
     similar = {kind: cosines(array) for kind, array in vectors.items()}
     similar |= {

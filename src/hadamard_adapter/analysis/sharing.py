@@ -13,9 +13,9 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets
+from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
 from hadamard_adapter.tuning.resume import filled, write_json
 from hadamard_adapter.tuning.shared import Basis, offsets_in, write_basis
@@ -190,7 +190,7 @@ def sharing_of_folders(folders: Sequence[str]) -> dict[str, Any]:
         AdapterError: as `read_offsets`.
         SettingsError: fewer than two adapters, or of one task only.
     """
-    tasks = [read_task(folder).name for folder in folders]
+    tasks = tasks_of(folders)
     if len(set(tasks)) < 2:
         raise SettingsError(f"expected adapters of two tasks or more, received {tasks!r}")
     vectors = flat(read_offsets(folders))

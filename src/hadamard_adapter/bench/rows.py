@@ -19,6 +19,8 @@ __all__ = ["TaskRows", "cut", "files_of", "read_rows"]
 SHARE_HELD_OUT, MAX_HELD_OUT = 0.1, 1000
 N_LEAST = 20
 """Rows that must be left to train on."""
+_OF_FILES = ("text", "pair", "label", "problem_type", "metric")
+"""What a spec says of a task's own files, as `tune` calls it."""
 SEED = 0
 """Of every draw of rows: it is the same for all models, methods and seeds."""
 
@@ -67,7 +69,7 @@ def read_rows(spec: TaskSpec, data: str) -> TaskRows:
     Raises:
         DataError: a file or a row is not as it must be, or there are fewer rows than the task asks for.
     """
-    drawn = {name: getattr(spec, name) for name in ("rows", "held_out", "train", "dev")}
+    drawn = {name: getattr(spec, name) for name in ("rows", "held_out", "train", "dev", *_OF_FILES)}
     return _read(TaskSpec(spec.name, **drawn), data)
 
 
@@ -93,7 +95,7 @@ def _read(spec: TaskSpec, data: str) -> TaskRows:
 
 
 def files_of(spec: TaskSpec, data: str) -> dict[str, Any]:
-    """The settings of `tune` that name a task's files.
+    """The settings of `tune` that name a task's files, and what they hold.
 
     Example:
         >>> files_of(TaskSpec("cola"), "glue")
@@ -101,7 +103,7 @@ def files_of(spec: TaskSpec, data: str) -> dict[str, Any]:
     """
     if spec.train is None:
         return {"task": spec.name, "data": data}
-    return {"train": spec.train, "dev": spec.dev}
+    return {name: getattr(spec, name) for name in ("train", "dev", *_OF_FILES)}
 
 
 def cut(examples: Examples, n_rows: int) -> Examples:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import os
 import re
 import sys
 import types
@@ -13,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
-from hadamard_adapter.tasks import GLUE
+from hadamard_adapter.tasks import GLUE, METRICS, PROBLEM_TYPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +28,7 @@ __all__ = [
     "Search",
     "Spec",
     "TaskSpec",
+    "at_home",
     "check_task",
     "made",
     "nearest",
@@ -36,6 +39,9 @@ __all__ = [
 
 MOST_SEEDS = 1000
 """More is a slip of the keys, and the list of runs alone would take minutes."""
+
+LONGEST_NAME = 80
+"""Of a task: the name of a file has at most 255 letters, and model, method and rate stand in it too."""
 
 T = TypeVar("T")
 
@@ -73,6 +79,16 @@ class TaskSpec:
     """A file of training rows, for tasks that are not GLUE's."""
     dev: str | None = None
     """A file of dev rows, read for scores only."""
+    text: str | None = None
+    """Column of the texts of such files; found by name or content if not given, as `tune` does."""
+    pair: str | None = None
+    """Column of the second texts."""
+    label: str | None = None
+    """Column of the labels."""
+    problem_type: str | None = None
+    """Kind of such a task; inferred from its labels if not given."""
+    metric: str | None = None
+    """What its score is, where it is not the first of its kind: see `tune --metric`."""
     expected: dict[str, float] = dataclasses.field(default_factory=lambda: dict[str, float](), hash=False)
     """Method -> score in percent that a publication reports; shown beside ours, never in place of it."""
 
@@ -173,7 +189,18 @@ def read_spec(path: str | Path) -> Spec:
         Traceback (most recent call last):
         hadamard_adapter.errors.SettingsError: no/such.toml: No such file or directory
     """
-    return read_toml(path, lambda given: made(Spec, given, "the spec"))
+    return read_toml(path, lambda given: at_home(made(Spec, given, "the spec")))
+
+
+def at_home(spec: T) -> T:
+    """A spec of either kind, with the home folder in place of a "~" that begins a path."""
+    home, given = os.path.expanduser, typing.cast(Any, spec)
+    tasks = tuple(
+        dataclasses.replace(task, train=task.train and home(task.train), dev=task.dev and home(task.dev))
+        for task in given.tasks
+    )
+    models = tuple(home(model) for model in given.models)
+    return dataclasses.replace(given, models=models, data=home(given.data), tasks=tasks)
 
 
 def read_toml(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
@@ -183,11 +210,13 @@ def read_toml(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
         SettingsError: no such file, no TOML, or what `make` raises; the message begins with the path.
     """
     try:
-        return make(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         raise SettingsError(f"{path}: not a TOML file: {error}") from error
+    try:
+        return make(given)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
 
@@ -244,18 +273,27 @@ def check_task(task: TaskSpec) -> None:
     """
     if (task.train is None) != (task.dev is None):
         raise SettingsError(f"task {task.name!r}: expected both train and dev, or neither")
-    if re.fullmatch(r"\w[\w.-]*", task.name) is None:
+    if re.fullmatch(rf"\w[\w.-]{{0,{LONGEST_NAME - 1}}}", task.name) is None:
         raise SettingsError(
-            f"task {task.name!r}: expected letters, digits, '.', '_' and '-', since files are named after it"
+            f"task {task.name!r:.120}: expected letters, digits, '.', '_' and '-', since files are named "
+            f"after it, and at most {LONGEST_NAME} of them"
         )
     if task.train is not None and task.name in GLUE:
         raise SettingsError(
             f"task {task.name!r}: that is GLUE's, and train and dev name other rows; choose another name"
         )
+    named = [name for name in ("text", "pair", "label", "problem_type", "metric") if getattr(task, name)]
+    if task.train is None and task.name in GLUE and named:
+        raise SettingsError(
+            f"task {task.name!r}: {named[0]}: expected for a task with train and dev alone; leave it out"
+        )
     if task.train is None and task.name not in GLUE:
         raise SettingsError(
             f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} (another one needs train and dev)"
         )
+    for name, known in (("problem_type", PROBLEM_TYPES), ("metric", METRICS)):
+        if (word := getattr(task, name)) is not None and word not in known:
+            raise SettingsError(f"task {task.name!r}: no {name} {word!r}{nearest(word, known)}")
     if len({epochs for epochs in task.search_epochs if epochs >= 1}) < len(task.search_epochs):
         raise SettingsError(
             f"task {task.name!r}: search_epochs: expected numbers from 1 on that differ, received "
@@ -303,8 +341,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             raise SettingsError(f"{where}: expected a table, received {value!r}")
         return {key: _value(item, inner[1], f"{where}.{key}") for key, item in value.items()}
     if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
+        value = float(value)
+    if type(value) is not hint or value == "" or (hint is float and not math.isfinite(value)):
         raise SettingsError(f"{where}: expected {_WORDS[hint]}, received {value!r}")
     return value
 
@@ -312,6 +350,6 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
-    str: "text in quotes",
+    str: "text in quotes, not empty",
     bool: "true or false",
 }

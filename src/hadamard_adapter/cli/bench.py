@@ -161,10 +161,13 @@ def _speed(spec: "SpeedSpec", results: "Results", options: BenchOptions, console
 
 
 def _tell(outcome: "Outcome", results: "Results", console: "Console") -> None:
-    """How a bench ended; runs that were lost are an error."""
+    """How a bench ended; runs that were lost are an error, and so is that none went well."""
     console.print(f"done: {outcome.n_done} runs now, {len(results.records())} records in {results.folder}")
     if outcome.failed:
         console.print(f"failed: {len(outcome.failed)}; they stay so until their files are removed")
+        if not outcome.n_done and not outcome.lost:
+            name, error = next(iter(outcome.failed.items()))
+            raise TrainingError(f"all {len(outcome.failed)} runs failed, the first one {name}: {error}")
     if outcome.lost:
         name, how = next(iter(outcome.lost.items()))
         raise TrainingError(

@@ -300,7 +300,8 @@ def _near(model: str) -> str:
     """A hint: the folder of a model beside the one that was named, or the model in the hub's cache."""
     beside: list[str] = []
     with contextlib.suppress(OSError):  # a name that is no path here
-        beside += [str(config.parent) for config in Path(model).parent.glob("*/config.json")]
+        folders = (config.parent for config in Path(model).parent.glob("*/config.json"))
+        beside += [str(folder) for folder in folders if folder != Path(model)]
     cached = [folder.name[8:].replace("--", "/") for folder in Path(HF_HUB_CACHE).glob("models--*")]
     found = difflib.get_close_matches(str(Path(model)), [*beside, *cached], n=1, cutoff=0.8)
     return f"; did you mean {found[0]!r}?" if found else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadamard_adapter.bench.spec import TaskSpec, check_task, made, nearest, read_toml, refuse_twice
+from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, nearest, read_toml, refuse_twice
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
@@ -140,7 +140,7 @@ def read_speed(path: str | Path) -> SpeedSpec:
         >>> read_speed(find_spec("speed")).seeds
         3
     """
-    return read_toml(path, lambda given: made(SpeedSpec, given, "the spec"))
+    return read_toml(path, lambda given: at_home(made(SpeedSpec, given, "the spec")))
 
 
 def find_spec(word: str) -> Path:
@@ -190,7 +190,7 @@ def _check_rates(spec: SpeedSpec) -> None:
             raise SettingsError(f"rates: no task {task!r} in this spec{nearest(task, tasks)}")
         if method not in METHODS:
             raise SettingsError(f"rates: no method {method!r}{nearest(method, METHODS)}")
-        if not rate > 0:
+        if rate <= 0:
             raise SettingsError(f"rates: {name}: expected a number above 0, received {rate!r}")
 
 
