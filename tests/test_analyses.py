@@ -20,6 +20,7 @@ from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
 from models import tiny_inputs, tiny_model
+from tuning_help import tiny_folder
 
 NAME = "base_model.model.bert.encoder.layer.{}.attention.output.dense.hadamard_{}"
 RANDOM = np.random.default_rng(0).normal(size=(6, 40))
@@ -345,6 +346,22 @@ def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
     assert found.code == 0, found.err
     layers = numbers(tmp_path / "o.json")["model"]["layers"]
     assert layers["change"] == [0.0, 0.0] and layers["norm before"] == layers["norm after"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("roberta", "(roberta); name the model that"), ("nan", "puts out NaN")]
+)
+def test_outputs_of_another_kind_of_model_or_of_nan_are_refused(
+    kind: str, expected: str, tmp_path: Path
+) -> None:
+    folder = tiny_folder(tmp_path / "tuned", "bert" if kind == "nan" else kind)
+    if kind == "nan":
+        weights = load_file(folder / "model.safetensors")
+        empty = {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}
+        save_file(empty, folder / "model.safetensors", metadata={"format": "pt"})
+    words = ("--model", tuned().model, "--tuned", folder, "--data", tuned().train)
+    found = hadamard("analyse", "outputs", *words)
+    assert found.code == 2 and expected in found.err and found.err.count("error: ") == 1, found.err
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,7 @@ def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
         ("share", "train", "--adapters", names, "--epochs", 2, "--output", tmp_path / "all"),
         ("share", "train", "--adapters", f"{tmp_path},{place}", "--output", tmp_path / "x"),
         ("share", "mean", "--adapters", folders(place)[0], "--output", tmp_path / "x"),
+        ("share", "mean", "--adapters", ",".join([folders(place)[0]] * 2), "--output", tmp_path / "x"),
         ("share", "mean", "--adapters", names, "--output", tmp_path / "mean"),
         ("share", "basis", "--adapters", names, "--output", tmp_path / "x.bin"),
         (*words, "--start", tmp_path / "none", "--output", tmp_path / "x"),

@@ -14,7 +14,14 @@ from torch import nn
 from hadamard_adapter.adapter.families import find_sites
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.tasks import Task
-from hadamard_adapter.tuning.models import collator, load_base, load_tokenizer, quiet_libraries, tokenize
+from hadamard_adapter.tuning.models import (
+    collator,
+    config_of,
+    load_base,
+    load_tokenizer,
+    quiet_libraries,
+    tokenize,
+)
 
 __all__ = ["FITS", "attention_outputs", "explained", "fits_of_layers", "outputs_of_models", "outputs_picture"]
 
@@ -170,7 +177,7 @@ def outputs_of_models(
         max_length: tokens after which a text is cut.
 
     Raises:
-        SettingsError: a model cannot be loaded, or the two differ in shape.
+        SettingsError: a model cannot be loaded or puts out NaN, or the two differ in kind or shape.
         DataError: there are fewer tokens than a full map needs.
     """
     names = tuple(str(index) for index in range(2))
@@ -181,10 +188,19 @@ def outputs_of_models(
         rows = _up_to([rows[i] for i in np.random.default_rng(0).permutation(len(rows))], n_tokens)
         collate = collator(tokenizer, task.problem_type)
         batches = [collate(rows[start : start + 16]) for start in range(0, len(rows), 16)]
+        kinds = {name: config_of(name).model_type for name in (model, tuned)}
+        if kinds[model] != kinds[tuned]:
+            raise SettingsError(
+                f"expected two models of one kind, received {model!r} ({kinds[model]}) and {tuned!r} "
+                f"({kinds[tuned]}); name the model that the tuned one was made from"
+            )
         before, after = (
             attention_outputs(load_base(name, task, tokenizer.pad_token_id).eval(), batches, position)
             for name in (model, tuned)
         )
+    for name, values in ((model, before), (tuned, after)):
+        if not np.isfinite(values).all():
+            raise SettingsError(f"{name!r} puts out NaN or infinity; copy its weights again, or tune again")
     if before.shape != after.shape:
         raise SettingsError(
             f"expected two models of one shape, received outputs of {before.shape} from {model!r} and of "

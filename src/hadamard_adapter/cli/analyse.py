@@ -282,7 +282,7 @@ def prune_command(options: PruneOptions) -> None:
         for name, entries in one.get("curve", {}).items():
             text = "  ".join(f"{entry['n']}: {entry['score']:.4f}" for entry in entries)
             data_console().print(f"{one['metric']} by layers kept, by {name}:  {text}", soft_wrap=True)
-        kept = ",".join(map(str, one["kept"]))
+        kept = ",".join(map(str, one["kept"])) or "no layer"
         data_console().print(f"keep {kept} by {options.by}: {one['metric']} {one['kept_score']:.4f}")
         if "again" in one:
             data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")

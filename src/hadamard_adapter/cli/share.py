@@ -32,6 +32,9 @@ class MeanOptions:
             raise SettingsError(
                 f"--adapters: expected two folders or more, commas between, received {len(self.adapters)}"
             )
+        from hadamard_adapter.bench.spec import refuse_twice
+
+        refuse_twice("--adapters", [str(Path(folder).expanduser().resolve()) for folder in self.adapters])
 
 
 @dataclass(frozen=True, kw_only=True)
