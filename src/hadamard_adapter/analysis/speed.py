@@ -183,15 +183,16 @@ def score_at(curve: Curve, seconds: float) -> float | None:
     return next((score for at, score in reversed(curve) if at <= seconds), None)
 
 
-def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve], share: float = SHARE) -> Pairing | None:
+def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve]) -> Pairing | None:
     """A variant against a reference, over the seeds that both have; None where there is none.
+
+    Time counts up to the first point that reaches 99 % of the reference's own final score.
 
     Seeds in which the reference ends at a score of zero or less have no target and are left out.
 
     Args:
         own: seed -> curve of the variant.
         reference: seed -> curve of the reference.
-        share: of the reference's final score, which is the target.
 
     Example:
         >>> paired({0: [(1.0, 0.8)], 1: [(3.0, 0.8)]}, {0: [(2.0, 0.8)], 1: [(4.0, 0.8)]}).ratio
@@ -202,7 +203,7 @@ def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve], share: floa
         base = reference[seed]
         if base[-1][1] <= 0:
             continue
-        target = share * base[-1][1]
+        target = SHARE * base[-1][1]
         base_time = seconds_to(base, target)
         assert base_time is not None, "its last point is above a share of itself"
         time = seconds_to(own[seed], target)
@@ -274,15 +275,15 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
     return sorted(found, key=lambda one: (one.model, one.shape, one.peak_bytes or one.saved_bytes))
 
 
-def read_growth(records: Iterable[Mapping[str, Any]], clock: Clock = "wall") -> list[GrowthLine]:
-    """The lines of growth, axis by axis."""
+def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
+    """The lines of growth in wall-clock seconds, axis by axis."""
     found: dict[tuple[str, str, str], dict[float, tuple[float, float]]] = {}
     for record in records:
         run = record["run"]
         if run["purpose"] == "growth" and record["status"] == "done":
             line = found.setdefault((run["model"], run["axis"], record["title"]), {})
             value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
-            line[value] = _epoch_seconds(record, clock), record[f"{clock}_seconds"]["cache"]
+            line[value] = _epoch_seconds(record, "wall"), record["wall_seconds"]["cache"]
     return [_growth_line(key, sorted(line.items())) for key, line in sorted(found.items())]
 
 

@@ -37,7 +37,6 @@ def infer_task(
     problem_type: str | None = None,
     metric: str | None = None,
     threshold: float = 0.5,
-    name: str = "task",
 ) -> Task:
     """Return the task that the labels of a table describe; the rules stand in this module's docstring.
 
@@ -47,7 +46,6 @@ def infer_task(
         problem_type: a key of PROBLEM_TYPES, which switches the inference off.
         metric: a key of METRICS, put first; None: the usual metrics of the kind.
         threshold: multi-label: the probability from which a label is predicted, between 0 and 1.
-        name: name of the task.
 
     Raises:
         DataError: missing labels, one class only, or labels that do not fit `problem_type`.
@@ -84,7 +82,7 @@ def infer_task(
             else _multi_names(table, columns, values, separator)
         )
     metrics = choose_metrics(kind, len(names), metric)
-    return Task(name, kind, names, metrics, threshold, separator if kind == _MULTI else "|")
+    return Task("task", kind, names, metrics, threshold, separator if kind == _MULTI else "|")
 
 
 def encode_labels(table: Table, columns: Columns, task: Task) -> list[Any]:

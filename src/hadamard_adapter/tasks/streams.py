@@ -30,7 +30,6 @@ def iter_rows(
     *,
     format: str | None = None,
     quoting: bool | None = None,
-    header: tuple[str, ...] | None = None,
     delimiter: str | None = None,
 ) -> Iterator[Table]:
     """Yield the rows of a CSV, TSV or JSON lines file as tables of at most `batch_size` rows.
@@ -44,7 +43,6 @@ def iter_rows(
         batch_size: rows in a batch, at least 1.
         format: "csv", "tsv" or "jsonl" where the extension does not tell.
         quoting: as in `read_table`.
-        header: as in `read_table`.
         delimiter: as in `read_table`.
 
     Raises:
@@ -65,7 +63,7 @@ def iter_rows(
         raise DataError(
             "Parquet cannot be read from standard input; give a file, or stream csv, tsv or jsonl"
         )
-    dialect = dialect_of(format, quoting, delimiter, header)
+    dialect = dialect_of(format, quoting, delimiter)
     with _standard_input() if source == "-" else Path(source).expanduser().open("rb") as handle:
         columns, records = records_of(handle, name, format, dialect)
         batched = _as_they_arrive if source == "-" else _in_full

@@ -32,7 +32,7 @@ class Table:
     first_record: int = 1
     """Number of the first row among all records; larger in the later batches of a stream."""
 
-    def place(self, indices: Sequence[int], limit: int = 10) -> str:
+    def place(self, indices: Sequence[int]) -> str:
         """Return where rows are, as in "lines 3, 8 (record 5)"; the record is told where line ends shift it.
 
         Example:
@@ -46,7 +46,7 @@ class Table:
             f"{number} (record {record})" if is_shifted else str(number)
             for number, record, is_shifted in zip(numbers, records, shifted, strict=True)
         ]
-        return f"{self.unit}{'s' if len(told) > 1 else ''} {words(told, limit)}"
+        return f"{self.unit}{'s' if len(told) > 1 else ''} {words(told, 10)}"
 
 
 def read_table(

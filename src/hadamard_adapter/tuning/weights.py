@@ -45,14 +45,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def load_weights(model: Any, path: Path, adapter_name: str = "default") -> None:
+def load_weights(model: Any, path: Path) -> None:
     """Put the tensors of an adapter file into the model's adapter and head.
 
     Raises:
         AdapterError: the file is damaged, or its tensors have other names or shapes than the model's.
     """
     tensors = read_weights(path)
-    expected = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    expected = get_peft_model_state_dict(model)
     differing = sorted(set(expected) ^ set(tensors))
     if differing:
         where = "lacks" if differing[0] in expected else "holds"
@@ -67,4 +67,4 @@ def load_weights(model: Any, path: Path, adapter_name: str = "default") -> None:
                 f"{tuple(tensor.shape)}, here {tuple(expected[name].shape)} is needed; pass the right one as "
                 f"{option('model')}"
             )
-    set_peft_model_state_dict(model, tensors, adapter_name=adapter_name)
+    set_peft_model_state_dict(model, tensors)
