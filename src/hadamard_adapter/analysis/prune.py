@@ -38,7 +38,6 @@ __all__ = [
     "dropped",
     "kept_layers",
     "layer_scores",
-    "n_to_keep",
     "prune_curve",
     "prune_picture",
     "rank_agreement",
@@ -72,16 +71,6 @@ def kept_layers(scores: Sequence[float], n_keep: int, layers: Sequence[int] | No
     """
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:n_keep]
     return tuple(sorted(int(index) if layers is None else layers[index] for index in order))
-
-
-def n_to_keep(n_layers: int) -> int:
-    """Two thirds of the layers, rounded: the paper's 8 of 12.
-
-    Example:
-        >>> n_to_keep(12), n_to_keep(6)
-        (8, 4)
-    """
-    return round(2 * n_layers / 3)
 
 
 def dropped(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:

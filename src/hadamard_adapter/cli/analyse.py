@@ -309,7 +309,6 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
         adapted_layers,
         kept_layers,
         layer_scores,
-        n_to_keep,
         prune_curve,
         score_without,
         settings_and_data,
@@ -317,13 +316,14 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
         tune_again,
         write_pruned,
     )
+    from hadamard_adapter.methods import two_thirds
     from hadamard_adapter.tuning import load
 
     settings, data = settings_and_data(folder)
     classifier = load(folder)
     scores = layer_scores(classifier, spread_rows(data.train, options.rows))
     layers = adapted_layers(classifier.model)
-    keep = n_to_keep(len(layers)) if options.keep is None else options.keep
+    keep = two_thirds(len(layers)) if options.keep is None else options.keep
     if keep > len(layers):
         raise SettingsError(f"--keep: expected at most {len(layers)}, the adapter's layers, received {keep}")
     kept = kept_layers(scores[options.by], keep, layers)

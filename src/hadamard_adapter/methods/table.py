@@ -17,7 +17,7 @@ from hadamard_adapter.methods.tfidf import no_model, tfidf
 from hadamard_adapter.tuning.bench import adapter_config
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 
-__all__ = ["METHODS", "is_fit"]
+__all__ = ["METHODS", "is_fit", "two_thirds"]
 
 _CHEN = "Chen et al., 2023, arXiv 2407.11033; ours"
 _OUR_GRID = (2e-3, 5e-3, 1e-2)
@@ -32,10 +32,16 @@ def _given(**settings: Any) -> Settings:
 
 def _upper_two_thirds(config: Any) -> dict[str, Any]:
     n_layers = config.num_hidden_layers
-    return {"preset": "paper", "layers": tuple(range(n_layers - _two_thirds(n_layers), n_layers))}
+    return {"preset": "paper", "layers": tuple(range(n_layers - two_thirds(n_layers), n_layers))}
 
 
-def _two_thirds(n_layers: int) -> int:
+def two_thirds(n_layers: int) -> int:
+    """Of a model's layers, rounded: the paper's 8 of 12.
+
+    Example:
+        >>> two_thirds(12), two_thirds(6)
+        (8, 4)
+    """
     return round(2 * n_layers / 3)
 
 
@@ -209,7 +215,7 @@ METHODS: dict[str, Method] = {
     "hadamard-two-thirds": _hadamard(
         "Hadamard, upper 2/3 of the layers",
         _upper_two_thirds,
-        lambda s: 4 * _two_thirds(s.n_layers) * s.hidden,
+        lambda s: 4 * two_thirds(s.n_layers) * s.hidden,
     ),
     "hadamard-wide": _hadamard("Hadamard, wide", _given(preset="wide"), lambda s: 8 * s.n_layers * s.hidden),
     "hadamard-wide-frozen-head": _hadamard(
