@@ -133,6 +133,8 @@ class Footprint:
     """Of the files of the result."""
     variant: str
     """Name in the table of variants."""
+    processor: str
+    """On which it was measured."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,7 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
             saved_bytes=record["saved_bytes"],
             result_bytes=record["result_bytes"],
             variant=record["run"]["variant"],
+            processor=record["machine"]["processor"],
         )
         for record in records
         if record["run"]["purpose"] == "memory" and record["status"] == "done"

@@ -210,15 +210,21 @@ def _memory(found: Sequence[Footprint]) -> list[str]:
         lora = next((one.peak_bytes for one in members if one.variant == "lora"), None)
         lines += [f"## Memory of a step: {model}, {shape[0]}x{shape[1]} tokens", ""]
         lines += table_head(
-            ["variant", "beyond the loaded model, MB", "× LoRA", "saved tensors, MB", "result, kB"]
+            [
+                "variant",
+                "beyond the loaded model, MB",
+                "× LoRA",
+                "saved tensors, MB",
+                "result, kB",
+                "processor",
+            ]
         )
         for one in members:
             ratio = one.peak_bytes / lora if one.peak_bytes is not None and lora else None
             peak = None if one.peak_bytes is None else one.peak_bytes / 1e6
             cells = [one.title, _number(peak, 0), _number(ratio, 2)]
-            lines.append(
-                table_line([*cells, _number(one.saved_bytes / 1e6, 1), f"{one.result_bytes / 1e3:,.0f}"])
-            )
+            cells += [_number(one.saved_bytes / 1e6, 1), f"{one.result_bytes / 1e3:,.0f}", one.processor]
+            lines.append(table_line(cells))
         lines.append("")
     return lines
 
