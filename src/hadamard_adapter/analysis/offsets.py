@@ -1,7 +1,6 @@
 """Adapters as arrays: the offsets of one or several folders, by kind and layer; a layer left out is zeros."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from hadamard_adapter.adapter.offset_name import KINDS, offset_name
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
 from hadamard_adapter.tuning.weights import read_weights
@@ -25,13 +25,6 @@ __all__ = [
     "tasks_of",
 ]
 
-_NAME = re.compile(
-    r"(?:base_model\.model\.)?(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)"
-    r"\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)"
-)
-_OFFSET = re.compile(r".+\.hadamard_(?:scale|shift|norm_weight|norm_bias)")
-_ORDER = ("scale", "shift", "norm_weight", "norm_bias")
-
 
 def layer_of(name: str) -> int | None:
     """The layer of a tensor of an adapter's file, from 0; None for the head, or outside a list of layers.
@@ -40,8 +33,8 @@ def layer_of(name: str) -> int | None:
         >>> layer_of("base_model.model.bert.encoder.layer.3.attention.output.dense.hadamard_scale")
         3
     """
-    match = _NAME.fullmatch(name)
-    return None if match is None else int(match["layer"])
+    found = offset_name(name)
+    return None if found is None else found.layer
 
 
 def is_offset(name: str) -> bool:
@@ -51,7 +44,7 @@ def is_offset(name: str) -> bool:
         >>> is_offset("base_model.model.model.final_norm.hadamard_norm_weight"), is_offset("classifier.bias")
         (True, False)
     """
-    return _OFFSET.fullmatch(name) is not None
+    return offset_name(name) is not None
 
 
 def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "a l d"]]:
@@ -104,14 +97,14 @@ def stacked(adapters: Sequence[Mapping[str, Tensor]]) -> dict[str, Float[np.ndar
     found: dict[tuple[str, str, str], dict[tuple[int, int], np.ndarray]] = {}
     for index, tensors in enumerate(adapters):
         for name, tensor in tensors.items():
-            match = _NAME.fullmatch(name)
-            if match is not None:
-                key = match["kind"], match["path"], match["stack"]
-                found.setdefault(key, {})[index, int(match["layer"])] = tensor.float().numpy()
+            parts = offset_name(name)
+            if parts is not None and parts.layer is not None:
+                key = parts.kind, parts.path, parts.stack
+                found.setdefault(key, {})[index, parts.layer] = tensor.float().numpy()
     stacks = {stack for _, _, stack in found}
     n_layers = 1 + max((layer for values in found.values() for _, layer in values), default=-1)
     table: dict[str, np.ndarray] = {}
-    for kind, path, stack in sorted(found, key=lambda key: (_ORDER.index(key[0]), *key[1:])):
+    for kind, path, stack in sorted(found, key=lambda key: (KINDS.index(key[0]), *key[1:])):
         values = found[kind, path, stack]
         lengths = {len(value) for value in values.values()}
         if len(lengths) > 1:

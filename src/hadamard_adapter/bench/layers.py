@@ -1,13 +1,12 @@
 """How far each layer's adapter went from the identity: the root mean square of its offsets."""
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["offsets_by_layer"]
+from hadamard_adapter.adapter.offset_name import offset_name
 
-_NAME = re.compile(r"\.(\d+)\.(.+)\.hadamard_(scale|shift|norm_weight|norm_bias)")
+__all__ = ["offsets_by_layer"]
 
 
 def offsets_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
@@ -26,10 +25,9 @@ def offsets_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """
     found: dict[str, dict[int, float]] = {}
     for name, tensor in tensors.items():
-        match = _NAME.search(name)
-        if match is not None:
-            layer, module, kind = match.groups()
+        parts = offset_name(name)
+        if parts is not None and parts.layer is not None:
             value = float(tensor.float().square().mean().sqrt())
-            found.setdefault(f"{kind} {module}", {})[int(layer)] = round(value, 4)
+            found.setdefault(f"{parts.kind} {parts.path}", {})[parts.layer] = round(value, 4)
     layers = sorted({layer for values in found.values() for layer in values})
     return {kind: [values.get(layer, 0.0) for layer in layers] for kind, values in sorted(found.items())}

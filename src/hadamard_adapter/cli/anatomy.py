@@ -1,6 +1,5 @@
 """What an adapter consists of, tensor by tensor: planned from a model's config, or read from a folder."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,6 @@ from typing import Any
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["Anatomy", "Part", "build_on_meta", "plan_adapter", "read_adapter"]
-
-_PART = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.+)\.hadamard_(?P<kind>scale|shift|norm_weight|norm_bias)"
-)
-_LAYER = re.compile(r"(?P<layers>.*?)\.(?P<index>\d+)\.(?P<path>.+)")
 
 
 @dataclass(frozen=True)
@@ -154,6 +148,7 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
         >>> read_adapter("adapter").n_adapter  # doctest: +SKIP
         36864
     """
+    from hadamard_adapter.adapter.offset_name import offset_name
     from hadamard_adapter.tuning.folder import WEIGHTS, read_config
     from hadamard_adapter.tuning.weights import read_weights
 
@@ -162,9 +157,9 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
     parts = tuple(
         _part(key, tensor.numel(), tensor.float().abs().mean().item())
         for key, tensor in tensors.items()
-        if _PART.match(key)
+        if offset_name(key) is not None
     )
-    head = _by_module((key, tensor.numel()) for key, tensor in tensors.items() if not _PART.match(key))
+    head = _by_module((key, tensor.numel()) for key, tensor in tensors.items() if offset_name(key) is None)
     base = str(config.base_model_name_or_path)
     try:
         n_model = _n_without(build_on_meta(base, allow_remote_code), head) + sum(head.values())
@@ -187,21 +182,18 @@ def _why_no_config(model: str, error: Exception) -> str:
 
 
 def _part(key: str, size: int, mean_offset: float = 0.0) -> Part:
-    found = _PART.match(key)
+    from hadamard_adapter.adapter.offset_name import offset_name
+
+    found = offset_name(key)
     assert found is not None
-    module, kind = found["module"], found["kind"]
-    layer = _LAYER.match(module)
-    if layer is None:
-        return Part(module, None, module, kind, size, mean_offset)
-    return Part(layer["layers"], int(layer["index"]), layer["path"], kind, size, mean_offset)
-
-
-_KINDS = ("scale", "shift", "norm_weight", "norm_bias")
+    return Part(*found, size, mean_offset)
 
 
 def _in_order(part: Part) -> tuple[Any, ...]:
     is_norm = part.kind.startswith("norm")
-    kind = _KINDS.index(part.kind)
+    from hadamard_adapter.adapter.offset_name import KINDS
+
+    kind = KINDS.index(part.kind)
     return part.layer_index is None, part.layers, part.layer_index or 0, is_norm, part.path, kind
 
 
