@@ -27,7 +27,7 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
     before leaves its traces. Curves that have a pace stand in the spec's order. Points of more layers are of
     the variants of `tune` alone.
     """
-    searched = {} if spec.searched is None else Results(Path(spec.searched)).records()
+    searched = {} if spec.searched is None else Results(Path(spec.searched).expanduser()).records()
     memory = [
         _run(spec, model, spec.tasks[0], variant, "memory", axis="length", value=spec.memory.tokens)
         for model in spec.models
