@@ -131,6 +131,17 @@ def test_a_task_of_own_files_says_its_columns_kind_and_metric(tmp_path: Path) ->
     assert by_macro.dev.pairs is not None and by_macro.dev.pairs[0] == "a note"
 
 
+def test_what_is_wrong_with_own_files_is_said_in_the_words_of_a_spec(tmp_path: Path) -> None:
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.csv").write_text(
+            "a,b\n" + "".join(f"{n},{n}\n" for n in range(40)), encoding="utf-8"
+        )
+    task = TaskSpec("own", train=str(tmp_path / "train.csv"), dev=str(tmp_path / "dev.csv"))
+    with pytest.raises(DataError, match=r"task 'own': .*train.csv.*`(text|label)`") as caught:
+        read_rows(task, "")
+    assert "--" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("rows", "held_out"), [(30, 30), (80, 30), (200, 110), (None, 40), (100, None)])
 def test_as_many_rows_choose_as_the_spec_says_and_none_of_them_trains(
     tmp_path: Path, rows: int | None, held_out: int | None

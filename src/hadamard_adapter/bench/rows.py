@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,11 @@ def read_rows(spec: TaskSpec, data: str) -> TaskRows:
 
 @functools.lru_cache(maxsize=8)
 def _read(spec: TaskSpec, data: str) -> TaskRows:
-    found = read_data(TuneSettings(model="none", output="none", **files_of(spec, data)))
+    try:
+        found = read_data(TuneSettings(model="none", output="none", **files_of(spec, data)))
+    except DataError as error:  # a spec has keys where the command line of `tune` has options
+        told = re.sub(rf"--({'|'.join(_OF_FILES)})\b", r"`\1`", str(error))
+        raise DataError(f"task {spec.name!r}: {told}") from error
     n_beside = spec.held_out or 0
     if n_beside and len(found.train) < n_beside + (spec.rows or N_LEAST):
         raise DataError(
