@@ -116,6 +116,7 @@ def speed() -> str:
         for name, title in SPEED.items()
         if "AMD" not in memory.get(name, {}).get("processor", "AMD")
     ]
+    note = f" (memory of {' and '.join(elsewhere)}: another processor)" if elsewhere else ""
     tasks = [name for name in (task.split(" ")[0] for task in SPEED_TASKS) if name in rows]
     heads = [f"{NAMES[task]}: time" for task in tasks] + [f"{NAMES[task]}: score" for task in tasks]
     lines = [
@@ -133,7 +134,7 @@ def speed() -> str:
         "time: of training, caches included, to 99 % of plain LoRA's own final score, over LoRA's own:",
         "median over seeds; in brackets their number, and how many get there where not all do. score: dev at",
         "the last epoch, mean. memory: a step of 32 x 128 tokens beyond the loaded model. One core of an AMD",
-        f"EPYC with AVX-512 BF16 (memory of {' and '.join(elsewhere)}: another processor).",
+        f"EPYC with AVX-512 BF16{note}.",
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)

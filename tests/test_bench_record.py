@@ -101,6 +101,13 @@ def test_a_record_with_an_odd_entry_counts_or_is_told(purpose: str, tmp_path: Pa
     assert n_told > 3 * len(ways), "most odd values are told"
 
 
+def test_a_peak_that_the_kernel_does_not_tell_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    text = json.dumps({**committed("memory"), "peak_bytes": None})
+    (tmp_path / "runs/mac.json").write_text(text, encoding="utf-8")
+    assert not read_all(tmp_path) and len(Results(tmp_path).records()) == 1
+
+
 def test_layers_of_unequal_numbers_are_told(tmp_path: Path) -> None:
     record = committed("score")
     (tmp_path / "runs").mkdir()

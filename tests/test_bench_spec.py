@@ -75,6 +75,7 @@ name = "cola"
             'name = "cola"\nexpected = { full = nan }',
             "full: expected a number, received nan",
         ),
+        ('"cola"', f'"cola"\nexpected = {{ full = {"9" * 400} }}', "full: expected a number, received 999"),
         ('name = "cola"', f'name = "{"a" * 300}"\ntrain = "x"\ndev = "y"', "and at most 80 of them"),
         (
             'name = "cola"',

@@ -11,6 +11,8 @@ The message says what was expected, what was received and what to do next. The c
 them into one line on standard error and exit code 2.
 """
 
+from collections.abc import Iterable
+
 
 def option(name: str, value: str = "...") -> str:
     """How a setting is spelled on the command line and in Python, for messages that both may show.
@@ -44,3 +46,16 @@ class AdapterError(HadamardError, ValueError):
 
 class TrainingError(HadamardError, RuntimeError):
     """Training cannot go on; the last good state is kept."""
+
+
+def refuse_twice(name: str, words: Iterable[str]) -> None:
+    """Refuse a word that stands in a list twice.
+
+    Raises:
+        SettingsError: which one.
+    """
+    seen: set[str] = set()
+    for word in words:
+        if word in seen:
+            raise SettingsError(f"{name}: {word!r} stands there twice; name it once")
+        seen.add(word)

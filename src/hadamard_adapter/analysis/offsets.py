@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from hadamard_adapter.adapter.offset_name import KINDS, offset_name
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.offset_name import KINDS, offset_name
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
 from hadamard_adapter.tuning.weights import read_weights
 

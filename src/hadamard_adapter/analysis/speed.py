@@ -188,9 +188,8 @@ def score_at(curve: Curve, seconds: float) -> float | None:
 def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve]) -> Pairing | None:
     """A variant against a reference, over the seeds that both have; None where there is none.
 
-    Time counts up to the first point that reaches 99 % of the reference's own final score.
-
-    Seeds in which the reference ends at a score of zero or less have no target and are left out.
+    Time counts up to the first point that reaches 99 % of the reference's own final score. Seeds in
+    which it ends at a score of zero or less have no target and are left out.
 
     Args:
         own: seed -> curve of the variant.
@@ -266,7 +265,7 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
             model=record["run"]["model"],
             title=record["title"],
             shape=(record["run"]["task"]["batch_size"], record["run"]["value"]),
-            peak_bytes=record["peak_bytes"],
+            peak_bytes=record.get("peak_bytes"),
             saved_bytes=record["saved_bytes"],
             result_bytes=record["result_bytes"],
             variant=record["run"]["variant"],

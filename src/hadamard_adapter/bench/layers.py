@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hadamard_adapter.adapter.offset_name import offset_name
+from hadamard_adapter.offset_name import offset_name
 
 __all__ = ["offsets_by_layer"]
 

@@ -144,7 +144,10 @@ _SPEED_DONE: _Entries = {
     **{"machine.processor": _is_text, "machine.device": _is_text, "machine.threads": _is_count},
     "machine.load_average": _is_list_of(_is_number),
 }
-_MEMORY_DONE: _Entries = {name: _is_count for name in ("peak_bytes", "saved_bytes", "result_bytes")}
+_MEMORY_DONE: _Entries = {
+    "peak_bytes": _or_nothing(_is_count),  # a kernel may not tell
+    **{"saved_bytes": _is_count, "result_bytes": _is_count},
+}
 _CLOCKS = ("wall_seconds", "processor_seconds")
 _CURVE_DONE: _Entries = {
     **{"started_at": _is_time, "stages": _are_stages},

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.spec import OF_FILES, TaskSpec
 from hadamard_adapter.errors import DataError
 from hadamard_adapter.tasks import Columns, Examples, Task, stratified_split
 from hadamard_adapter.tasks.reading import plural
@@ -20,8 +20,6 @@ __all__ = ["TaskRows", "cut", "files_of", "read_rows"]
 SHARE_HELD_OUT, MAX_HELD_OUT = 0.1, 1000
 N_LEAST = 20
 """Rows that must be left to train on."""
-_OF_FILES = ("text", "pair", "label", "problem_type", "metric")
-"""What a spec says of a task's own files, as `tune` calls it."""
 SEED = 0
 """Of every draw of rows: it is the same for all models, methods and seeds."""
 
@@ -70,7 +68,7 @@ def read_rows(spec: TaskSpec, data: str) -> TaskRows:
     Raises:
         DataError: a file or a row is not as it must be, or there are fewer rows than the task asks for.
     """
-    drawn = {name: getattr(spec, name) for name in ("rows", "held_out", "train", "dev", *_OF_FILES)}
+    drawn = {name: getattr(spec, name) for name in ("rows", "held_out", "train", "dev", *OF_FILES)}
     return _read(TaskSpec(spec.name, **drawn), data)
 
 
@@ -79,7 +77,7 @@ def _read(spec: TaskSpec, data: str) -> TaskRows:
     try:
         found = read_data(TuneSettings(model="none", output="none", **files_of(spec, data)))
     except DataError as error:  # a spec has keys where the command line of `tune` has options
-        told = re.sub(rf"--({'|'.join(_OF_FILES)})\b", r"`\1`", str(error))
+        told = re.sub(rf"--({'|'.join(OF_FILES)})\b", r"`\1`", str(error))
         raise DataError(f"task {spec.name!r}: {told}") from error
     n_beside = spec.held_out or 0
     if n_beside and len(found.train) < n_beside + (spec.rows or N_LEAST):
@@ -108,7 +106,7 @@ def files_of(spec: TaskSpec, data: str) -> dict[str, Any]:
     """
     if spec.train is None:
         return {"task": spec.name, "data": data}
-    return {name: getattr(spec, name) for name in ("train", "dev", *_OF_FILES)}
+    return {name: getattr(spec, name) for name in ("train", "dev", *OF_FILES)}
 
 
 def cut(examples: Examples, n_rows: int) -> Examples:

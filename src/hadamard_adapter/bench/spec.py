@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE, METRICS, PROBLEM_TYPES
 
@@ -23,6 +23,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = [
+    "OF_FILES",
     "OPTIMIZERS",
     "Optimizer",
     "Search",
@@ -34,7 +35,6 @@ __all__ = [
     "nearest",
     "read_spec",
     "read_toml",
-    "refuse_twice",
 ]
 
 MOST_SEEDS = 1000
@@ -42,6 +42,9 @@ MOST_SEEDS = 1000
 
 LONGEST_NAME = 80
 """Of a task: the name of a file has at most 255 letters, and model, method and rate stand in it too."""
+
+OF_FILES = ("text", "pair", "label", "problem_type", "metric")
+"""What a task says of its own files, each key as the setting of `tune` is called."""
 
 T = TypeVar("T")
 
@@ -282,14 +285,14 @@ def check_task(task: TaskSpec) -> None:
         raise SettingsError(
             f"task {task.name!r}: that is GLUE's, and train and dev name other rows; choose another name"
         )
-    named = [name for name in ("text", "pair", "label", "problem_type", "metric") if getattr(task, name)]
-    if task.train is None and task.name in GLUE and named:
-        raise SettingsError(
-            f"task {task.name!r}: {named[0]}: expected for a task with train and dev alone; leave it out"
-        )
     if task.train is None and task.name not in GLUE:
         raise SettingsError(
             f"tasks: no GLUE task {task.name!r}{nearest(task.name, GLUE)} (another one needs train and dev)"
+        )
+    named = [name for name in OF_FILES if getattr(task, name) is not None]
+    if task.train is None and named:
+        raise SettingsError(
+            f"task {task.name!r}: {named[0]}: expected for a task with train and dev alone; leave it out"
         )
     for name, known in (("problem_type", PROBLEM_TYPES), ("metric", METRICS)):
         if (word := getattr(task, name)) is not None and word not in known:
@@ -306,19 +309,6 @@ def check_task(task: TaskSpec) -> None:
             raise SettingsError(
                 f"task {task.name!r}: {name}: expected a number from {least} on, received {value!r}"
             )
-
-
-def refuse_twice(name: str, words: Iterable[str]) -> None:
-    """Refuse a word that stands in a list twice.
-
-    Raises:
-        SettingsError: which one.
-    """
-    seen: set[str] = set()
-    for word in words:
-        if word in seen:
-            raise SettingsError(f"{name}: {word!r} stands there twice; name it once")
-        seen.add(word)
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
@@ -340,7 +330,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, received {value!r}")
         return {key: _value(item, inner[1], f"{where}.{key}") for key, item in value.items()}
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
     if type(value) is not hint or value == "" or (hint is float and not math.isfinite(value)):
         raise SettingsError(f"{where}: expected {_WORDS[hint]}, received {value!r}")

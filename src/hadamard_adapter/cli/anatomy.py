@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.offset_name import KINDS, offset_name
 
 __all__ = ["Anatomy", "Part", "build_on_meta", "plan_adapter", "read_adapter"]
 
@@ -148,7 +149,6 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
         >>> read_adapter("adapter").n_adapter  # doctest: +SKIP
         36864
     """
-    from hadamard_adapter.adapter.offset_name import offset_name
     from hadamard_adapter.tuning.folder import WEIGHTS, read_config
     from hadamard_adapter.tuning.weights import read_weights
 
@@ -182,8 +182,6 @@ def _why_no_config(model: str, error: Exception) -> str:
 
 
 def _part(key: str, size: int, mean_offset: float = 0.0) -> Part:
-    from hadamard_adapter.adapter.offset_name import offset_name
-
     found = offset_name(key)
     assert found is not None
     return Part(*found, size, mean_offset)
@@ -191,8 +189,6 @@ def _part(key: str, size: int, mean_offset: float = 0.0) -> Part:
 
 def _in_order(part: Part) -> tuple[Any, ...]:
     is_norm = part.kind.startswith("norm")
-    from hadamard_adapter.adapter.offset_name import KINDS
-
     kind = KINDS.index(part.kind)
     return part.layer_index is None, part.layers, part.layer_index or 0, is_norm, part.path, kind
 

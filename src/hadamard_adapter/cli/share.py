@@ -10,7 +10,7 @@ import click
 from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, refuse_twice
 
 __all__ = ["share_group"]
 
@@ -32,8 +32,6 @@ class MeanOptions:
             raise SettingsError(
                 f"--adapters: expected two folders or more, commas between, received {len(self.adapters)}"
             )
-        from hadamard_adapter.bench.spec import refuse_twice
-
         refuse_twice("--adapters", [str(Path(folder).expanduser().resolve()) for folder in self.adapters])
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, nearest, read_toml, refuse_twice
+from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, nearest, read_toml
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.methods import METHODS
 
 __all__ = [
