@@ -69,6 +69,9 @@ def _config(content: str, *words: object) -> Callable[[], Words]:
 CONFIG: dict[str, tuple[Callable[[], Words], str]] = {
     "no config file": (lambda: ["tune", "--config", "no.toml"], "no.toml.*No such file"),
     "not TOML": (_config("lr: 3"), "not a TOML file"),
+    "TOML without end": (_config("lr = " + "[" * 5000), "not a TOML file"),
+    "a number without end": (_config("lr = " + "9" * 5000), "not a TOML file"),
+    "a mark before it": (_config("\ufeffepochs = 2.5\n"), "epochs = 2.5.*integer"),
     "an unknown key": (_config("[tune]\nlern-rate = 3\n"), r"\[tune\].*'lern-rate'.*head-lr.*overwrite"),
     "an unknown key at the top": (_config("lern_rate = 3\n"), "'lern_rate'.*known to tune"),
     "an unknown table": (_config("[train]\nlr = 1\n"), r"\[train\].*eval.*tune"),

@@ -1,14 +1,22 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the reading of TOML."""
 
 import contextlib
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["is_no_space", "replacing"]
+from hadamard_adapter.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+__all__ = ["is_no_space", "read_toml", "replacing"]
 
 
 def is_no_space(error: BaseException) -> bool:
@@ -62,3 +70,17 @@ def replacing(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file; a byte order mark is left out.
+
+    Raises:
+        SettingsError: no such file, or no TOML; the message begins with the path.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
+        raise SettingsError(f"{path}: not a TOML file: {error}") from error

@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from hadamard_adapter import files
 from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE, METRICS, PROBLEM_TYPES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = [
     "OF_FILES",
@@ -212,12 +208,7 @@ def read_toml(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
     Raises:
         SettingsError: no such file, no TOML, or what `make` raises; the message begins with the path.
     """
-    try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
-        raise SettingsError(f"{path}: not a TOML file: {error}") from error
+    given = files.read_toml(path)
     try:
         return make(given)
     except SettingsError as error:

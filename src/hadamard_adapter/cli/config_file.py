@@ -4,16 +4,12 @@ A key stands at the top of the file, for whichever command reads it, or in a tab
 What the command line gives wins over both.
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import read_toml
 
 __all__ = ["read_defaults"]
 
@@ -56,11 +52,9 @@ def read_defaults(path: str, context: click.Context) -> tuple[dict[str, Any], bo
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise click.UsageError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--config {path}: not a TOML file: {error}") from error
+        return read_toml(path)
+    except SettingsError as error:
+        raise click.UsageError(f"--config {error}") from error
 
 
 def _refuse_unknown_tables(path: str, tables: dict[str, Any], context: click.Context) -> None:
