@@ -34,11 +34,14 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def folder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with quickstart/model and quickstart/adapter, as the quickstart leaves them."""
+    """A folder with quickstart/model and quickstart/adapter, as the quickstart leaves them; README's names."""
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("docs")
     (place / "quickstart").mkdir()
     (place / "quickstart" / "model").symlink_to(minilm, target_is_directory=True)
+    (place / "sentence-transformers").mkdir()
+    (place / "sentence-transformers" / "all-MiniLM-L6-v2").symlink_to(minilm, target_is_directory=True)
+    (place / "my-adapter").symlink_to("quickstart/adapter", target_is_directory=True)
     rows = [
         f"{text} {index},{('good', 'bad')[at % 2]}" for index in range(4) for at, text in enumerate(TEXTS)
     ]

@@ -1,8 +1,7 @@
 """The GLUE tasks by name: one row each with its folder, columns, labels and official metrics.
 
 The files are the official TSV layout, read without quotes. CoLA's official files have no header; files with
-the
-header source, label, star, sentence are read too.
+the header source, label, star, sentence are read too.
 """
 
 import re
