@@ -65,7 +65,7 @@ def quickstart() -> str:
         f"Accuracy over TF-IDF, by example: {100 * gap['difference']:.1f} points "
         f"(95 %: {100 * gap['low']:.1f} to {100 * gap['high']:.1f}). "
         "The adapter is wide, on the upper four of six layers.",
-        f"Of its bytes {found['hadamard']['head_bytes']:,} are the head's; `--head linear` saves most of them.",
+        f"Of its bytes {found['hadamard']['head_bytes']:,} are the head's; `--head linear` saves most.",
         "`bash quickstart.sh`, two cores, no GPU; [results/quickstart.json](results/quickstart.json).",
     ]
     return "\n".join(lines)

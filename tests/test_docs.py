@@ -34,7 +34,7 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def folder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with quickstart/model and quickstart/adapter, as the quickstart leaves them; README's names."""
+    """A folder with quickstart/model and quickstart/adapter, as the quickstart leaves them, and others."""
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("docs")
     (place / "quickstart").mkdir()
