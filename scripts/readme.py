@@ -13,6 +13,7 @@ from hadamard_adapter.analysis.overview import overviews
 from hadamard_adapter.analysis.table import Group, Row, read_groups
 from hadamard_adapter.analysis.texts import remarks
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.speed.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "results"
@@ -28,19 +29,18 @@ OURS = ("hadamard", "hadamard-wide")
 SPEED_MODEL, SPEED_TASKS = "all-MiniLM-L6-v2", ("stsb", "cola", "sst2 (10,000 rows)")
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "sst2": "SST-2"}
 METRIC_NAMES = {"mcc": "MCC", "pearson": "Pearson"}
-SPEED = {
-    "tune": "**hadamard tune**",
-    "tune-upper": "tune, upper four of six layers",
-    "tune-last-step": "tune without the mean of weights",
-    "lora": "PEFT LoRA on the Trainer",
-    "lora-grouped": "LoRA, grouped by length, bf16",
-    "lora-ours-bf16": "LoRA on tune's path, bf16",
-    "lora-ours-last-step": "LoRA on tune's path, no mean",
-    "full": "full fine-tuning on the Trainer",
-    "full-grouped": "full, grouped by length, bf16",
-    "ia3-grouped": "IA3, grouped by length, bf16",
-    "ln-tuning-grouped": "LN-tuning, grouped by length, bf16",
-}
+SPEED = (
+    "tune",
+    "tune-upper",
+    "tune-last-step",
+    "lora",
+    "lora-grouped",
+    "lora-ours-last-step",
+    "full",
+    "full-grouped",
+    "ia3-grouped",
+    "ln-tuning-grouped",
+)
 
 
 def quickstart() -> str:
@@ -108,7 +108,7 @@ def speed() -> str:
     if not path.exists():
         return "Not measured yet: `hadamard bench speed` makes the runs."
     found = json.loads(path.read_text())
-    own = [group for group in found["paced"] if group["model"] == SPEED_MODEL]
+    own = [group for group in found["curves"] if group["model"] == SPEED_MODEL]
     rows = {  # of a variant with several settings that of most seeds
         group["task"].split(" ")[0]: {
             row["variant"]: row for row in sorted(group["rows"], key=lambda row: len(row["curves"]))
@@ -118,8 +118,8 @@ def speed() -> str:
     }
     memory = {entry["variant"]: entry for entry in found["memory"] if entry["model"] == SPEED_MODEL}
     elsewhere = [
-        title.split(",")[0]
-        for name, title in SPEED.items()
+        VARIANTS[name].title.split(",")[0]
+        for name in SPEED
         if "AMD" not in memory.get(name, {}).get("processor", "AMD")
     ]
     note = f" (memory of {' and '.join(elsewhere)}: another processor)" if elsewhere else ""
@@ -129,18 +129,21 @@ def speed() -> str:
         "| MiniLM-L6, one core | " + " | ".join(heads) + " | memory |",
         "|---|" + "---|" * (len(heads) + 1),
     ]
-    for variant, title in SPEED.items():
+    for variant in SPEED:
         if not any(variant in of_task for of_task in rows.values()):
             continue
         cells = [share(rows[task].get(variant)) for task in tasks]
         cells += [final(rows[task].get(variant)) for task in tasks]
+        title = f"**{VARIANTS[variant].title}**" if variant == "tune" else VARIANTS[variant].title
         lines.append(f"| {title} | " + " | ".join(cells) + f" | {megabytes(memory.get(variant))} |")
     lines += [
         "",
-        "time: of training to 99 % of plain LoRA's final score, caches included, as a share of LoRA's;",
-        "median of (n) seeds, 2 of 3: one never gets there; empty: not measured. score: dev at the last",
-        "epoch, mean. memory: a step of 32 x 128 tokens beyond the loaded model. mean: what `tune` scores",
-        f"is the mean of the last steps' weights. One core of an AMD EPYC with AVX-512 BF16{note}.",
+        "time: processor time of training to 99 % of the final score of LoRA on the Trainer, caches",
+        "included, as a share of LoRA's; median of (n) seeds, 2 of 3: one never gets there; empty: not",
+        "measured. score: dev at the last epoch, mean. memory: a step of 32 x 128 tokens beyond the loaded",
+        "model. The Trainer's schedule: a rate that falls linearly, the last step's weights; `tune` has a",
+        "constant rate and scores the mean of the last steps' weights. One core of an AMD EPYC with AVX-512",
+        f"BF16{note}.",
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hadamard_adapter.analysis.speed_texts import speed_files
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.tuning import TuneSettings, merge, tune
 from tuning_help import silent
@@ -136,3 +137,14 @@ def test_a_committed_report_has_every_committed_run(folder: str) -> None:
     with (place / "report.csv").open(newline="") as file:
         found = sorted((row["method"], row["seed"], row["score"]) for row in csv.DictReader(file))
     assert found == expected and expected
+
+
+def test_the_committed_report_of_speed_is_that_of_its_runs() -> None:
+    """Text and figures, not the pictures, whose bytes are matplotlib's of one version."""
+    place = ROOT / "results" / "speed"
+    found = Results(place)
+    texts = speed_files(list(found.records().values()))
+    assert not found.problems and len(texts) > 2
+    for name in ("speed.md", "speed.json"):
+        assert (place / name).read_text(encoding="utf-8") == texts[name], "run: hadamard report results/speed"
+    assert texts.keys() <= {path.name for path in place.iterdir()}

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bench_help import lay_out, silent
 from command import hadamard
-from hadamard_adapter.analysis.pace import gains_of, paced, read_paces
+from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
-from hadamard_adapter.analysis.speed import clocks_of, paired, read_speed_groups, score_at, seconds_to, slope
+from hadamard_adapter.analysis.speed import paired, read_speed_groups, score_at, seconds_to, slope
 from hadamard_adapter.analysis.speed_texts import speed_markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed
-from hadamard_adapter.bench.speed.clock import Clock, is_due
+from hadamard_adapter.bench.speed.clock import Clock, is_due, steps_of_whole_groups
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.plan import epochs_of, missing, rate_of, runs_of
 from hadamard_adapter.bench.speed.run import data_of, name_of, settings_of
@@ -295,14 +296,45 @@ def test_variants_take_turns_within_a_seed_in_an_order_of_their_own(place: Path)
     assert len(set(orders)) > 1 and all(set(order) == {"tune", "lora", "full", "ia3"} for order in orders)
 
 
-def test_paces_are_short_runs_in_turn_and_curves_then_stand_as_the_spec_has_them(place: Path) -> None:
-    runs = runs_of(spec_of(place, "tune lora full ia3", "pace = { rows = 32, rounds = 5 }"))
+def test_paces_are_the_first_steps_of_each_training_in_turn(place: Path) -> None:
+    runs = runs_of(spec_of(place, "tune lora full ia3", "pace = { steps = 2, rounds = 5 }"))
     curves, paces = runs[:8], runs[8:]
-    assert [run.variant for run in curves] == ["tune", "lora", "full", "ia3"] * 2
+    assert [run.purpose for run in curves] == ["curve"] * 8
     assert [run.purpose for run in paces] == ["pace"] * 20 and len(set(map(name_of, runs))) == 28
-    assert {(len(data_of(run).train), run.task.epochs, run.points) for run in paces} == {(32, 1, 0)}
+    assert {(len(data_of(run).train), run.task.epochs, run.points) for run in paces} == {(96, 1, 0)}
     orders = {tuple(run.variant for run in paces[start : start + 4]) for start in range(0, 20, 4)}
     assert len(orders) > 1 and all(len(set(order)) == 4 for order in orders)
+
+
+@pytest.mark.parametrize("variant", ["tune", "lora", "lora-ours", "lora-grouped"])
+def test_a_pace_stops_behind_whole_groups_of_each_stage(place: Path, tmp_path: Path, variant: str) -> None:
+    """An epoch has 6 steps, in stage 1 two: groups are of one batch, so that the steps asked for are done."""
+    (run,) = (
+        r for r in runs_of(spec_of(place, variant, "pace = { steps = 4, rounds = 1 }", seeds=1)) if r.steps
+    )
+    assert measure(run, Results(tmp_path))
+    (record,) = Results(tmp_path).records().values()
+    expected = {"head": 2, "adapter": 4} if variant == "tune" else {"both": 4}
+    assert record["status"] == "done"
+    assert {name: stage["steps"] for name, stage in record["stages"].items()} == expected
+
+
+@pytest.mark.parametrize("n_rows", [1000, 5749, 8551, 10_000])
+def test_steps_of_whole_groups_have_the_padding_of_a_whole_epoch(n_rows: int) -> None:
+    lengths = np.random.default_rng(0).lognormal(3.0, 0.6, n_rows).astype(int) + 4
+
+    def tokens_a_step(order: list[int]) -> np.ndarray:
+        return np.array([lengths[order[at : at + 32]].max() for at in range(0, len(order) - 31, 32)])
+
+    def mean_of_orders(n_steps: int | None, rows: list[int]) -> float:
+        own, seeds = lengths[rows].tolist(), [torch.Generator().manual_seed(seed) for seed in range(20)]
+        drawn = [get_length_grouped_indices(own, 32, generator=seed) for seed in seeds]
+        return float(np.mean([tokens_a_step([rows[i] for i in order])[:n_steps].mean() for order in drawn]))
+
+    whole = mean_of_orders(None, list(range(n_rows)))
+    n_steps = steps_of_whole_groups(n_rows // 32, 50)
+    assert mean_of_orders(n_steps, list(range(n_rows))) == pytest.approx(whole, rel=0.03)
+    assert n_rows == 1000 or mean_of_orders(None, list(range(960))) > 1.1 * whole  # a part groups less well
 
 
 @pytest.mark.parametrize("gain", GAINS, ids=lambda gain: gain.title)
@@ -319,7 +351,7 @@ def test_the_two_variants_of_a_gain_differ_in_one_thing(gain: Gain) -> None:
 
 
 def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path) -> None:
-    more, results = "pace = { rows = 32, rounds = 2 }", Results(tmp_path)
+    more, results = "pace = { steps = 2, rounds = 2 }", Results(tmp_path)
     for run in runs_of(spec_of(place, "tune tune-uncached tune-float32", more, seeds=1)):
         assert run.purpose == "curve" or measure(run, results)
     records = list(results.records().values())
@@ -327,55 +359,64 @@ def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path)
         slower = {"tune-uncached": {"head": 9.0}, "tune-float32": {"adapter": 3.0}}
         for name, stage in record["stages"].items():
             factor = slower.get(record["run"]["variant"], {}).get(name, 1.0) * (1 + record["run"]["value"])
-            stage["seconds"] = factor * stage["steps"]
-    found = {one.gain.off: one for one in gains_of(read_paces(records))}
-    assert {off: (one.n, one.ratio, one.low, one.high) for off, one in found.items()} == {
-        "tune-uncached": (2, 9.0, 9.0, 9.0),
-        "tune-float32": (2, 3.0, 3.0, 3.0),
+            stage["processor_seconds"] = factor * stage["steps"]
+            stage["seconds"] = np.nan  # other work is in it
+    found = {one.gain.off: one for one in gains_of(records)}
+    assert {off: (one.n, one.ratio, one.low, one.high, one.source) for off, one in found.items()} == {
+        "tune-uncached": (2, 9.0, 9.0, 9.0, "pace"),
+        "tune-float32": (2, 3.0, 3.0, 3.0, "pace"),
     }
-    assert "## Each gain, on and off" in speed_markdown(records)
+    assert not any(one.is_of_few_rows for one in found.values())
+    few = [{**record, "run": {**record["run"], "steps": None}} for record in records]
+    assert all(one.is_of_few_rows for one in gains_of(few))
+    assert (
+        gains_of([*few, *records]) == gains_of([*records, *few]) == list(found.values())
+    )  # few rows give way
+    text = speed_markdown(records)
+    assert (
+        "## Each gain, on and off" in text and "by round |" in text and "on few rows |" in speed_markdown(few)
+    )
+    curves = [
+        {**r, "run": {**r["run"], "purpose": "curve", "seed": r["run"]["value"]}, "points": []} for r in few
+    ]
+    for record in curves:
+        if record["run"]["variant"] == "tune-float32":
+            record["stages"] = {name: {**s, "processor_seconds": 2 * s["processor_seconds"]}
+                                for name, s in record["stages"].items()}  # fmt: skip
+    whole = {one.gain.off: one for one in gains_of([*records, *curves])}  # whole runs come before short ones
+    assert (whole["tune-float32"].ratio, whole["tune-float32"].source) == (6.0, "curve")
 
 
-def test_paced_seconds_are_steps_times_pace_and_know_nothing_of_the_curves_own_time(
-    place: Path, tmp_path: Path
+@pytest.mark.parametrize(("device", "factor"), [("cpu", 1.0), ("cuda", 7.0)])
+def test_a_processors_own_time_counts_and_on_a_gpu_the_walls(
+    place: Path, tmp_path: Path, device: str, factor: float
 ) -> None:
-    """Steps of an epoch: 2 of stage 1 (batches of 64), 6 of stage 2; a pace on 32 rows has 1 and 2."""
     results = Results(tmp_path)
-    for run in runs_of(spec_of(place, "tune lora", "pace = { rows = 32, rounds = 3 }", seeds=1)):
+    for run in runs_of(spec_of(place, "tune lora", seeds=1)):
         assert measure(run, results)
     records = list(results.records().values())
-    for record in records:  # a machine that was slow once, and slow all along for the curve
-        run = record["run"]
-        factor = 7.0 if run["purpose"] == "curve" else (5.0 if run["value"] == 1 else 1.0)
-        for name, stage in record["stages"].items():
-            stage["seconds"] = factor * stage["steps"] * (0.5 if name == "head" else 2.0)
-        record["wall_seconds"]["cache"] = factor * (run["variant"] == "tune") * sum(record["rows"].values())
-    found = {record["run"]["variant"]: record for record in paced(records)}
-    steps = [2.0 * step for step in (2, 4, 6, 8, 10, 12)]
-    assert [point["paced_seconds"] for point in found["lora"]["points"]] == steps
-    own = [point for point in found["tune"]["points"] if point["stage"] == "adapter"]
-    assert [point["paced_seconds"] for point in own] == [2 * 0.5 + seconds for seconds in steps]
-    n_rows = sum(found["tune"]["rows"].values())
-    assert found["tune"]["paced_seconds"]["cache"] == n_rows and found["lora"]["paced_seconds"]["cache"] == 0
-    assert clocks_of(records) == ("paced",) and clocks_of(records[:0]) == ("wall", "processor")
-    (group,) = read_speed_groups(records, "paced")
-    assert {row.variant: row.epoch_seconds for row in group.rows} == {"tune": 12.0, "lora": 12.0}
-    lora = next(r for r in records if r["run"]["purpose"] == "curve" and r["run"]["variant"] == "lora")
+    for record in records:  # a machine with so much other work that all took seven times as long
+        record["machine"] = {**record["machine"], "device": device, "load_average": [9.0, 9.0]}
+        for stage in record["stages"].values():
+            stage["processor_seconds"], stage["seconds"] = 1.0 * stage["steps"], 7.0 * stage["steps"]
+        for point in record["points"]:
+            point["processor_seconds"], point["seconds"] = 1.0 * point["step"], 7.0 * point["step"]
+            point["cache_processor_seconds"], point["cache_seconds"] = 0.5, 3.5
+    (group,) = read_speed_groups(records)
+    assert {row.variant: row.epoch_seconds for row in group.rows} == {"tune": 6 * factor, "lora": 6 * factor}
+    for row in group.rows:
+        last = row.curves[0][-6:]
+        assert [seconds for seconds, _ in last] == [factor * step for step in (2, 4, 6, 8, 10, 12)]
+        assert row.cached_pairings["lora"].n == 1
+    assert ("had other work beside them" in speed_markdown(records)) == (device == "cuda")
+    lora = next(r for r in records if r["run"]["variant"] == "lora")
     worse = {**lora, "run": {**lora["run"], "lr": 9.0, "seed": 7}, "points": lora["points"][:1]}
-    (both,) = read_speed_groups(
-        [worse, *records], "paced"
-    )  # another rate: a row of its own, and no reference
+    (both,) = read_speed_groups([worse, *records])  # another rate: a row of its own, and no reference
     assert sorted((row.variant, row.lr == (9.0,)) for row in both.rows) == [
         *(("lora", False), ("lora", True), ("tune", False)),
     ]
     assert all(row.pairings.keys() == set() for row in both.rows)  # two are as large
     assert all(row.pairings.keys() == {"lora"} for row in group.rows)
-    assert "## Paces" in speed_markdown(records) and "paced seconds" in speed_markdown(records)
-    without = [record for record in records if record["run"]["variant"] != "lora" or record["points"]]
-    assert {record["run"]["variant"] for record in paced(without)} == {"tune"}  # no pace, no paced time
-    told = speed_markdown(without).partition("## Curves without a pace")[2].partition("##")[0]
-    assert f"| {VARIANTS['lora'].title} |" in told and VARIANTS["tune"].title not in told
-    assert "## Curves without a pace" not in speed_markdown(records)
 
 
 def test_growth_changes_one_thing_at_a_time(place: Path) -> None:
@@ -500,7 +541,7 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
             ("epochs = 2", "search_epochs = [2]"),
             "search_epochs of mood: expected none in a measurement of speed",
         ),
-        (("points = 3", "pace = { rows = 1 }"), "pace: rows: expected numbers from 20 on, received 1"),
+        (("points = 3", "pace = { steps = 0 }"), "pace: steps: expected numbers from 1 on, received 0"),
         (("points = 3", "memory = { tokens = 1 }"), "memory: tokens: expected numbers from 2 on, received 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Pictures as SVG text: scores, seeds and offsets of methods, speed; figures as files."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,26 +103,30 @@ def offsets_picture(row: Row) -> str:
 def curves_picture(group: SpeedGroup) -> str:
     """Dev score against seconds of training on a log axis: a line a variant and seed.
 
-    A colour is a method, a dash what stands around it: the plain Trainer solid, grouped and bf16 dotted, our
-    path thick.
+    A colour is a method, a width what stands around it (tune's path thick), a dash tells variants that share
+    both apart.
     """
 
     def draw(figure: Any, axes: Any) -> None:
         rows = sorted((row for row in group.rows if row.curves), key=lambda row: row.variant)
         methods = list(dict.fromkeys(VARIANTS[row.variant].method for row in rows))
+        seen = Counter[tuple[str, bool]]()
         for row in rows:
             look = VARIANTS[row.variant]
+            is_ours = look.path.name == "tune"
+            dash = ("-", ":", "--", "-.")[seen[look.method, is_ours] % 4]
+            seen[look.method, is_ours] += 1
             for index, curve in enumerate(row.curves.values()):
                 axes.plot(
                     *zip(*curve, strict=True),
                     color=f"C{methods.index(look.method) % 10}",
-                    linestyle=":" if look.settings else "-",
-                    linewidth=2.4 if look.path.name == "tune" else 1.0,
+                    linestyle=dash,
+                    linewidth=2.4 if is_ours else 1.0,
                     alpha=1.0 if index == 0 else 0.5,
                     label=row.title if index == 0 else None,
                 )
         axes.set_xscale("log")
-        axes.set(xlabel="seconds of training", ylabel=group.metric)
+        axes.set(xlabel="seconds of training, without caches", ylabel=group.metric)
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)
 

@@ -9,23 +9,21 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from hadamard_adapter.analysis.pace import paced, read_paces
+from hadamard_adapter.analysis.gains import seconds_field
 from hadamard_adapter.analysis.table import largest
 from hadamard_adapter.bench.speed.spec import PURPOSES
-from hadamard_adapter.bench.speed.variants import REFERENCES
+from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = [
     "SHARE",
-    "Clock",
     "Curve",
     "Footprint",
     "GrowthLine",
     "Pairing",
     "SpeedGroup",
     "SpeedRow",
-    "clocks_of",
     "is_speed",
     "paired",
     "read_footprints",
@@ -45,11 +43,6 @@ _Settings = tuple[str, float, int | None]
 Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
 
-Clock = Literal["paced", "wall", "processor"]
-"""Which time counts: steps at a pace that was measured apart, or the run's own; what else ran on the machine
-is in the wall's, not in the processor's."""
-_FIELD = {"paced": "paced_seconds", "wall": "seconds", "processor": "processor_seconds"}
-
 
 @dataclass(frozen=True)
 class Pairing:
@@ -60,7 +53,7 @@ class Pairing:
     n_reached: int
     """Of these, seeds in which the variant reached the target."""
     seconds: float | None
-    """Median time to the target; None where it is not reached in at least half of the seeds."""
+    """Median time to the target; None where it is not reached in more than half of the seeds."""
     ratio: float | None
     """Median of the variant's time over the reference's own time to the same target."""
     low: float | None
@@ -158,11 +151,6 @@ def is_speed(record: Mapping[str, Any]) -> bool:
     return record["run"]["purpose"] in PURPOSES
 
 
-def clocks_of(records: Iterable[Mapping[str, Any]]) -> tuple[Clock, ...]:
-    """The clocks to show: paced where paces were measured, else those of the runs themselves."""
-    return ("paced",) if read_paces(records) else ("wall", "processor")
-
-
 def seconds_to(curve: Curve, target: float) -> float | None:
     """The time of the first point whose score is at least the target; None where there is none.
 
@@ -241,21 +229,20 @@ def slope(points: Iterable[tuple[float, float]]) -> float | None:
     return round(statistics.linear_regression(*zip(*logs, strict=True)).slope, 3)
 
 
-def read_speed_groups(records: Iterable[Mapping[str, Any]], clock: Clock = "wall") -> list[SpeedGroup]:
-    """All models and tasks that have curves.
+def read_speed_groups(records: Iterable[Mapping[str, Any]]) -> list[SpeedGroup]:
+    """All models and tasks that have curves, in the seconds that `seconds_field` names.
 
     Args:
         records: of runs, of any kind.
-        clock: which time counts.
     """
     found: dict[tuple[str, str], dict[_Settings, list[Mapping[str, Any]]]] = {}
-    for record in paced(records) if clock == "paced" else records:
+    for record in records:
         run = record["run"]
         if run["purpose"] == "curve" and record["status"] != "cancelled":
             variants = found.setdefault((run["model"], _task(run)), {})
             settings = run["variant"], float(run["lr"]), run["task"].get("epochs")
             variants.setdefault(settings, []).append(record)
-    return [_group(*key, variants, clock) for key, variants in sorted(found.items())]
+    return [_group(*key, variants) for key, variants in sorted(found.items())]
 
 
 def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
@@ -263,7 +250,7 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
     found = [
         Footprint(
             model=record["run"]["model"],
-            title=record["title"],
+            title=VARIANTS[record["run"]["variant"]].title,
             shape=(record["run"]["task"]["batch_size"], record["run"]["value"]),
             peak_bytes=record.get("peak_bytes"),
             saved_bytes=record["saved_bytes"],
@@ -278,14 +265,14 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
 
 
 def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
-    """The lines of growth in wall-clock seconds, axis by axis."""
+    """The lines of growth, axis by axis, in the seconds that `seconds_field` names."""
     found: dict[tuple[str, str, str], dict[float, tuple[float, float]]] = {}
     for record in records:
         run = record["run"]
         if run["purpose"] == "growth" and record["status"] == "done":
-            line = found.setdefault((run["model"], run["axis"], record["title"]), {})
+            line = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
             value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
-            line[value] = _epoch_seconds(record, "wall"), record["wall_seconds"]["cache"]
+            line[value] = _epoch_seconds(record), _account(record, "cache")
     return [_growth_line(key, sorted(line.items())) for key, line in sorted(found.items())]
 
 
@@ -301,12 +288,10 @@ def _task(run: Mapping[str, Any]) -> str:
     return run["task"]["name"] + (f" ({rows:,} rows)" if rows else "")
 
 
-def _group(
-    model: str, task: str, variants: Mapping[_Settings, list[Mapping[str, Any]]], clock: Clock
-) -> SpeedGroup:
-    plain = {key: _curves(records, clock, with_caches=False) for key, records in variants.items()}
-    cached = {key: _curves(records, clock, with_caches=True) for key, records in variants.items()}
-    rows = [_row(key, records, plain, cached, clock) for key, records in variants.items()]
+def _group(model: str, task: str, variants: Mapping[_Settings, list[Mapping[str, Any]]]) -> SpeedGroup:
+    plain = {key: _curves(records, with_caches=False) for key, records in variants.items()}
+    cached = {key: _curves(records, with_caches=True) for key, records in variants.items()}
+    rows = [_row(key, records, plain, cached) for key, records in variants.items()]
     rows.sort(key=lambda row: (row.epoch_seconds is None, row.epoch_seconds or 0.0, row.variant))
     first = next(iter(variants.values()))[0]
     return SpeedGroup(model, task, first["metric"], tuple(rows))
@@ -317,21 +302,20 @@ def _row(
     records: Sequence[Mapping[str, Any]],
     plain: Mapping[_Settings, dict[int, Curve]],
     cached: Mapping[_Settings, dict[int, Curve]],
-    clock: Clock,
 ) -> SpeedRow:
     done = [record for record in records if record["status"] == "done"]
     finals = [curve[-1][1] for curve in plain[key].values()]
     return SpeedRow(
         variant=key[0],
-        title=records[0]["title"],
+        title=VARIANTS[key[0]].title,
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
         epochs=tuple(sorted({_last_stage(record)["epochs"] for record in done})),
         curves=plain[key],
         n_failed=len(records) - len(done),
-        epoch_seconds=_median(_epoch_seconds(record, clock) for record in done),
+        epoch_seconds=_median(_epoch_seconds(record) for record in done),
         final=statistics.mean(finals) if finals else None,
-        prepare_seconds=_median(record[f"{clock}_seconds"]["prepare"] for record in done),
-        cache_seconds=_median(record[f"{clock}_seconds"]["cache"] for record in done),
+        prepare_seconds=_median(_account(record, "prepare") for record in done),
+        cache_seconds=_median(_account(record, "cache") for record in done),
         pairings=_against(plain[key], plain),
         cached_pairings=_against(cached[key], cached),
     )
@@ -347,11 +331,11 @@ def _against(own: dict[int, Curve], curves: Mapping[_Settings, dict[int, Curve]]
     return found
 
 
-def _curves(records: Iterable[Mapping[str, Any]], clock: Clock, with_caches: bool) -> dict[int, Curve]:
-    field = _FIELD[clock]
+def _curves(records: Iterable[Mapping[str, Any]], with_caches: bool) -> dict[int, Curve]:
     return {
         record["run"]["seed"]: [
             (point[field] + (point[f"cache_{field}"] if with_caches else 0.0), point["score"])
+            for field in [seconds_field(record)]
             for point in record["points"]
         ]
         for record in records
@@ -359,9 +343,15 @@ def _curves(records: Iterable[Mapping[str, Any]], clock: Clock, with_caches: boo
     }
 
 
-def _epoch_seconds(record: Mapping[str, Any], clock: Clock) -> float:
+def _epoch_seconds(record: Mapping[str, Any]) -> float:
     last = _last_stage(record)
-    return last[_FIELD[clock]] / last["epochs"]
+    return last[seconds_field(record)] / last["epochs"]
+
+
+def _account(record: Mapping[str, Any], name: str) -> float:
+    """The time of one of the clock's accounts."""
+    field = "wall_seconds" if seconds_field(record) == "seconds" else "processor_seconds"
+    return record[field][name]
 
 
 def _last_stage(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float64
 from transformers import TrainerCallback
 
-__all__ = ["ACCOUNTS", "Clock", "Now", "is_due", "wall_and_processor"]
+__all__ = ["ACCOUNTS", "Clock", "Now", "is_due", "steps_of_whole_groups", "wall_and_processor"]
 
 ACCOUNTS = ("prepare", "cache", "train", "evaluate", "save")
 
@@ -49,18 +49,39 @@ def is_due(step: int, n_steps: int, n_points: int) -> bool:
     return step * n_points // n_steps > (step - 1) * n_points // n_steps
 
 
+def steps_of_whole_groups(n_steps: int, wanted: int) -> int:
+    """The number of steps nearest to `wanted` after which a sampler by length is through with whole groups.
+
+    transformers' `get_length_grouped_indices` sorts within groups of min(rows / (4 x batch size), 50)
+    batches, the longest first. So only whole groups have the padding, and the time, of a whole epoch.
+
+    Args:
+        n_steps: of an epoch, which is the most.
+        wanted: about how many.
+
+    Example:
+        >>> steps_of_whole_groups(313, 50), steps_of_whole_groups(180, 50), steps_of_whole_groups(32, 50)
+        (50, 45, 32)
+    """
+    group = max(1, min(n_steps // 4, 50))
+    return min(n_steps, group * max(1, round(wanted / group)))
+
+
 class Clock:
     """The `Progress` of one timed training; `watch` is told of the Trainer of each of its stages."""
 
-    def __init__(self, metric: str, n_points: int = 10, now: Now = wall_and_processor) -> None:
+    def __init__(
+        self, metric: str, n_points: int = 10, now: Now = wall_and_processor, n_steps: int | None = None
+    ) -> None:
         """Start the clock.
 
         Args:
             metric: the score of the curve.
             n_points: of the curve, an epoch; 0: no curve.
             now: reads wall and processor.
+            n_steps: after about so many a stage is stopped, see `steps_of_whole_groups`; None: never.
         """
-        self.metric, self.n_points, self.now = metric, n_points, now
+        self.metric, self.n_points, self.n_steps, self.now = metric, n_points, n_steps, now
         self.accounts = {name: np.zeros(2) for name in ACCOUNTS}
         self.stages: dict[str, dict[str, Any]] = {}
         self.points: list[dict[str, Any]] = []
@@ -151,11 +172,15 @@ class _Marks(TrainerCallback):
         clock.stages[clock.stage] = entry
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.clock.mark("train")
+        clock = self.clock
+        clock.mark("train")
         n_steps = state.max_steps // args.num_train_epochs
-        if self.clock.n_points and is_due(state.global_step, n_steps, self.clock.n_points):
-            self.clock.add_point(self.trainer)
-            self.clock.mark("evaluate")
+        if clock.n_points and is_due(state.global_step, n_steps, clock.n_points):
+            clock.add_point(self.trainer)
+            clock.mark("evaluate")
+        if clock.n_steps and state.global_step >= steps_of_whole_groups(n_steps, clock.n_steps):
+            clock.stages[clock.stage]["steps"] = state.global_step
+            control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.clock.mark("train")

@@ -23,9 +23,8 @@ __all__ = ["epochs_of", "missing", "rate_of", "runs_of", "total_seconds"]
 def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
     """All runs: memory first, then curves seed by seed, paces round by round, then growth.
 
-    Where time counts, variants take turns, in an order drawn anew for each seed or round and task: who ran
-    before leaves its traces. Curves that have a pace stand in the spec's order. Points of more layers are of
-    the variants of `tune` alone.
+    Variants take turns, in an order drawn anew for each seed or round and task: who ran before leaves its
+    traces. Points of more layers are of the variants of `tune` alone.
     """
     searched = {} if spec.searched is None else Results(Path(spec.searched).expanduser()).records()
     memory = [
@@ -141,8 +140,6 @@ def _likest_first(run: Mapping[str, Any]) -> Traits:
 
 def _turns(spec: SpeedSpec, model: str, seed: int) -> list[tuple[TaskSpec, str]]:
     """A seed's curves on a model."""
-    if spec.pace is not None:
-        return [(task, variant) for variant in spec.variants for task in spec.tasks]
     return [
         (task, variant)
         for task in spec.tasks
@@ -151,13 +148,12 @@ def _turns(spec: SpeedSpec, model: str, seed: int) -> list[tuple[TaskSpec, str]]
 
 
 def _paces(spec: SpeedSpec) -> list[SpeedRun]:
-    """Every variant on the same rows of each task, once a round."""
+    """Every variant at the beginning of each task's training, once a round."""
     if spec.pace is None:
         return []
-    rows = spec.pace.rows
-    parts = [dataclasses.replace(task, rows=rows, epochs=1, head_epochs=1) for task in spec.tasks]
+    parts = [dataclasses.replace(task, epochs=1, head_epochs=1) for task in spec.tasks]
     return [
-        _run(spec, model, part, variant, "pace", value=number)
+        _run(spec, model, part, variant, "pace", value=number, steps=spec.pace.steps)
         for number in range(spec.pace.rounds)
         for model in spec.models
         for part in parts
@@ -199,6 +195,7 @@ def _run(
     rate: tuple[float, str] | None = None,
     axis: Any = "",
     value: int = 0,
+    steps: int | None = None,
 ) -> SpeedRun:
     lr, rate_from = rate or (METHODS[VARIANTS[variant].method].lr, "published")
     return SpeedRun(
@@ -214,6 +211,7 @@ def _run(
         dev_rows=spec.dev_rows if purpose == "curve" else None,
         axis=axis,
         value=value,
+        steps=steps,
     )
 
 

@@ -36,7 +36,7 @@ class SpeedRun:
     """One process: a training under the clock, or a training step whose memory is measured."""
 
     purpose: Purpose
-    """curve: score against seconds; pace, growth: the seconds of one epoch; memory: of one step."""
+    """curve: score against seconds; pace, growth: seconds of some steps, of an epoch; memory: of one step."""
     model: str
     """Folder or name on the hub."""
     task: TaskSpec
@@ -59,6 +59,8 @@ class SpeedRun:
     """What grows, in a run of growth; length in one of memory."""
     value: int = 0
     """How far; in a run of pace the number of its round."""
+    steps: int | None = None
+    """Of each stage, about, in a run of pace."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "SpeedRun":
@@ -114,6 +116,8 @@ def identity(run: SpeedRun) -> str:
     row, data = VARIANTS[run.variant], data_of(run)
     key = dataclasses.asdict(run) | {"recipe": RECIPE, "path": row.path.name, "method": row.method}
     key |= {"task": None, "data": None, "rate_from": None, "model": bench_run.content_of(run.model)}
+    if run.steps is None:
+        del key["steps"]
     settings = dataclasses.replace(
         settings_of(run), model="none", task=None, data=None, train="rows", dev=None
     )
@@ -148,7 +152,8 @@ def passes_of(run: SpeedRun) -> float:
     epochs = resolve(settings_of(run), len(data.train)).epochs
     assert epochs is not None  # resolved
     longer = run.value / 32 if run.axis == "length" else 1.0
-    return epochs * longer * (len(data.train) + run.points * len(data.dev) / 3)
+    n_train = min(len(data.train), (run.steps or math.inf) * run.task.batch_size)
+    return epochs * longer * (n_train + run.points * len(data.dev) / 3)
 
 
 def _lengthened(examples: Examples, n_tokens: int) -> Examples:

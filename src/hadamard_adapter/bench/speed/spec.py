@@ -25,8 +25,8 @@ __all__ = [
 KINDS = ("methods", "speed")
 Purpose = Literal["memory", "curve", "pace", "growth"]
 PURPOSES: tuple[Purpose, ...] = ("memory", "curve", "pace", "growth")
-"""Of runs, in the order in which they are done. Time counts in a pace and in growth, and in a curve for which
-there is no pace; nothing else may run on the machine then."""
+"""Of runs, in the order in which they are done. Time counts in all but memory: on a processor each process's
+own, so that a curve may stand beside other work; on a GPU the wall's, so that nothing else may run."""
 PACKED = Path(__file__).parent
 """Folder of the specs that come with the package."""
 
@@ -41,10 +41,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a step takes, apart from curves: short runs of one epoch, all variants in turn, in rounds."""
+    """How long a step takes, apart from curves: the first steps of a run, all variants in turn, in rounds."""
 
-    rows: int = 960
-    """Training rows of each task, drawn as a task's `rows` are."""
+    steps: int = 50
+    """Of each stage, about: whole groups of rows of like length, or one epoch where that is less."""
     rounds: int = 3
     """Times that each variant is at it."""
 
@@ -198,7 +198,7 @@ def _check_points(spec: SpeedSpec) -> None:
     growth, memory, pace = spec.growth, spec.memory, spec.pace
     least = {"memory: tokens": (2, () if memory is None else (memory.tokens,))}
     if pace is not None:
-        least |= {"pace: rows": (20, (pace.rows,)), "pace: rounds": (1, (pace.rounds,))}
+        least |= {"pace: steps": (1, (pace.steps,)), "pace: rounds": (1, (pace.rounds,))}
     if growth is not None:
         least |= {
             "growth: rows": (20, growth.rows),

@@ -46,32 +46,34 @@ _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning"
 
 VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS, _AUTO),
-    "tune-last-step": Variant("hadamard tune, last step", "hadamard-wide", LAST_STEP, _AUTO),
+    "tune-last-step": Variant("tune with the Trainer's schedule", "hadamard-wide", LAST_STEP, _AUTO),
     "tune-upper": Variant(
-        "hadamard tune, upper 2/3 of the layers", "hadamard-wide", OURS, _AUTO, share_of_layers=2 / 3
+        "tune, upper 2/3 of the layers", "hadamard-wide", OURS, _AUTO, share_of_layers=2 / 3
     ),
     "tune-upper-uncached": Variant(
-        "hadamard tune --cache-gb 0, upper 2/3 of the layers",
+        "tune --cache-gb 0, upper 2/3 of the layers",
         "hadamard-wide",
         OURS,
         _AUTO | {"cache_gb": 0.0},
         share_of_layers=2 / 3,
     ),
-    "tune-float32": Variant("hadamard tune --dtype float32", "hadamard-wide", OURS),
-    "tune-uncached": Variant("hadamard tune --cache-gb 0", "hadamard-wide", OURS, _AUTO | {"cache_gb": 0.0}),
+    "tune-float32": Variant("tune --dtype float32", "hadamard-wide", OURS),
+    "tune-uncached": Variant("tune --cache-gb 0", "hadamard-wide", OURS, _AUTO | {"cache_gb": 0.0}),
     "tune-all-tokens": Variant(
-        "hadamard tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
+        "tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
     ),
-    "tune-usual-malloc": Variant("hadamard tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
-    **{name: Variant(title, name, PLAIN) for name, title in _OTHERS.items()},
+    "tune-usual-malloc": Variant("tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
+    **{name: Variant(f"{title} on the Trainer", name, PLAIN) for name, title in _OTHERS.items()},
     **{
-        f"{name}-grouped": Variant(f"{title}, grouped, bf16", name, GROUPED, _BF16)
+        f"{name}-grouped": Variant(f"{title}, grouped by length, bf16", name, GROUPED, _BF16)
         for name, title in _OTHERS.items()
     },
-    "lora-bf16": Variant("LoRA, bf16", "lora", PLAIN, _BF16),
-    "lora-ours": Variant("LoRA on our path", "lora", OURS),
-    "lora-ours-bf16": Variant("LoRA on our path, bf16", "lora", OURS, _BF16),
-    "lora-ours-last-step": Variant("LoRA on our path, bf16, last step", "lora", LAST_STEP, _BF16),
+    "lora-bf16": Variant("LoRA on the Trainer, bf16", "lora", PLAIN, _BF16),
+    "lora-ours": Variant("LoRA on tune's path, float32", "lora", OURS),
+    "lora-ours-bf16": Variant("LoRA on tune's path", "lora", OURS, _BF16),
+    "lora-ours-last-step": Variant(
+        "LoRA on tune's path with the Trainer's schedule", "lora", LAST_STEP, _BF16
+    ),
 }
 """Name in a spec to row. A further setting of `tune` is a further row: `{"some_setting": value}`."""
 
@@ -79,7 +81,7 @@ GAINS = (
     Gain("the adapter in place of LoRA", "tune-last-step", "lora-ours-last-step"),
     Gain("the head's input computed once", "tune", "tune-uncached", stage="head"),
     Gain("the lower third frozen and computed once", "tune-upper", "tune"),
-    Gain("of that, computed once", "tune-upper", "tune-upper-uncached"),
+    Gain("the same, computed once", "tune-upper", "tune-upper-uncached"),
     Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
     Gain("frozen weights in bfloat16", "tune", "tune-float32"),
     Gain("freed memory kept", "tune", "tune-usual-malloc"),
@@ -87,7 +89,7 @@ GAINS = (
     Gain("rows of like length together, on the Trainer", "lora-grouped", "lora-bf16"),
     Gain("tune's path, not the Trainer's", "lora-ours-last-step", "lora-grouped"),
 )
-"""What the report shows on and off, by the paces of steps."""
+"""What the report shows on and off, by the time of steps."""
 
 REFERENCES = ("lora", "lora-grouped", "full")
 """Variants that all others are compared with, each held to the reference's own final score."""

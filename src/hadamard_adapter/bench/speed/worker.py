@@ -101,7 +101,7 @@ def _found(run: SpeedRun, work: Path) -> dict[str, Any]:
     data = data_of(run)
     if run.purpose == "memory":
         return footprint(run, data.task)
-    row, clock = VARIANTS[run.variant], Clock(data.task.metrics[0], run.points)
+    row, clock = VARIANTS[run.variant], Clock(data.task.metrics[0], run.points, n_steps=run.steps)
     row.path.train(row.method, settings_of(run), data, work, clock)
     clock.mark("prepare")
     return clock.read()

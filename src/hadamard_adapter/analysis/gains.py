@@ -1,0 +1,141 @@
+"""What each gain brings to a step: two variants that differ in nothing else, with it and without.
+
+Time of a step = seconds of training of a stage / its steps. Pairs are the same seed's curves where both
+variants have them, else short runs of one round.
+"""
+
+import datetime
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hadamard_adapter.bench.speed.variants import GAINS, Gain
+
+__all__ = ["SIDE_BY_SIDE", "GainRow", "Source", "gains_of", "seconds_field"]
+
+Record = Mapping[str, Any]
+Source = Literal["curve", "pace"]
+"""The purpose of the runs that were paired."""
+SIDE_BY_SIDE = 3600.0
+"""Seconds between two short runs of a round, at most, for their ratio to count: a machine's days differ."""
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """A gain on a model and task: seconds a step, with it and without."""
+
+    model: str
+    """Its folder's name."""
+    task: str
+    """Its name."""
+    gain: Gain
+    """Which one."""
+    on: float
+    """Median over pairs."""
+    off: float
+    """Likewise."""
+    ratio: float
+    """Median of off over on."""
+    low: float
+    """Smallest of these ratios."""
+    high: float
+    """Largest of these ratios."""
+    n: int
+    """Pairs."""
+    source: Source
+    """Of the pairs."""
+    is_of_few_rows: bool
+    """Short runs on a part of the rows, where rows of like length are not as close as in the whole task."""
+
+
+def gains_of(records: Iterable[Record]) -> list[GainRow]:
+    """Every gain of the table on every model and task where it was measured on and off.
+
+    Args:
+        records: of runs of speed, of any kind.
+
+    Example:
+        >>> run = {"model": "m", "task": {"name": "t"}, "purpose": "curve", "seed": 0}
+        >>> rest = {"status": "done", "started_at": "2026-01-01T00:00:00+00:00", "machine": {"device": "cpu"}}
+        >>> on = {"run": {**run, "variant": "tune"}, **rest,
+        ...       "stages": {"adapter": {"steps": 2, "processor_seconds": 2.0}}}
+        >>> off = {"run": {**run, "variant": "tune-float32"}, **rest,
+        ...        "stages": {"adapter": {"steps": 2, "processor_seconds": 5.0}}}
+        >>> (found,) = gains_of([on, off])
+        >>> found.gain.title, found.ratio
+        ('frozen weights in bfloat16', 2.5)
+    """
+    by_variant = _by_variant(records)
+    found = list[GainRow]()
+    for model, task in sorted({key[:2] for key in by_variant}):
+        for gain in GAINS:
+            on, off = (by_variant.get((model, task, name), {}) for name in (gain.on, gain.off))
+            row = next(
+                (row for source in ("curve", "pace") if (row := _row(model, task, gain, source, on, off))),
+                None,
+            )
+            if row is not None:
+                found.append(row)
+    return found
+
+
+def seconds_field(record: Record) -> str:
+    """Which time of a record counts: on a processor the process's own, without other work; else the wall's.
+
+    Example:
+        >>> seconds_field({"machine": {"device": "cuda"}})
+        'seconds'
+    """
+    return "processor_seconds" if record["machine"]["device"] == "cpu" else "seconds"
+
+
+_Runs = dict[tuple[Source, int], Record]
+"""(purpose, seed or number of the round) -> run."""
+
+
+def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
+    found: dict[tuple[str, str, str], _Runs] = {}
+    for record in records:
+        run = record["run"]
+        if run["purpose"] in ("curve", "pace") and record["status"] == "done":
+            runs = found.setdefault((run["model"], run["task"]["name"], run["variant"]), {})
+            pair = run["purpose"], run["seed"] if run["purpose"] == "curve" else run["value"]
+            if pair not in runs or run.get("steps"):  # of a whole task rather than of few rows
+                runs[pair] = record
+    return found
+
+
+def _row(model: str, task: str, gain: Gain, source: Source, on: _Runs, off: _Runs) -> GainRow | None:
+    """The gain by runs of one purpose; None where none of them make a pair."""
+    both = [(on[pair], off[pair]) for pair in sorted(on.keys() & off.keys()) if pair[0] == source]
+    if source == "pace":
+        both = [pair for pair in both if abs(_at(pair[0]) - _at(pair[1])) <= SIDE_BY_SIDE]
+    if not both:
+        return None
+    pairs = [(_step_seconds(with_it, gain), _step_seconds(without, gain)) for with_it, without in both]
+    ratios = [without / with_it for with_it, without in pairs]
+    return GainRow(
+        model=model,
+        task=task,
+        gain=gain,
+        on=statistics.median(with_it for with_it, _ in pairs),
+        off=statistics.median(without for _, without in pairs),
+        ratio=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        n=len(pairs),
+        source=source,
+        is_of_few_rows=source == "pace" and any(not r["run"].get("steps") for pair in both for r in pair),
+    )
+
+
+def _step_seconds(record: Record, gain: Gain) -> float:
+    stages = record["stages"]
+    stage = stages["head"] if gain.stage == "head" else list(stages.values())[-1]
+    return stage[seconds_field(record)] / stage["steps"]
+
+
+def _at(record: Record) -> float:
+    """When a run began, in seconds since 1970."""
+    return datetime.datetime.fromisoformat(record["started_at"]).timestamp()
