@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -189,6 +190,34 @@ def test_predict_says_which_type_it_computed_in_and_falls_back_where_that_change
     assert "a second, float32)" in found["whole"][0] and "a second, bfloat16)" in found["half"][0]
     assert "more than 0: float32 instead" in " ".join(found["fallen back"][0].split())
     assert found["fallen back"][1] == found["whole"][1] != found["half"][1]
+
+
+@pytest.mark.parametrize(
+    ("where", "n_rows", "dtype"),
+    [
+        ("late", 512, "float32"),
+        ("nowhere", 512, "bfloat16"),
+        ("late", 511, "float32"),
+        ("no", 511, "float32"),
+    ],
+)
+def test_a_late_row_that_half_precision_moves_is_found_and_few_rows_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, n_rows: int, dtype: str
+) -> None:
+    """The only long row stands at place 400 of the first batch."""
+    compared = list[str]()
+
+    def halved(self: Any, texts: list[str], *args: Any) -> tuple[Any, float]:
+        compared.extend(texts)
+        return dataclasses.replace(self, dtype="bfloat16"), 0.006 if "w30 " * 9 in texts else 0.004
+
+    monkeypatch.setattr("hadamard_adapter.tuning.Classifier.halved", halved)
+    monkeypatch.setattr("hadamard_adapter.tuning.precision.pick_dtype", lambda dtype, device: "bfloat16")
+    texts = ["w30 " * 9 if (where, row) == ("late", 400) else "w10" for row in range(n_rows)]
+    given = "text\n" + "".join(f"{text}\n" for text in texts)
+    found = hadamard("predict", "--adapter", tuned().adapter, "--output", tmp_path / "out.csv", stdin=given)
+    assert found.code == 0 and f"a second, {dtype})" in found.err
+    assert len(compared) == (256 if n_rows == 512 else 0)
 
 
 def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:

@@ -22,10 +22,12 @@ __all__ = ["PredictOptions", "predict_command"]
 
 _ROWS_PER_BATCH = 512
 _DIGITS = 6
-_N_COMPARED = 32
-"""First rows that tell what half precision changes, at least; more where a batch is larger."""
+_N_COMPARED = 256
+"""Rows of the first batch, of all lengths, that tell what half precision changes."""
 _TOLERANCE = 1e-2
 """Largest change of a probability (regression: of a value, over the largest) for half precision."""
+_SHARE_SEEN = 0.5
+"""Of the tolerance, the most that the compared rows may need: the worst of all rows is seldom among them."""
 _LABEL_PREFIX = "probability_"
 
 
@@ -40,7 +42,8 @@ class PredictOptions(RowOptions):
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Type to compute in; auto: bfloat16 where it is faster. Only while the first rows stay within 0.01."""
+    """Type to compute in; auto: bfloat16 where it is faster, from 512 rows on. Only where 256 of the first
+    rows change by 0.005 at most, so that all may be expected to stay within 0.01."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"
@@ -110,21 +113,25 @@ def _in_dtype(
 
     if pick_dtype(options.dtype, classifier.model.device) == "float32" or not first.rows:
         return classifier
+    if options.dtype == "auto" and len(first.rows) < _ROWS_PER_BATCH:
+        return classifier  # to compare would take longer than to label the rows
     columns = classifier.columns_in(first, options.text, options.pair)
     rows = encode_texts(first, columns)
-    n_rows = max(options.batch_size, _N_COMPARED)
-    texts = rows.texts[:n_rows]
-    pairs = None if rows.pairs is None else rows.pairs[:n_rows]
+    by_length = sorted(range(len(rows.texts)), key=lambda row: len(rows.texts[row]))
+    compared = [by_length[at * len(by_length) // _N_COMPARED] for at in range(_N_COMPARED)]
+    compared = list(dict.fromkeys(compared))
+    texts = [rows.texts[row] for row in compared]
+    pairs = None if rows.pairs is None else [rows.pairs[row] for row in compared]
     try:
         half, difference = classifier.halved(texts, pairs, options.batch_size)
     except SettingsError:
         if options.dtype == "bfloat16":
             raise
         return classifier
-    what = f"on the first {len(texts)} rows bfloat16 changes probabilities by up to {difference:.1g}"
-    if difference <= _TOLERANCE:
+    what = f"on {len(texts)} of the first rows bfloat16 changes probabilities by up to {difference:.1g}"
+    if difference <= _SHARE_SEEN * _TOLERANCE:
         return half
-    say(f"{what}, more than {_TOLERANCE:g}: float32 instead")
+    say(f"{what}, more than {_SHARE_SEEN * _TOLERANCE:g}: float32 instead")
     return classifier
 
 
