@@ -209,11 +209,11 @@ def test_a_late_row_that_half_precision_moves_is_found_and_few_rows_are_not_comp
 
     def halved(self: Any, texts: list[str], *args: Any) -> tuple[Any, float]:
         compared.extend(texts)
-        return dataclasses.replace(self, dtype="bfloat16"), 0.006 if "w30 " * 9 in texts else 0.004
+        return dataclasses.replace(self, dtype="bfloat16"), 0.006 if " ".join(["w30"] * 9) in texts else 0.004
 
     monkeypatch.setattr("hadamard_adapter.tuning.Classifier.halved", halved)
     monkeypatch.setattr("hadamard_adapter.tuning.precision.pick_dtype", lambda dtype, device: "bfloat16")
-    texts = ["w30 " * 9 if (where, row) == ("late", 400) else "w10" for row in range(n_rows)]
+    texts = [" ".join(["w30"] * 9) if (where, row) == ("late", 400) else "w10" for row in range(n_rows)]
     given = "text\n" + "".join(f"{text}\n" for text in texts)
     found = hadamard("predict", "--adapter", tuned().adapter, "--output", tmp_path / "out.csv", stdin=given)
     assert found.code == 0 and f"a second, {dtype})" in found.err

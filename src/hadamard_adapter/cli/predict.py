@@ -118,8 +118,8 @@ def _in_dtype(
     columns = classifier.columns_in(first, options.text, options.pair)
     rows = encode_texts(first, columns)
     by_length = sorted(range(len(rows.texts)), key=lambda row: len(rows.texts[row]))
-    compared = [by_length[at * len(by_length) // _N_COMPARED] for at in range(_N_COMPARED)]
-    compared = list(dict.fromkeys(compared))
+    last, n_steps = len(by_length) - 1, max(1, min(_N_COMPARED, len(by_length)) - 1)
+    compared = [by_length[at * last // n_steps] for at in range(n_steps + 1) if at <= last]
     texts = [rows.texts[row] for row in compared]
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in compared]
     try:
