@@ -4,10 +4,10 @@ import hashlib
 
 import torch
 from jaxtyping import Int16
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.heads import fresh_parameters, own_parameters
 from hadamard_adapter.adapter.layers import HadamardLayer
 
@@ -33,7 +33,7 @@ def fingerprint(model: nn.Module) -> str:
         >>> len(fingerprint(torch.nn.Linear(2, 2)))
         64
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model_of(model)
     base = base.model if isinstance(base, BaseTuner) else base
     prefix = getattr(base, "base_model_prefix", "")
     backbone = getattr(base, prefix, base) if prefix else base

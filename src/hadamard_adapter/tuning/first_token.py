@@ -12,10 +12,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, find_sites
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.precision import in_float32
@@ -71,7 +71,7 @@ def cut_last_layer(model: Any, batch: dict[str, Tensor]) -> list[RemovableHandle
 
 def _token_wise_modules(model: Any) -> list[nn.Module]:
     """The last layer's modules that take each token by itself: projections behind attention."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model_of(model)
     try:
         sites = find_sites(base, ["attention", "ffn"])
         if family_of(base.config).is_shared or len({site.stack for site in sites}) != 1:

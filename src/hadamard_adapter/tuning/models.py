@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.errors import SettingsError, option
 from hadamard_adapter.tasks import Task
 
@@ -146,8 +146,7 @@ def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_cod
 
 def backbone_of(model: torch.nn.Module) -> torch.nn.Module:
     """The part below the head of a transformers model, or of a PEFT model around one."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return inner.base_model
+    return base_model_of(model).base_model
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:

@@ -21,9 +21,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Float32, Int
-from peft import PeftModel
 from torch import Tensor, nn
 
+from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.models import token_batches
@@ -142,7 +142,7 @@ def is_all_frozen(model: Any) -> bool:
 
 def _stack(model: Any) -> tuple[list[nn.Module], str]:
     """All layers from the bottom on, and why there are none where they are not known to be one stack."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model_of(model)
     try:
         family, stacks = family_of(base.config), layer_stacks(base)
     except SettingsError:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.prefix import frozen_prefix
@@ -42,7 +42,7 @@ def trained_layers(model: Any) -> list[nn.Module]:
         >>> len(trained_layers(model))
         2
     """
-    layers = [layer for stack in layer_stacks(_base(model)) for layer in stack]
+    layers = [layer for stack in layer_stacks(base_model_of(model)) for layer in stack]
     is_trained = any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
     return layers[len(frozen_prefix(model)[0]) :] if is_trained else []
 
@@ -60,7 +60,7 @@ def checkpointed(model: Any) -> Iterator[None]:
         >>> with checkpointed(model):  # doctest: +SKIP
         ...     trainer.train()
     """
-    config, layers = _base(model).config, trained_layers(model)
+    config, layers = base_model_of(model).config, trained_layers(model)
     use_cache = getattr(config, "use_cache", None)
     try:
         if use_cache is not None:
@@ -166,10 +166,6 @@ def _forward(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _compilers() -> list[str]:
