@@ -352,6 +352,21 @@ def test_slurms_jobs_do_the_runs(place: Path, tmp_path: Path) -> None:
     assert (outcome.n_done, outcome.lost) == (1, {})
 
 
+@pytest.mark.parametrize("where", ["pool", "slurm"])
+def test_what_the_user_can_mend_is_said_wherever_the_run_was(place: Path, tmp_path: Path, where: str) -> None:
+    own = lay_out(tmp_path / "own")
+    inner = pool(1) if where == "pool" else on_slurm(1, tmp_path / "jobs", cluster="local")
+
+    def start(run: Any, results: Results, slot: int) -> Any:
+        name_of(run)  # reads the rows, as a bench has before it starts a run
+        (own / "dev.csv").unlink()
+        return inner.start(run, results, slot)
+
+    with pytest.raises(SettingsError, match=r"^task 'mood': .*dev\.csv") as caught:
+        run(spec_of(own, "head", seeds=1), tmp_path / "r", Executor(1, start))
+    assert "submitit" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_run_that_another_process_has_is_waited_for(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

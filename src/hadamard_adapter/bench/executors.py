@@ -82,18 +82,21 @@ class _Process:
 @dataclass(frozen=True)
 class _Submitted:
     job: Any
+    """Of `do_job`."""
 
     def poll(self) -> int | None:
         if not self.job.done():
             return None
-        return LOST if self.job.exception() is not None else int(self.job.result())
+        return LOST if self.job.exception() is not None else self.job.result()[0]
 
     def stop(self) -> None:
         self.job.cancel(check=False)
 
     def last_words(self) -> str:
         error = self.job.exception()
-        lines = str(error).strip().splitlines() if error is not None else []
+        if error is None:
+            return self.job.result()[1]
+        lines = str(error).strip().splitlines()
         return lines[-1] if lines else ""
 
 

@@ -44,20 +44,22 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def do_job(path: str) -> int:
-    """Do what a job says and return the exit code; errors that the user can mend are raised."""
+def do_job(path: str) -> tuple[int, str]:
+    """Do what a job says; the exit code, and the line of an error that the user can mend (else empty)."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
-    is_here = execute(Run.from_json(job["run"]), Results(Path(job["results"])))
-    return DONE if is_here else BUSY
+    try:
+        is_here = execute(Run.from_json(job["run"]), Results(Path(job["results"])))
+    except HadamardError as error:
+        return MENDABLE, f"error: {' '.join(str(error).split())}"
+    return (DONE if is_here else BUSY), ""
 
 
 def main(path: str) -> int:
     """Do what a job says and return the exit code; an error of the user's is one line on standard error."""
-    try:
-        return do_job(path)
-    except HadamardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MENDABLE
+    code, line = do_job(path)
+    if line:
+        print(line, file=sys.stderr)
+    return code
 
 
 def run_as_child(path: str, log: str, environment: dict[str, str]) -> None:
