@@ -223,7 +223,7 @@ class Classifier:
         found = np.empty((len(rows), self.task.n_outputs), dtype=np.float32)
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
-            batch = {name: t.to(self.model.device) for name, t in collate([rows[i] for i in chosen]).items()}
+            batch = to_device(collate([rows[i] for i in chosen]), self.model.device)
             with autocast(self.model.device, self.dtype):
                 found[chosen] = self.model(**batch).logits.float().cpu().numpy()
         return found
