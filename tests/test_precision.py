@@ -26,7 +26,7 @@ from hadamard_adapter.tuning.precision import (
     pick_dtype,
 )
 from hadamard_adapter.tuning.prefix import cached_prefix
-from hadamard_adapter.tuning.trained_layers import checkpointed, wide_attention
+from hadamard_adapter.tuning.trained_layers import checkpointed, float32_attention
 from test_prefix import TEXT, head_stage_model, outcome, stage_for
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -137,7 +137,7 @@ class Seen(TorchDispatchMode):
 def test_fused_attention_is_in_float32_there_and_back_and_products_are_not(is_checkpointed: bool) -> None:
     model, stage = adapted("bert"), stage_for("bert")
     found: list[dict[str, Tensor]] = []
-    for context in (contextlib.nullcontext(), wide_attention(model, "bfloat16")):
+    for context in (contextlib.nullcontext(), float32_attention(model, "bfloat16")):
         again = checkpointed(model) if is_checkpointed else contextlib.nullcontext()
         with context, again, autocast(CPU, "bfloat16"), Seen() as seen:
             found.append(outcome(model, stage, stage.train)[1])

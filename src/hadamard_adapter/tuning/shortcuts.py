@@ -11,7 +11,7 @@ from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Progress, Stage
-from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, wide_attention
+from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, float32_attention
 
 __all__ = ["shortcuts"]
 
@@ -52,7 +52,7 @@ def shortcuts(
             )
         if settings.first_token_only:
             stack.enter_context(first_token_only(model, stage))
-        stack.enter_context(wide_attention(model, settings.dtype))
+        stack.enter_context(float32_attention(model, settings.dtype))
         if settings.gradient_checkpointing:
             stack.enter_context(checkpointed(model))
         if settings.torch_compile:

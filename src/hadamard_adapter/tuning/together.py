@@ -54,7 +54,7 @@ from hadamard_adapter.tuning.resume import (
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.stage import Row
-from hadamard_adapter.tuning.trained_layers import wide_attention
+from hadamard_adapter.tuning.trained_layers import float32_attention
 from hadamard_adapter.tuning.training import (
     StageTrainer,
     loss_of,
@@ -187,9 +187,9 @@ def _train(benches: Sequence[Bench], say: Say) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = False  # the loss is ours, whatever **inputs looks like
     watch.trainer = trainer
-    with contextlib.ExitStack() as wide:
+    with contextlib.ExitStack() as attention:
         for bench in benches:
-            wide.enter_context(wide_attention(bench.model, settings.dtype))
+            attention.enter_context(float32_attention(bench.model, settings.dtype))
         set_seed(settings.seed)
         trainer.train()
     watch.restore_best()

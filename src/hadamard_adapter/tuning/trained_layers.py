@@ -24,7 +24,7 @@ from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.prefix import frozen_prefix
 
-__all__ = ["checkpointed", "compiled", "trained_layers", "wide_attention"]
+__all__ = ["checkpointed", "compiled", "float32_attention", "trained_layers"]
 
 
 def trained_layers(model: Any) -> list[nn.Module]:
@@ -73,7 +73,7 @@ def checkpointed(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def wide_attention(model: Any, dtype: str) -> Iterator[None]:
+def float32_attention(model: Any, dtype: str) -> Iterator[None]:
     """Within it fused attention of these layers is computed in float32 where the others' products are not.
 
     On a CPU PyTorch's backward pass of fused attention takes some nine times as long in bfloat16 as in
@@ -86,11 +86,11 @@ def wide_attention(model: Any, dtype: str) -> Iterator[None]:
         dtype: type of products, "float32" or "bfloat16"; only the latter on a CPU has an effect.
     """
     layers = trained_layers(model) if dtype == "bfloat16" and model.device.type == "cpu" else []
-    with _called_by(_with_wide_attention, layers):
+    with _called_by(_with_float32_attention, layers):
         yield
 
 
-class _WideAttention(TorchFunctionMode):
+class _Float32Attention(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Any,
@@ -107,8 +107,8 @@ class _WideAttention(TorchFunctionMode):
         return found.to(query.dtype)
 
 
-def _with_wide_attention(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with _WideAttention():
+def _with_float32_attention(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with _Float32Attention():
         return inner(*args, **kwargs)
 
 

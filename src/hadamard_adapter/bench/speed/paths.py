@@ -31,7 +31,7 @@ from hadamard_adapter.tuning.models import (
     usable_length,
 )
 from hadamard_adapter.tuning.precision import cast_frozen
-from hadamard_adapter.tuning.trained_layers import wide_attention
+from hadamard_adapter.tuning.trained_layers import float32_attention
 
 __all__ = ["GROUPED", "LAST_STEP", "OURS", "PLAIN", "TrainingPath"]
 
@@ -115,7 +115,7 @@ def _as_tune_does(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[
     model.train()
     backbone_of(model).eval()
     cast_frozen(model, dtype)
-    with wide_attention(model, dtype):
+    with float32_attention(model, dtype):
         yield
 
 
