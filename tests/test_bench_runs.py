@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from bench_help import Silent, lay_out, silent, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.bench import Spec, execute, read_spec, rows
-from hadamard_adapter.bench.executors import Executor, in_this_process, on_slurm, pool
+from hadamard_adapter.bench.executors import Executor, _share, in_this_process, on_slurm, pool
 from hadamard_adapter.bench.plan import due, estimated
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of
@@ -344,6 +344,28 @@ def _processes_of(session: int) -> list[str]:
             if int(of_session) == session and state != "Z":
                 found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
     return found
+
+
+@pytest.mark.parametrize(
+    ("listed", "n_gpus", "expected"),
+    [
+        (None, 0, [None, None, None]),
+        (None, 2, ["0", "1", "0"]),
+        ("", 0, [None, None, None]),
+        ("3", 1, [None, None, None]),  # a worker has what the bench has
+        ("2,3", 2, ["2", "3", "2"]),
+        ("GPU-8f2c, GPU-11aa", 2, ["GPU-8f2c", "GPU-11aa", "GPU-8f2c"]),
+        ("4,1,-1,0", 2, ["4", "1", "4"]),
+    ],
+)
+def test_workers_have_gpus_that_their_bench_has(
+    monkeypatch: pytest.MonkeyPatch, listed: str | None, n_gpus: int, expected: list[str | None]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert [_share(slot, 3).get("CUDA_VISIBLE_DEVICES") for slot in range(3)] == expected
 
 
 def test_slurms_jobs_do_the_runs(place: Path, tmp_path: Path) -> None:

@@ -174,10 +174,17 @@ def _check_workers(n: int) -> None:
 
 
 def _share(slot: int, n_workers: int) -> dict[str, str]:
-    """Environment of a worker: one GPU each while there are several, and its share of the cores."""
+    """Environment of a worker: one of this process's GPUs while there are several, and a share of the cores.
+
+    What CUDA_VISIBLE_DEVICES lists here, numbers or UUIDs, is what may be given to workers.
+    """
     import torch
 
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = {"OMP_NUM_THREADS": str(max(1, n_cores // n_workers))}
     n_gpus = torch.cuda.device_count()
-    return {**share, "CUDA_VISIBLE_DEVICES": str(slot % n_gpus)} if n_gpus > 1 else share
+    if n_gpus < 2:
+        return share
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(n_gpus)))
+    gpus = listed.split(",")[:n_gpus]  # CUDA takes the list up to the first entry that is none
+    return {**share, "CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)].strip()}
