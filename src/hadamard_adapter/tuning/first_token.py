@@ -54,9 +54,28 @@ def first_token_only(model: Any, stage: Stage) -> Iterator[bool]:
 def cut_last_layer(model: Any, batch: dict[str, Tensor]) -> list[RemovableHandle]:
     """Lets the last layer compute the first token alone, until the handles are removed; none if it cannot be.
 
+    With the layer's input x (b, s, d) and what attention puts together for it c (b, s, d), norms left out:
+
+        a = c[:, :1] W_o               (b, 1, d)
+        h = x + a                      (b, s, d), a broadcasts
+        f = φ(h[:, :1] W_i) W_f        (b, 1, d), within it (b, 1, i)
+        y = h + f                      (b, s, d), f broadcasts
+
+    y[:, 0] is the layer's usual output; y[:, 1:] means nothing.
+
     Args:
         model: in evaluation mode; a transformers model, or a PEFT model around one.
         batch: model inputs for the trial; outputs, and gradients of what trains, must stay the same.
+
+    Returns:
+        A handle for each module whose input is cut, W_o and W_i.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> model = BertForSequenceClassification(config).eval()
+        >>> len(cut_last_layer(model, {"input_ids": torch.ones(2, 5).long()}))
+        2
     """
     modules = _token_wise_modules(model)
     if not modules:

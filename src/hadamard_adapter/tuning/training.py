@@ -135,6 +135,13 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, lengths: list[int], group: int, seed: int) -> None:
+        """Order epoch 0; `epoch`, from 0 on, is set before another one is read.
+
+        Args:
+            lengths: tokens of each row.
+            group: rows in a step, over all batches and processes; they are of similar length.
+            seed: of the order, from 0 on.
+        """
         self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, 0
 
     def __len__(self) -> int:
@@ -204,6 +211,11 @@ class StageTrainer(Trainer):
         return super().compute_loss(model, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The Trainer's forward and backward pass of one batch; its share of the step's mean loss, a scalar.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
         loss = super().training_step(*args, **kwargs)
         value, step = float(loss), self.state.global_step + 1
         if not np.isfinite(value):
@@ -340,8 +352,28 @@ def loss_of(
 ) -> Callable[..., torch.Tensor]:
     """The mean loss over the labels of a step, however it is cut into batches.
 
-    transformers leaves the division to a loss function of one's own, so a batch's share of the step's mean
-    is its sum over the step's number of labels. Equal global batches give equal gradients.
+    With logits z (b, l) in float32, labels y and class weights w (l), or 1:
+
+        single label    L_i = -w[y_i] log softmax(z_i)[y_i]                            y, L (b)
+        multi-label     L_ij = -y_ij log σ(z_ij) - (1 - y_ij) log(1 - σ(z_ij))         y, L (b, l)
+        regression      L_i = (z_i - y_i)²                                             y, L (b), z (b, 1)
+        loss            Σ L / n, a scalar
+
+    n is the number of labels of the whole step where gradients are wanted, else of the batch; it counts
+    labels, whatever their weights. transformers leaves the division to a loss function of one's own, so a
+    batch's share of the step's mean is its sum over n. Equal global batches give equal gradients.
+
+    Args:
+        problem_type: of the task.
+        class_weights: of a single-label task, or None.
+
+    Returns:
+        A function of outputs (with "logits"), labels and n, as the Trainer's `compute_loss_func`.
+
+    Example:
+        >>> loss = loss_of("regression", None)
+        >>> loss({"logits": torch.tensor([[1.0], [3.0]])}, torch.tensor([0.0, 0.0]), 4)
+        tensor(2.5000)
     """
 
     def loss(
