@@ -88,6 +88,7 @@ name = "cola"
             "no metric 'macrof1'; did you mean 'macro-f1'",
         ),
         ('"cola"', '"a"\ntrain = "x"\ndev = "y"\nproblem_type = "regresion"', "did you mean 'regression'"),
+        ('"cola"', '"a"\ntrain = "x"\ndev = "./x"', "received './x', which is the train file itself"),
     ],
 )
 def test_a_wrong_word_is_refused_with_the_file_and_the_nearest_name(
@@ -99,6 +100,22 @@ def test_a_wrong_word_is_refused_with_the_file_and_the_nearest_name(
     with pytest.raises(SettingsError, match=message) as caught:
         read_spec(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("dev", ["train.csv", "./sub/../train.csv", "~/train.csv", "linked.csv", "hard.csv"])
+def test_one_file_for_train_and_dev_is_refused_by_whatever_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dev: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("sub").mkdir()
+    Path("train.csv").write_text("text,label\n", encoding="utf-8")
+    Path("linked.csv").symlink_to("train.csv")
+    Path("hard.csv").hardlink_to("train.csv")
+    own = f'"own"\ntrain = "train.csv"\ndev = "{dev}"'
+    Path("spec.toml").write_text(GOOD.replace('"cola"', own), encoding="utf-8")
+    with pytest.raises(SettingsError, match=f"task 'own': expected a dev file .*, received '{dev}'"):
+        read_spec("spec.toml")
 
 
 def test_a_spec_is_what_its_file_says(tmp_path: Path) -> None:
