@@ -180,7 +180,7 @@ class TuneSettings:
     gradient_checkpointing: bool = False
     """Whether backward computes activations again instead of keeping them: less memory, slower."""
     torch_compile: bool = False
-    """Whether to compile the layers with torch.compile, which takes minutes at the start of a stage."""
+    """Whether to compile the layers with torch.compile; that takes seconds to minutes a stage."""
     overwrite: bool = False
     """Whether a result or an unfinished run of other settings in the output folder may be replaced."""
     allow_remote_code: bool = False
