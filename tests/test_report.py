@@ -111,6 +111,57 @@ def test_of_two_baselines_alike_the_one_of_most_seeds_counts_and_else_none(tmp_p
     assert [one.by_seed for one in comparisons] == [pytest.approx((-0.05,))] * 2
 
 
+@pytest.mark.parametrize(
+    ("methods", "baseline", "head"),
+    [
+        ("full hadamard-wide hadamard bitfit", "full", "against full"),
+        ("hadamard-wide hadamard bitfit", "hadamard-wide", "against Hadamard, wide"),
+        ("hadamard bitfit", "hadamard", "against Hadamard"),
+        ("bitfit lora", None, "against full"),
+    ],
+)
+def test_without_full_fine_tuning_the_adapter_is_what_others_are_held_against(
+    tmp_path: Path, methods: str, baseline: str | None, head: str
+) -> None:
+    for task in ("mood", "other"):
+        for n_wrong, method in enumerate(methods.split()):
+            add(tmp_path, method, 0, n_wrong=n_wrong, task=task)
+    groups = read_groups(Results(tmp_path))
+    (overview,) = overviews(groups)
+    assert [group.baseline for group in groups] == [baseline, baseline] and overview.baseline == baseline
+    for row in groups[0].rows:
+        assert (row.comparison is None) == (row.method == baseline or baseline is None)
+    ratios = {row.first.method: row.ratio_percent for row in overview.rows}
+    last = methods.split()[-1]
+    wrong = len(methods.split()) - 1
+    assert ratios[last] == (None if baseline is None else pytest.approx(100 * (40 - wrong) / 40))
+    text = markdown(groups, [])
+    assert f"| {head}, by example |" in text and f"| % of {head.removeprefix('against ')} |" in text
+
+
+@pytest.mark.parametrize(
+    ("tried", "lr", "edge"),
+    [
+        ([1e-3, 3e-3], 3e-3, "highest tried"),
+        ([1e-3, 3e-3], 1e-3, "lowest tried"),
+        ([1e-3, 3e-3, 9e-3], 3e-3, ""),
+        ([1e-3], 1e-3, ""),  # nothing was searched
+        ([1e-3, 3e-3], 5e-3, ""),  # of no search here
+    ],
+)
+def test_a_rate_at_the_edge_of_its_search_is_marked(
+    tmp_path: Path, tried: list[float], lr: float, edge: str
+) -> None:
+    searches: list[dict[str, Any]] = [{"purpose": "search", "lr": rate} for rate in tried]
+    another_tables = {"purpose": "search", "lr": 7.0, "bf16": True}
+    for index, run in enumerate([{"lr": lr}, another_tables, *searches]):
+        extra: dict[str, Any] = {f"more{at}": 0 for at in range(index)}
+        add(tmp_path, "bitfit", 0, run=run, **extra)
+    (group,) = [one for one in read_groups(Results(tmp_path)) if one.rows[0].scores]
+    assert group.rows[0].edge == edge
+    assert (f"{lr:g} ({edge})" if edge else f"| {lr:g} |") in markdown([group], [])
+
+
 @pytest.mark.parametrize("name", ["train_data", "dev_data", "batch_size", "max_length", "recipe"])
 def test_runs_that_trained_otherwise_are_not_compared_and_say_what_differs(tmp_path: Path, name: str) -> None:
     add(tmp_path, "full", 0, n_wrong=1, settings={name: 1, "lr": 1})

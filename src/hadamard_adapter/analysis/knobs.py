@@ -72,15 +72,17 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
         Shapley value.
 
     Raises:
-        DataError: no task has two combinations that train something.
+        DataError: no task has two combinations that train something, or there is no such folder.
     """
     results = Results(Path(folder).expanduser())
     found = {f"{group.model}, {group.task}": of_group(group) for group in read_groups(results)}
     found = {name: one for name, one in found.items() if len(set(one["scores"]) - {"none"}) > 1}
     if not found:
+        is_there = results.folder.is_dir()
+        what = "none; run experiments/minilm-knobs.toml" if is_there else "no such folder; name another one"
         raise DataError(
             f"{str(folder)!r}: expected runs of two or more of {', '.join(sorted(COMBINATIONS.values()))} "
-            "on a task, found none; run experiments/minilm-knobs.toml"
+            f"on a task, found {what}"
         )
     return {"tasks": found}
 

@@ -3,7 +3,9 @@
 Source: Chen et al., 2023, arXiv 2407.11033, section 3 (norms of attention outputs, fits of their change).
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,15 +179,18 @@ def outputs_of_models(
         max_length: tokens after which a text is cut.
 
     Raises:
-        SettingsError: a model cannot be loaded or puts out NaN, or the two differ in kind or shape.
+        SettingsError: a model cannot be loaded, is an adapter or puts out NaN, or the two differ in kind or
+            shape.
         DataError: there are fewer tokens than a full map needs.
     """
+    for name in (model, tuned):
+        _refuse_adapter(Path(name))
     names = tuple(str(index) for index in range(2))
     task = Task("outputs", "single_label_classification", names, ("accuracy",))  # heads are not looked at
     with quiet_libraries():
         tokenizer = load_tokenizer(model)
-        rows = tokenize(tokenizer, list(texts), None if pairs is None else list(pairs), max_length).rows
-        rows = _up_to([rows[i] for i in np.random.default_rng(0).permutation(len(rows))], n_tokens)
+        given = tokenize(tokenizer, list(texts), None if pairs is None else list(pairs), max_length).rows
+        rows = _up_to([given[i] for i in np.random.default_rng(0).permutation(len(given))], n_tokens)
         collate = collator(tokenizer, task.problem_type)
         batches = [collate(rows[start : start + 16]) for start in range(0, len(rows), 16)]
         kinds = {name: config_of(name).model_type for name in (model, tuned)}
@@ -208,9 +213,11 @@ def outputs_of_models(
         )
     n_fit = sum(len(row["input_ids"]) for row in rows[: int(0.7 * len(rows))])
     if n_fit < 2 * before.shape[2]:
+        are_all = len(rows) == len(given)
+        what = "give more rows" if are_all else "allow more by --tokens (in Python n_tokens=...)"
         raise DataError(
             f"expected more than {round(2 * before.shape[2] / 0.7)} tokens, for a fit of {before.shape[2]} "
-            f"numbers per output, received {before.shape[1]}; give more rows, or a larger n_tokens"
+            f"numbers per output, received {before.shape[1]}; {what}"
         )
     return {
         "position": position,
@@ -244,6 +251,14 @@ def outputs_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     axes[0, -1].legend(fontsize=8)
     axes[1, -1].legend(fontsize=8)
     return figure
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"expected a model, received {str(folder)!r}, which is an adapter; make a model of it: hadamard "
+            f"merge --adapter {shlex.quote(str(folder))} --output FOLDER"
+        )
 
 
 def _up_to(rows: Sequence[dict[str, Any]], n_tokens: int) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""All tasks of an experiment in one table: means by task, and their average against full fine-tuning's."""
+"""All tasks of an experiment in one table: means by task, and their average against the baseline's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hadamard_adapter.analysis.statistics import wilcoxon_p
-from hadamard_adapter.analysis.table import BASELINE, Group, Row, largest
+from hadamard_adapter.analysis.table import Group, Row, largest
 
 __all__ = ["Overview", "OverviewRow", "overviews"]
 
@@ -18,9 +18,9 @@ class OverviewRow:
     average: float | None
     """Of the means; None where a task of the experiment, or a seed of it, was not run or failed."""
     ratio_percent: float | None
-    """Of full fine-tuning's average; None where either is missing."""
+    """Of the baseline's average; None where either is missing."""
     p: float | None
-    """Wilcoxon's signed-rank test of the tasks' differences to full fine-tuning."""
+    """Wilcoxon's signed-rank test of the tasks' differences to the baseline."""
 
     @property
     def first(self) -> Row:
@@ -58,6 +58,8 @@ class Overview:
     """Task and metric."""
     rows: tuple[OverviewRow, ...]
     """Methods, in the order of the number of trained parameters."""
+    baseline: str | None
+    """Method that the others are compared with; None where the tasks' tables have none, or not the same."""
 
 
 def overviews(groups: Sequence[Group]) -> list[Overview]:
@@ -80,30 +82,32 @@ def overviews(groups: Sequence[Group]) -> list[Overview]:
 
 def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     found: dict[str, list[Row | None]] = {}
+    known = {group.baseline for group in groups if group.baseline is not None}
+    baseline = known.pop() if len(known) == 1 else None
     for index, group in enumerate(groups):
-        asked = {BASELINE, *(method for title in titles for method in group.specs.get(title, ()))}
+        asked = {baseline, *(method for title in titles for method in group.specs.get(title, ()))}
         for method in dict.fromkeys(row.method for row in group.rows):
             alike = [row for row in group.rows if row.method == method]
             row = largest(alike, lambda row: len(row.scores))  # of several settings that of most seeds
             if row is not None and (not group.specs or method in asked):
                 found.setdefault(method, [None] * len(groups))[index] = row
-    full = found.get(BASELINE, [None] * len(groups))
-    rows = [_row(tuple(rows), full, is_full=method == BASELINE) for method, rows in found.items()]
+    base = found.get(baseline or "", [None] * len(groups))
+    rows = [_row(tuple(rows), base, is_base=method == baseline) for method, rows in found.items()]
     rows.sort(key=lambda row: (row.first.n_trained is None, row.first.n_trained))
     tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
-    return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, tuple(rows))
+    return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, tuple(rows), baseline)
 
 
-def _row(rows: tuple[Row | None, ...], full: Sequence[Row | None], is_full: bool) -> OverviewRow:
-    average, of_full = _average(rows), _average(full)
-    both = zip(_means(rows), _means(full), strict=True)
+def _row(rows: tuple[Row | None, ...], base: Sequence[Row | None], is_base: bool) -> OverviewRow:
+    average, of_base = _average(rows), _average(base)
+    both = zip(_means(rows), _means(base), strict=True)
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
-    has_both = average is not None and bool(of_full)
+    has_both = average is not None and bool(of_base)
     return OverviewRow(
         rows=rows,
         average=average,
-        ratio_percent=100 * average / of_full if average is not None and of_full else None,
-        p=wilcoxon_p([a - b for a, b in pairs]) if has_both and not is_full else None,
+        ratio_percent=100 * average / of_base if average is not None and of_base else None,
+        p=wilcoxon_p([a - b for a, b in pairs]) if has_both and not is_base else None,
     )
 
 

@@ -6,7 +6,15 @@ from html import escape
 from hadamard_adapter.analysis.overview import Overview, overviews
 from hadamard_adapter.analysis.pictures import offsets_picture, scores_picture, seeds_picture
 from hadamard_adapter.analysis.table import Group, Row
-from hadamard_adapter.analysis.texts import COLUMNS, PROTOCOL, cells, notes, overview_cells, overview_columns
+from hadamard_adapter.analysis.texts import (
+    COLUMNS,
+    PROTOCOL,
+    cells,
+    heads,
+    notes,
+    overview_cells,
+    overview_columns,
+)
 
 __all__ = ["page"]
 
@@ -82,7 +90,9 @@ def page(groups: Sequence[Group], problems: Sequence[str]) -> str:
 
 def _overview(overview: Overview) -> str:
     body = "".join(
-        "<tr>" + "".join(_cell(text, _number_of(text)) for text in overview_cells(row)) + "</tr>"
+        f"<tr{_of_class(row.first.method)}>"
+        + "".join(_cell(text, _number_of(text)) for text in overview_cells(row))
+        + "</tr>"
         for row in overview.rows
     )
     title = f"{overview.model}: {overview.title}"
@@ -90,13 +100,13 @@ def _overview(overview: Overview) -> str:
 
 
 def _number_of(text: str) -> str:
-    """What a cell of an overview is sorted by: "0.5000 (1 of 3)" by 0.5000."""
-    return text.replace(",", "").split(" (")[0]
+    """What a cell of an overview is sorted by: "0.5000 (1 of 3)" by 0.5000, "not run" last."""
+    return "" if text == "not run" else text.replace(",", "").split(" (")[0]
 
 
 def _section(group: Group) -> str:
     title = f"{group.model}, {group.task}: {group.metric}"
-    table = _titled_table(title, group.select, COLUMNS, "".join(_row(row) for row in group.rows))
+    table = _titled_table(title, group.select, heads(group), "".join(_row(row) for row in group.rows))
     return f'{table}<div class="pictures">{"".join(_pictures(group))}</div>'
 
 
@@ -117,7 +127,12 @@ def _row(row: Row) -> str:
     texts = cells(row)
     values = [_sort_key(row, name, text) for name, text in zip(COLUMNS, texts, strict=True)]
     inner = "".join(_cell(text, value) for value, text in zip(values, texts, strict=True))
-    return f'<tr class="{"ours" if row.method.startswith("hadamard") else "other"}">{inner}</tr>'
+    return f"<tr{_of_class(row.method)}>{inner}</tr>"
+
+
+def _of_class(method: str) -> str:
+    """Our own rows are bold."""
+    return f' class="{"ours" if method.startswith("hadamard") else "other"}"'
 
 
 def _sort_key(row: Row, column: str, text: str) -> str:
@@ -134,7 +149,7 @@ def _sort_key(row: Row, column: str, text: str) -> str:
         "seeds": None if summary is None else summary.mean,
         "lr": row.lr[0] if row.lr else None,
         "epochs": row.epochs[0] if row.epochs else None,
-        "against full, by example": None if interval is None else interval.difference,
+        "against": None if interval is None else interval.difference,
         "p by seed (Holm)": None if comparison is None else comparison.permutation_p,
         "seconds": row.seconds,
         "MB": row.memory_mb,

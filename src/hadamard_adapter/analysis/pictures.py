@@ -40,25 +40,16 @@ def scores_picture(group: Group) -> str:
     def draw(figure: Any, axes: Any) -> None:
         for index, row in enumerate(_done(group)):
             x = max(row.n_trained or 0, 1)
-            color = f"C{index % 10}"
+            color, marker = f"C{index % 10}", "os"[index // 10 % 2]
             axes.plot([x] * len(row.scores), list(row.scores.values()), ".", color=color, alpha=0.4)
             mean = row.summary.mean if row.summary is not None else 0.0
-            axes.plot([x], [mean], "o", color=color)
-            above = 1 if index % 2 else -1
-            axes.annotate(
-                row.method,
-                (x, mean),
-                xytext=(0, 9 * above),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=9.5,
-            )
+            axes.plot([x], [mean], marker, color=color, label=row.method)
         axes.set_xscale("symlog", linthresh=100)
-        axes.margins(0.12)
+        axes.margins(0.08)
         axes.set(xlabel="trained parameters beside the head", ylabel=group.metric)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9.5)
 
-    return _svg(draw, (5.2, 3.6))
+    return _svg(draw, (6.4, 3.6))
 
 
 def seeds_picture(group: Group) -> str:

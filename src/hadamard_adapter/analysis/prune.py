@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -231,8 +232,14 @@ def settings_of(folder: Path) -> TuneSettings:
     """The settings that an adapter was tuned with, from its run.json.
 
     Raises:
-        AdapterError: the folder has no run.json of `hadamard tune`.
+        AdapterError: the folder has no run.json of `hadamard tune`, such as one of `hadamard share mean`.
     """
+    if (folder / "shared.json").is_file():
+        raise AdapterError(
+            f"{str(folder)!r}: expected an adapter that `hadamard tune` made, received a mean of adapters, "
+            "made by `hadamard share mean`, which has no head and no rows; tune a task from it "
+            f"(hadamard tune --start {shlex.quote(str(folder))}), and name the adapter that this makes"
+        )
     try:
         given = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
         values: dict[str, Any] = {

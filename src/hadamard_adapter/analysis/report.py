@@ -23,7 +23,7 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
         output: folder of the report; None: the same.
 
     Raises:
-        DataError: no record of a finished run is there.
+        DataError: no record of a finished run is there, or no such folder.
         SettingsError: the output cannot be written.
 
     Example:
@@ -36,9 +36,10 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
     problems = [f"{name}: {problem}" for name, problem in sorted(found.problems.items())]
     if not groups and not speed:
         more = f" ({problems[0]})" if problems else ""
+        what = f"none{more}" if found.folder.is_dir() else "no such folder; name another one"
         raise DataError(
-            f"{str(results)!r}: expected a folder of `hadamard bench` with finished runs in runs/, found none"
-            + more
+            f"{str(results)!r}: expected a folder of `hadamard bench` with finished runs in runs/, "
+            f"found {what}"
         )
     texts: dict[str, str] = {}
     if groups:

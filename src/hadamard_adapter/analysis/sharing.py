@@ -84,7 +84,8 @@ def basis(vectors: Float[np.ndarray, "a n"], k: int) -> Float[np.ndarray, "k n"]
     rank = _rank(vectors)
     if not 1 <= k <= rank:
         raise SettingsError(
-            f"k: expected 1 to {rank}, the number of independent adapters, received {k!r}; give more adapters"
+            f"k: expected 1 to {rank}, the number of independent adapters, received {k!r}; ask for so many, "
+            "or give more adapters"
         )
     return directions[:k]
 

@@ -30,8 +30,8 @@ from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Comparison", "Group", "Row", "largest", "read_groups"]
 
-BASELINE = "full"
-"""The method that the others are compared with."""
+BASELINES = ("full", "hadamard-wide", "hadamard")
+"""Methods that others are compared with: in each table the first of these that it has."""
 
 
 _T = TypeVar("_T")
@@ -48,7 +48,7 @@ _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against full fine-tuning on the same rows."""
+    """A method against the table's baseline on the same rows."""
 
     by_seed: tuple[float, ...]
     """Differences of seeds that both have; empty for a fit, which has no seeds."""
@@ -97,7 +97,9 @@ class Row:
     published: float | None = None
     """Score in percent that a publication reports, as the spec says; None where it says nothing."""
     comparison: Comparison | None = None
-    """With full fine-tuning; None for itself, or where either has no run."""
+    """With the table's baseline; None for itself, or where either has no run."""
+    edge: str = ""
+    """"lowest tried" or "highest tried" where the rate stands at an edge of its search, which ended there."""
     older_recipe: int | None = None
     """Version of the recipe that its runs were made with; None: that of now."""
 
@@ -120,6 +122,8 @@ class Group:
     """Title of each spec that asks for this table -> the methods that it asks for."""
     settings: str = ""
     """Sizes of the task's parts, and what else all rows share, such as epochs."""
+    baseline: str | None = None
+    """Method that the others are compared with; None where no run of one is there."""
 
 
 def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
@@ -148,8 +152,8 @@ def read_groups(results: Results) -> list[Group]:
         if of_spec.keys() & found.keys():
             for key, cells in of_spec.items():
                 asked.setdefault(key, []).extend(cells)
-    keys = sorted(found.keys() | asked.keys())
-    return _corrected([_group(key, found.get(key, {}), results, asked.get(key, [])) for key in keys])
+    keys, tried = sorted(found.keys() | asked.keys()), _tried(results)
+    return _corrected([_group(key, found.get(key, {}), results, asked.get(key, []), tried) for key in keys])
 
 
 def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str, Any]]]]:
@@ -164,6 +168,23 @@ def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str
             else:
                 same.append(record)
     return found
+
+
+def _tried(results: Results) -> dict[tuple[Key, str], set[float]]:
+    """Table and method -> the rates that its searches tried."""
+    found: dict[tuple[Key, str], set[float]] = {}
+    for record in results.records().values():
+        run = record["run"]
+        if run["purpose"] == "search" and record["status"] in ("done", "failed"):
+            found.setdefault((_key(run), run["method"]), set()).add(float(run["lr"]))
+    return found
+
+
+def _edge(rates: Sequence[float], tried: set[float]) -> str:
+    """Where a row's only rate stands among those tried, if at an edge."""
+    if len(rates) != 1 or len(tried) < 2 or rates[0] not in tried:
+        return ""
+    return {max(tried): "highest tried", min(tried): "lowest tried"}.get(rates[0], "")
 
 
 def _settings(record: Mapping[str, Any]) -> str:
@@ -208,20 +229,25 @@ def _group(
     found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
     results: Results,
     asked: Sequence[Cell],
+    tried: Mapping[tuple[Key, str], set[float]],
 ) -> Group:
     published = {method: score for cell in asked for method, score in cell.task.expected.items()}
     seeds = dict[str, int]()
     for cell in asked:
         seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
-    baselines = [records for (method, _), records in found.items() if method == BASELINE]
+    methods = {method for method, _ in found}
+    baseline = next((method for method in BASELINES if method in methods), None)
+    baselines = [records for (method, _), records in found.items() if method == baseline]
     rows: list[Row] = []
     for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
         others = [other for name, other in found if name == method]
         recipe = json.loads(settings).get("recipe", RECIPE)
         title = row.title + _differing(settings, others)
-        row = dataclasses.replace(row, title=title, older_recipe=None if recipe == RECIPE else recipe)
-        rows.append(row if method == BASELINE else _with_comparison(row, records, baselines, results))
+        edge = _edge(row.lr, tried.get((key, method), set()))
+        older = None if recipe == RECIPE else recipe
+        row = dataclasses.replace(row, title=title, edge=edge, older_recipe=older)
+        rows.append(row if method == baseline else _with_comparison(row, records, baselines, results))
     there = {row.method for row in rows}
     missing = [method for method in seeds if method not in there]
     rows += [_row(method, [], published.get(method), seeds[method]) for method in missing]
@@ -235,7 +261,7 @@ def _group(
         both = (*specs.get(cell.spec.title, ()), *cell.spec.methods)
         specs[cell.spec.title] = tuple(dict.fromkeys(both))
     shared = ", ".join(part for part in (sizes, more) if part)
-    return Group(model, name, select, metric, tuple(rows), specs, shared)
+    return Group(model, name, select, metric, tuple(rows), specs, shared, baseline)
 
 
 def _differing(settings: str, others: Sequence[str]) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
 from hadamard_adapter.analysis.table import Group, Row
+from hadamard_adapter.methods import METHODS
 
 __all__ = [
     "COLUMNS",
     "PROTOCOL",
     "cells",
     "csv_text",
+    "heads",
     "markdown",
     "notes",
     "overview_cells",
@@ -23,9 +25,9 @@ __all__ = [
 
 COLUMNS = (
     *("method", "score", "published %", "trained", "share %", "head", "median", "seeds", "lr", "epochs"),
-    *("against full, by example", "p by seed (Holm)", "seconds", "MB"),
+    *("against", "p by seed (Holm)", "seconds", "MB"),
 )
-"""Of a table for readers."""
+"""Of a table; `heads` names them for readers."""
 
 PROTOCOL = {
     "held-out": "Epochs, and rates where they were searched, were chosen on rows held out of train; dev was "
@@ -33,6 +35,17 @@ PROTOCOL = {
     "dev": "The looser protocol: each run's epoch was chosen on dev, so that scores are somewhat high.",
 }
 """What `select` means, for readers."""
+
+
+def heads(group: Group) -> tuple[str, ...]:
+    """The heads of a table's columns."""
+    against = f"against {_short(group.baseline)}, by example"
+    return tuple(against if name == "against" else name for name in COLUMNS)
+
+
+def _short(baseline: str | None) -> str:
+    """A baseline's name within a head."""
+    return "full" if baseline in (None, "full") else METHODS[baseline].title
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -51,7 +64,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if row.n_head is None else f"{row.n_head:,}",
         "" if s is None else f"{s.median:.4f}",
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
-        ", ".join(f"{rate:g}" for rate in row.lr),
+        ", ".join(f"{rate:g}" for rate in row.lr) + (f" ({row.edge})" if row.edge else ""),
         ", ".join(str(epochs) for epochs in row.epochs),
         "" if interval is None else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
         ""
@@ -64,11 +77,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def overview_columns(overview: Overview) -> tuple[str, ...]:
     """The heads of an overview's columns."""
-    return ("method", "trained", *overview.tasks, "average", "% of full", "p over tasks")
+    ratio = f"% of {_short(overview.baseline)}"
+    return ("method", "trained", *overview.tasks, "average", ratio, "p over tasks")
 
 
 def overview_cells(row: OverviewRow) -> tuple[str, ...]:
-    """A row of an overview as text; what was not run stays empty."""
+    """A row of an overview as text; what was not run says so, what was not asked for stays empty."""
     return (
         row.first.title + remarks(row.n_failed, row.n_collapsed),
         "" if row.first.n_trained is None else f"{row.first.n_trained:,}",
@@ -81,8 +95,10 @@ def overview_cells(row: OverviewRow) -> tuple[str, ...]:
 
 def _mean(row: Row | None) -> str:
     """A mean over seeds; how many there are of those asked for, where some are missing."""
-    if row is None or row.summary is None:
+    if row is None:
         return ""
+    if row.summary is None:
+        return "" if row.failed else "not run"
     n, n_asked = row.summary.n, row.n_asked
     return f"{row.summary.mean:.4f}" + (f" ({n} of {n_asked})" if n < n_asked else "")
 
@@ -101,14 +117,17 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
         "all tasks together show the one with most seeds, and none where two have as many.",
-        "against full, by example: difference of the mean scores with a 95 % bootstrap interval over dev "
-        "rows (300 draws, seeds paired; a fit against all seeds). It does not hold what other seeds would "
-        "change.",
+        "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), by example: "
+        "difference of the mean scores with a 95 % bootstrap interval over dev rows (300 draws, seeds "
+        "paired; a fit against all seeds), not corrected for the number of tasks. It does not hold what "
+        "other seeds would change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
         "tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
         "published %: what a publication reports for this model, task and method, by the spec, "
         "in the publication's metric and protocol; not our run.",
-        "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to full fine-tuning; with "
+        "lr: chosen by a search, or published; highest (lowest) tried: the best rate of a search that ended "
+        "at its edge, so that a better one may lie beyond.",
+        "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to the baseline; with "
         "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task "
         "with all seeds asked for, none of which failed.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
@@ -133,7 +152,7 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
     for group in groups:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
         lines += [
-            *table_head(COLUMNS),
+            *table_head(heads(group)),
             *(table_line(cells(row)) for row in group.rows),
             "",
         ]
@@ -144,7 +163,7 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
 
 
 def csv_text(groups: Sequence[Group]) -> str:
-    """One line a run, failed ones too: model, task, method, seed, score, and what was trained."""
+    """One line a run, failed ones and those that a kept spec still asks for too, these without a seed."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = ("model", "task", "select", "metric", "method", "trained_parameters", "head_parameters")
@@ -159,6 +178,9 @@ def csv_text(groups: Sequence[Group]) -> str:
                 epochs = " ".join(map(str, row.epochs))
                 value = "" if score is None else f"{score:.6f}"
                 writer.writerow([*where, row.n_trained, row.n_head, rates, epochs, seed, value, status])
+            for _ in range(row.n_asked - len(row.scores) - len(row.failed)):
+                where = (group.model, group.task, group.select, group.metric, row.method)
+                writer.writerow([*where, row.n_trained, row.n_head, "", "", "", "", "not run"])
     return buffer.getvalue()
 
 
