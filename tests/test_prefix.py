@@ -1,5 +1,6 @@
 """Laws of the cache of frozen layers: cached = uncached, another model's or a broken file is never used."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -49,6 +50,11 @@ def rows_for(name: str, n_rows: int, seed: int) -> list[dict[str, Any]]:
 def stage_for(name: str) -> Stage:
     rates = dict.fromkeys(("scale", "shift", "norm", "head"), 1e-3)
     return Stage("adapter", 1, 32, rates, rows_for(name, 9, 0), rows_for(name, 3, 1), collate)
+
+
+def size_kb(stage: Stage, width: int = 32) -> float:
+    """Of the hidden states of all tokens in float32."""
+    return round(4 * width * sum(len(row["input_ids"]) for row in [*stage.train, *stage.dev]) / 1e3, 1)
 
 
 def head_stage_model(name: str) -> Any:
@@ -114,10 +120,21 @@ def test_shared_layers_and_two_stacks_are_left_out_and_it_is_said(name: str, tmp
 def test_a_cache_above_its_limit_is_left_out_and_it_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     model, stage = adapted(layers_to_transform=[1]), stage_for("bert")
-    with cached_prefix(model, stage, tmp_path, {}, 1e-9, said.append) as cached:
+    with cached_prefix(model, stage, tmp_path, {}, 5e-6, said.append) as cached:
         assert cached is stage
-    assert said == ["no cache of frozen layers: it would take 0.0 GB, cache_gb leaves 0.0"]
+    assert said == [f"no cache of frozen layers: it would take {size_kb(stage)} kB, cache_gb leaves 5.0 kB"]
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_without_a_mask_have_no_cache_and_it_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    stage = stage_for("bert")
+    rows = [{name: row[name] for name in ("input_ids", "labels")} for row in stage.train]
+    stage = dataclasses.replace(stage, train=rows, dev=rows)
+    with cached_prefix(head_stage_model("bert"), stage, tmp_path, {}, 1.0, said.append) as cached:
+        assert cached is stage
+    reason = "the tokenizer gives no attention_mask, which tells tokens from padding"
+    assert said == [f"no cache of frozen layers: {reason}"]
 
 
 def test_a_cache_that_the_disk_has_no_room_for_is_left_out_and_it_is_said(
@@ -129,7 +146,8 @@ def test_a_cache_that_the_disk_has_no_room_for_is_left_out_and_it_is_said(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
     with cached_prefix(model, stage, tmp_path / "cache", {}, 1.0, said.append) as cached:
         assert cached is stage
-    assert said == ["no cache of frozen layers: it would take 0.0 GB, the disk has room for 0.0"]
+    reason = f"it would take {size_kb(stage)} kB, the disk has room for 0.0 kB"
+    assert said == [f"no cache of frozen layers: {reason}"]
     assert not list(tmp_path.iterdir())
 
 

@@ -70,18 +70,40 @@ def test_all_stages_caches_stay_within_the_limit_and_it_is_said(tmp_path: Path) 
     cache = tmp_path / "cache"
     with shortcuts(model, stage, settings, data, {}, cache, said.append) as short:
         assert short is not stage
-    size_gb = sum(path.stat().st_size for path in cache.rglob("*")) / 1e9
+    size_gb = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
     second = dataclasses.replace(stage, name="both")
     tight = dataclasses.replace(settings, cache_gb=1.5 * size_gb)
     with shortcuts(model, second, tight, data, {}, cache, said.append) as short:
         assert short is second
-    assert "cache_gb leaves 0.0" in said[-1]
+    assert f"cache_gb leaves {0.5e6 * size_gb:.1f} kB" in said[-1]
     with shortcuts(model, stage, tight, data, {}, cache, said.append) as short:
         assert short is not stage  # its own does not count against it
     n_said = len(said)
     off = dataclasses.replace(settings, cache_gb=0.0)
     with shortcuts(model, stage, off, data, {}, tmp_path / "none", said.append) as short:
         assert short is stage and len(said) == n_said and not (tmp_path / "none").exists()
+
+
+def test_dropout_leaves_the_cache_out_and_it_is_said_where_there_would_be_one(tmp_path: Path) -> None:
+    settings, data = rows_of(tmp_path, 0)
+    stage, said = stage_for("bert"), list[str]()
+    settings = dataclasses.replace(settings, dropout=True)
+    for layers in ([1], None):
+        model = adapted(layers_to_transform=layers)
+        with shortcuts(model, stage, settings, data, {}, tmp_path / "cache", said.append) as short:
+            assert short is stage
+    assert said == ["no cache of frozen layers: with dropout they compute something else in every epoch"]
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "bart"])
+def test_a_last_layer_that_is_not_cut_short_is_said(name: str, tmp_path: Path) -> None:
+    settings, data = rows_of(tmp_path, 0)
+    model, stage, said = adapted(name), stage_for(name), list[str]()
+    settings = dataclasses.replace(settings, cache_gb=0.0)
+    with shortcuts(model, stage, settings, data, {}, tmp_path / "cache", said.append):
+        pass
+    line = "the last layer computes all tokens: the head was not found to read the first one alone"
+    assert said == ([] if name == "bert" else [line])
 
 
 def test_a_disk_too_full_for_the_cache_is_said_before_it_is_written(

@@ -68,9 +68,9 @@ def cached_prefix(
 ) -> Iterator[Stage]:
     """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
 
-    It is `stage` itself where nothing can be gained, where the file would be larger than `limit_gb` or than
-    the disk has room for, or where a trial shows that the model computes something else that way; `say` then
-    tells why. The model is as before when the context is left.
+    It is `stage` itself where nothing can be gained, where rows have no mask, where the file would be larger
+    than `limit_gb` or than the disk has room for, or where a trial shows that the model computes something
+    else that way; `say` then tells why. The model is as before when the context is left.
 
     Args:
         model: PEFT model with the stage's masks set, on its device.
@@ -82,27 +82,15 @@ def cached_prefix(
         progress: told how far the pass over the rows is.
         dtype: type that the stage computes products in, "float32" or "bfloat16".
     """
-    layers, reason = frozen_prefix(model)
-    prefix = None
-    if layers and stage.train:
-        with in_float32(model):
-            prefix = _probe(model, layers, stage, dtype)
-    if layers and prefix is None:
-        reason = "with it this model computes something else"
-    if prefix is not None:
-        size_gb, room_gb = _size_bytes(prefix, stage) / 1e9, _room_gb(folder)
-        if size_gb > limit_gb:
-            prefix, reason = None, f"it would take {size_gb:.1f} GB, cache_gb leaves {max(0.0, limit_gb):.1f}"
-        elif size_gb > room_gb:
-            prefix, reason = None, f"it would take {size_gb:.1f} GB, the disk has room for {room_gb:.1f}"
+    prefix, reason = _usable_prefix(model, stage, folder, limit_gb, dtype)
     if prefix is None:
         if reason:
             say(f"no cache of frozen layers: {reason}")
         yield stage
         return
-    size_mb = _size_bytes(prefix, stage) / 1e6
-    say(f"what {len(layers)} frozen layers put out is computed once ({size_mb:.1f} MB on disk)")
-    key = {**key, "n_layers": len(layers), "is_first_only": prefix.is_first_only, "dtype": dtype}
+    n_layers, size = len(prefix.layers), _words(_size_gb(prefix, stage))
+    say(f"what {n_layers} frozen layers put out is computed once ({size} on disk)")
+    key = {**key, "n_layers": n_layers, "is_first_only": prefix.is_first_only, "dtype": dtype}
     train, dev = (
         _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
         for part, rows in (("train", stage.train), ("dev", stage.dev))
@@ -156,6 +144,27 @@ def _is_frozen(layer: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in layer.parameters())
 
 
+def _usable_prefix(
+    model: Any, stage: Stage, folder: Path, limit_gb: float, dtype: str
+) -> tuple[_Prefix | None, str]:
+    """The frozen layers where their output can be kept, and why not where it cannot."""
+    layers, reason = frozen_prefix(model)
+    if not layers or not stage.train:
+        return None, reason
+    if "attention_mask" not in stage.train[0]:
+        return None, "the tokenizer gives no attention_mask, which tells tokens from padding"
+    with in_float32(model):
+        prefix = _probe(model, layers, stage, dtype)
+    if prefix is None:
+        return None, "with it this model computes something else"
+    size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)
+    if size_gb > limit_gb:
+        return None, f"it would take {_words(size_gb)}, cache_gb leaves {_words(max(0.0, limit_gb))}"
+    if size_gb > room_gb:
+        return None, f"it would take {_words(size_gb)}, the disk has room for {_words(room_gb)}"
+    return prefix, ""
+
+
 class _Reached(Exception):
     """Ends a forward pass at the last layer whose output is wanted."""
 
@@ -163,8 +172,6 @@ class _Reached(Exception):
 def _probe(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> _Prefix | None:
     """How the model takes the layers' output; None where outputs or gradients differ from the usual way's."""
     rows = probe_rows(stage)
-    if "attention_mask" not in rows[0]:
-        return None
     batch = to_device(stage.collate(rows), model.device)
     model.eval()
     with torch.no_grad():
@@ -344,7 +351,20 @@ def _room_gb(folder: Path) -> float:
     return room[0]
 
 
-def _size_bytes(prefix: _Prefix, stage: Stage) -> int:
+def _size_gb(prefix: _Prefix, stage: Stage) -> float:
     rows = [*stage.train, *stage.dev]
     n_tokens = len(rows) if prefix.is_first_only else sum(len(row["input_ids"]) for row in rows)
-    return 4 * prefix.width * n_tokens
+    return 4 * prefix.width * n_tokens / 1e9
+
+
+def _words(size_gb: float) -> str:
+    """A size in GB, below a tenth of one in MB, below a tenth of that in kB.
+
+    Example:
+        >>> [_words(size_gb) for size_gb in (1.26, 0.0462, 1e-5)]
+        ['1.3 GB', '46.2 MB', '10.0 kB']
+    """
+    for size, unit in ((size_gb, "GB"), (1e3 * size_gb, "MB")):
+        if size >= 0.1:
+            return f"{size:.1f} {unit}"
+    return f"{1e6 * size_gb:.1f} kB"

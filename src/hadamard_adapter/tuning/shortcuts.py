@@ -8,7 +8,7 @@ from typing import Any
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import first_token_only
-from hadamard_adapter.tuning.prefix import cached_prefix
+from hadamard_adapter.tuning.prefix import cached_prefix, frozen_prefix
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, float32_attention
@@ -43,15 +43,17 @@ def shortcuts(
         progress: told how far the pass over the rows is.
     """
     with contextlib.ExitStack() as stack:
-        if settings.cache_gb and not settings.dropout:  # with dropout no two epochs are alike
+        if settings.cache_gb and not settings.dropout:
             parts = (("train", data.train), ("dev", data.dev))
             key = content | {part: data_fingerprint(rows) for part, rows in parts}
             left_gb = settings.cache_gb - _size_gb(folder, without=folder / stage.name)
             stage = stack.enter_context(
                 cached_prefix(model, stage, folder / stage.name, key, left_gb, say, progress, settings.dtype)
             )
-        if settings.first_token_only:
-            stack.enter_context(first_token_only(model, stage))
+        elif settings.cache_gb and frozen_prefix(model)[0]:
+            say("no cache of frozen layers: with dropout they compute something else in every epoch")
+        if settings.first_token_only and not stack.enter_context(first_token_only(model, stage)):
+            say("the last layer computes all tokens: the head was not found to read the first one alone")
         stack.enter_context(float32_attention(model, settings.dtype))
         if settings.gradient_checkpointing:
             stack.enter_context(checkpointed(model))
