@@ -67,6 +67,8 @@ def permutation_p(differences: Sequence[float]) -> float:
     p = #{s in {-1, 1}^n : |mean(s · d)| >= |mean(d)|} / 2^n, exact up to 16 pairs, else over 50,000 draws
     (seed 0). With n seeds it cannot be below 2 / 2^n: three seeds never show significance by themselves.
 
+    Source: Dror et al., The Hitchhiker's Guide to Testing Statistical Significance in NLP, ACL 2018.
+
     Args:
         differences: one a pair, such as a seed; at least one.
 
@@ -86,6 +88,9 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     """Two-sided p of Wilcoxon's signed-rank test of paired differences; 1 where all are zero.
 
     Differences below 1e-12 are ties: two means of the same numbers in another order differ by rounding.
+
+    Source: scipy.stats.wilcoxon; over tasks as in Demšar, Statistical Comparisons of Classifiers over
+    Multiple Data Sets, JMLR 2006.
 
     Args:
         differences: one a pair, such as a task or a seed.
@@ -126,6 +131,8 @@ def interval_of(
     In each draw the same rows count for all runs, and a method's score is the mean of its runs'. It tells
     what other dev rows would change, given these trainings; what other seeds would change is not in it.
 
+    Source: the percentile interval of Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+
     Args:
         one: a row a run, as `redrawn` gives them.
         other: of the method that is compared with.
@@ -147,6 +154,8 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
     """p-values corrected for their number by Holm's step-down method, in their order.
 
     p'(i) = max over j <= i of min(1, (m - j + 1) p(j)), p(1) <= ... <= p(m).
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
 
     Example:
         >>> holm([0.01, 0.04, 0.03]).tolist()

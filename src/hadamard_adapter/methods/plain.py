@@ -18,7 +18,7 @@ def everything(base: Any, head: tuple[str, ...]) -> Any:
 
 
 def head_only(base: Any, head: tuple[str, ...]) -> Any:
-    """The head on the frozen model."""
+    """The head on the frozen model: stage 1 of Chen et al., 2023, arXiv 2407.11033, alone."""
     return train_only(base, head, set())
 
 
@@ -31,7 +31,10 @@ def biases(base: Any, head: tuple[str, ...]) -> Any:
 
 
 def attention_norms(base: Any, head: tuple[str, ...]) -> Any:
-    """Weight and bias of the norm behind attention, in each layer: the paper's adapter without w and b."""
+    """Weight and bias of the norm behind attention, in each layer.
+
+    Source: ours, what is left of the adapter of Chen et al., 2023, arXiv 2407.11033, without w and b.
+    """
     norms = [site.norm for site in find_sites(base, ["attention"]) if site.norm]
     return train_only(base, head, {f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")})
 
