@@ -372,7 +372,14 @@ def test_outputs_of_another_kind_of_model_or_of_nan_are_refused(
         (("patterns", "--adapters", "ADAPTER,nowhere"), "no adapter in 'nowhere'"),
         (("sharing", "--adapters", "ADAPTER"), "two tasks or more"),
         (("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "a.csv,b.csv"), "expected 1 files"),
-        (("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "DEV", "--tokens", "40"), "more than"),
+        (
+            ("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "DEV", "--tokens", "40"),
+            "; allow more by --tokens",
+        ),
+        (
+            ("outputs", "--model", "MODEL", "--tuned", "MODEL", "--data", "DEV", "--max-length", "2"),
+            "received 48; give more rows",
+        ),
         (("prune", "--adapters", "ADAPTER", "--keep", "3"), "expected at most 2"),
         (("prune", "--adapters", "ADAPTER", "--tune-again"), "needs --output"),
         (("prune", "--adapters", "ADAPTER,x", "--output", "out"), "expected one adapter"),

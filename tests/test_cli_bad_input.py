@@ -236,7 +236,7 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
     ),
     "no batch": (
         lambda: ["eval", "--adapter", tuned().adapter, "--data", tuned().dev, "--batch-size", 0],
-        "0",
+        "--batch-size: expected a number from 1 on, received 0",
     ),
     "predict over its input": (_predict("text\nw10\n", "--output", "./in.csv"), "is the input file"),
     "predict into no folder": (_predict("text\nw10\n", "--output", "no/out.csv"), "no folder 'no'"),
@@ -261,7 +261,29 @@ ADAPTERS: dict[str, tuple[Callable[[], Words], str]] = {
         "output .*train.csv' is a file, no folder; choose another place",
     ),
 }
-CASES = {**DATA, **MODELS, **ADAPTERS}
+RESULTS: dict[str, tuple[Callable[[], Words], str]] = {
+    "a report of no folder": (lambda: ["report", "nope"], "'nope': expected.*found no such folder"),
+    "a report of an empty folder": (
+        lambda: (Path("there").mkdir(), ["report", "there"])[1],
+        "finished runs in runs/, found none$",
+    ),
+    "knobs of no folder": (
+        lambda: ["analyse", "knobs", "--results", "nope"],
+        "'nope': expected.*found no such folder",
+    ),
+    "knobs of an empty folder": (
+        lambda: (Path("there").mkdir(), ["analyse", "knobs", "--results", "there"])[1],
+        "found none; run experiments/minilm-knobs.toml",
+    ),
+    "outputs of an adapter": (
+        lambda: [
+            *("analyse", "outputs", "--model", tuned().model),
+            *("--tuned", tuned().adapter, "--data", tuned().dev),
+        ],
+        "expected a model, received .*adapter', which is an adapter.* merge --adapter .*adapter --output",
+    ),
+}
+CASES = {**DATA, **MODELS, **ADAPTERS, **RESULTS}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,6 +1,7 @@
 """Laws of shared adapters: tuning starts where it is told to, and stays in the directions it is given."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -366,3 +367,28 @@ def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
         found = hadamard(*bad)
         assert found.code == 2 and found.err.count("error: ") == 1, found.err
         assert "Traceback" not in found.err and not (tmp_path / "x").exists()
+
+
+def test_a_bad_number_is_named_as_it_was_typed(place: Path, tmp_path: Path) -> None:
+    names, output = ",".join(folders(place)), ("--output", tmp_path / "x.safetensors")
+    for verb, option, value, expected in (
+        ("basis", "--directions", 0, "expected a number from 1 on, received 0"),
+        ("basis", "--directions", 4, "expected 1 to 3, the number of independent adapters, received 4"),
+        ("train", "--lr", -1, "expected a number above 0, received -1.0"),
+        ("train", "--lr", "nan", "expected a number above 0, received nan"),
+        ("train", "--epochs", 0, "expected a number from 1 on, received 0"),
+    ):
+        found = hadamard("share", verb, "--adapters", names, option, value, *output)
+        assert found.code == 2 and f"error: {option}: {expected}" in found.err, found.err
+
+
+def test_a_mean_is_no_adapter_to_prune_or_to_train_with_others(place: Path, tmp_path: Path) -> None:
+    save_mean(folders(place), tmp_path / "mean")
+    told = f"received a mean of adapters, .*no head and no rows.*hadamard tune --start {tmp_path / 'mean'}"
+    others = f"{tmp_path / 'mean'},{folders(place)[0]}"
+    for words in (
+        ("prune", "--adapters", tmp_path / "mean"),
+        ("share", "train", "--adapters", others, "--output", tmp_path / "x"),
+    ):
+        found = hadamard(*words)
+        assert found.code == 2 and re.search(told, found.err), found.err

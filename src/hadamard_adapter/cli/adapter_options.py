@@ -41,4 +41,4 @@ class RowOptions(AdapterOptions):
     def __post_init__(self) -> None:
         """Check the options before the model is loaded."""
         if self.batch_size < 1:
-            raise SettingsError(f"batch_size: expected a number from 1 on, received {self.batch_size!r}")
+            raise SettingsError(f"--batch-size: expected a number from 1 on, received {self.batch_size!r}")

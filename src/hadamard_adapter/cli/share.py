@@ -1,6 +1,8 @@
 """`hadamard share`: what several tasks' adapters have in common, as a start or a basis for a new task."""
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,11 @@ class BasisOptions(MeanOptions):
     directions: int = 4
     """Number of directions; a task that is tuned in them stores as many numbers beside its head."""
 
+    def __post_init__(self) -> None:
+        """Refuse no direction; how many there can be, the adapters say."""
+        super().__post_init__()
+        _check_least("--directions", self.directions)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(MeanOptions):
@@ -53,6 +60,18 @@ class TrainOptions(MeanOptions):
     """Learning rate of the shared adapter; None: that of the first one."""
     overwrite: bool = False
     """Whether results of other settings in the output folder may be replaced."""
+
+    def __post_init__(self) -> None:
+        """Check numbers before the adapters are read."""
+        super().__post_init__()
+        _check_least("--epochs", self.epochs)
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise SettingsError(f"--lr: expected a number above 0, received {self.lr!r}")
+
+
+def _check_least(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise SettingsError(f"{option}: expected a number from 1 on, received {value!r}")
 
 
 @click.group("share", short_help="Make of several tasks' adapters a start, or directions, for a new task.")
@@ -95,7 +114,10 @@ def basis_command(options: BasisOptions) -> None:
     """
     from hadamard_adapter.analysis.sharing import save_basis
 
-    shares = save_basis(options.adapters, options.directions, Path(options.output).expanduser())
+    try:
+        shares = save_basis(options.adapters, options.directions, Path(options.output).expanduser())
+    except SettingsError as error:  # the number's name in Python is k
+        raise SettingsError(re.sub(r"^k:", "--directions:", str(error))) from error
     console = message_console(options.quiet)
     for folder, share in zip(options.adapters, shares, strict=True):
         console.print(f"{Path(folder).name}: {100 * share:.0f} % of its squared length")
