@@ -209,6 +209,7 @@ def test_the_recipe_reads_it_says_so_and_cleans_up(tmp_path: Path) -> None:
     results, said = {}, {"with": list[str](), "without": list[str]()}
     for name, cache_gb in (("with", 4.0), ("without", 0.0)):
         more: dict[str, Any] = {"batch_size": 8, "head_batch_size": 8, "layers": (1,), "dropout": False}
+        more |= {"lr": 1e-2, "head_lr": 1e-2}  # enough that scores move
         results[name] = tiny_tune(
             model, tmp_path / name, train, say=said[name].append, cache_gb=cache_gb, **more
         )
@@ -216,7 +217,10 @@ def test_the_recipe_reads_it_says_so_and_cleans_up(tmp_path: Path) -> None:
         name: [line for line in lines if "frozen layers put out" in line] for name, lines in said.items()
     }
     assert len(cached["with"]) == 2 and not cached["without"]  # stage 1 all layers, stage 2 the first one
-    losses = {name: [entry["loss"] for entry in r.metrics["curve"]] for name, r in results.items()}
-    np.testing.assert_allclose(losses["with"], losses["without"], rtol=1e-5)
+    curves = {
+        name: [[entry["loss"], entry["dev_loss"], *entry["scores"].values()] for entry in r.metrics["curve"]]
+        for name, r in results.items()
+    }
+    np.testing.assert_allclose(curves["with"], curves["without"], rtol=1e-5)
     assert not (tmp_path / "with.partial").exists()
     assert set(json.loads((tmp_path / "with" / "run.json").read_text())["seconds"]) == {"head", "adapter"}
