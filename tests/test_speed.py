@@ -1,7 +1,10 @@
 """The measurement of speed: curves are read as they are drawn, time is put where it belongs, no run twice."""
 
+import contextlib
 import dataclasses
 import json
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +228,34 @@ def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> Non
     assert whole < found["lora"]["saved_bytes"] < found["full"]["saved_bytes"]
     assert (found["tune"]["saved_bytes"] < whole) == (pick_dtype("auto", torch.device("cpu")) == "bfloat16")
     assert found["tune"]["result_bytes"] < found["full"]["result_bytes"] / 2
-    assert found["full"]["peak_bytes"] is None or found["full"]["peak_bytes"] >= 0
+
+
+def test_the_peak_of_memory_is_what_a_step_holds_at_its_largest(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(place, "full", "memory = { tokens = 12 }", seeds=1)
+    (run,) = [run for run in runs_of(spec) if run.purpose == "memory"]
+    row, size = VARIANTS["full"], 64_000_000
+
+    def take_and_give_back(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].shape[1] == run.value:  # a step, and not the few tokens before
+            with mmap.mmap(-1, size) as block:  # no malloc, which may have kept freed pages
+                block[:: mmap.PAGESIZE] = b"x" * len(range(0, size, mmap.PAGESIZE))
+
+    @contextlib.contextmanager
+    def ready(model: Any, batch: dict[str, torch.Tensor], dtype: str) -> Iterator[None]:
+        model.register_forward_pre_hook(take_and_give_back, with_kwargs=True)
+        with row.path.ready(model, batch, dtype):
+            yield
+
+    usual = footprint(run, data_of(run).task)["peak_bytes"]
+    greedy = dataclasses.replace(row, path=dataclasses.replace(row.path, ready=ready))
+    monkeypatch.setitem(VARIANTS, "full", greedy)
+    more = footprint(run, data_of(run).task)["peak_bytes"]
+    if usual is None:  # the kernel does not tell
+        assert more is None
+        return
+    assert more - usual == pytest.approx(size, rel=0.1)
 
 
 def test_a_resumed_bench_runs_only_what_is_missing(place: Path, tmp_path: Path) -> None:
