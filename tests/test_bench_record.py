@@ -108,6 +108,25 @@ def test_a_peak_that_the_kernel_does_not_tell_is_no_damage(tmp_path: Path) -> No
     assert not read_all(tmp_path) and len(Results(tmp_path).records()) == 1
 
 
+@pytest.mark.parametrize("purpose", ["search", "score"])
+def test_a_machine_may_be_missing_and_an_odd_one_is_told(purpose: str, tmp_path: Path) -> None:
+    whole = {"processor": "a processor", "threads": 2}
+    record = {name: entry for name, entry in committed(purpose).items() if name != "machine"}
+    (tmp_path / "runs").mkdir()
+    for machine, wrong in (
+        (ABSENT, None),
+        (whole, None),
+        ({}, None),
+        ("a processor", "machine"),
+        ({**whole, "processor": 3}, "machine.processor"),
+        ({**whole, "threads": "two"}, "machine.threads"),
+    ):
+        entry = {} if machine is ABSENT else {"machine": machine}
+        (tmp_path / "runs/one.json").write_text(json.dumps({**record, **entry}), encoding="utf-8")
+        told = {} if wrong is None else {"one.json": f"damaged ({wrong!r}); the run counts as missing"}
+        assert read_all(tmp_path) == told, machine
+
+
 def test_layers_of_unequal_numbers_are_told(tmp_path: Path) -> None:
     record = committed("score")
     (tmp_path / "runs").mkdir()

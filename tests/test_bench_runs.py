@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -218,6 +219,19 @@ def test_a_record_holds_what_its_identity_is_made_of(place: Path, tmp_path: Path
         text = json.dumps(record["settings"], sort_keys=True)
         assert hashlib.sha256(text.encode()).hexdigest() == record["identity"]
         assert name.endswith(record["identity"][:10]) and record["settings"]["train_data"]
+
+
+def test_a_record_says_its_machine_and_another_machine_does_not_run_it_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(place, "tfidf", "search = { rows = 40, extensions = 0 }", seeds=1)
+    monkeypatch.setattr(execute, "processor_name", lambda: "one of yesterday")
+    outcome, results = run(spec, tmp_path)
+    for record in results.records().values():
+        assert record["machine"] == {"processor": "one of yesterday", "threads": torch.get_num_threads()}
+        assert record["versions"]["scikit-learn"] == sklearn.__version__
+    monkeypatch.setattr(execute, "processor_name", lambda: "one of today")
+    assert outcome.n_done and run(spec, tmp_path)[0].n_done == 0
 
 
 def test_a_fit_runs_once_whatever_the_number_of_seeds(place: Path) -> None:

@@ -26,7 +26,7 @@ from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.models import pick_device
-from hadamard_adapter.tuning.report import peak_memory_mb, versions
+from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
 from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["execute"]
@@ -82,6 +82,7 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory_mb": peak_memory_mb(),
         "device": pick_device(settings.device).type,
+        "machine": {"processor": processor_name(), "threads": torch.get_num_threads()},
         "rows": {"train": len(data.train), "held_out": len(rows.held_out), "dev": len(rows.dev)},
         "versions": versions(),
     }

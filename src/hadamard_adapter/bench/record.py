@@ -124,7 +124,8 @@ _TRAINING: _Entries = {
         "run.bf16": _is_flag,
         "run.dropout": _is_flag,
     },
-    "settings": _or_nothing(_is_mapping),
+    **{name: _or_nothing(_is_mapping) for name in ("settings", "machine")},
+    **{"machine.processor": _or_nothing(_is_text), "machine.threads": _or_nothing(_is_count)},
 }
 _TRAINING_DONE: _Entries = {
     **{"score": _is_number, "best.dev_loss": _is_number, "seconds": _is_amount},

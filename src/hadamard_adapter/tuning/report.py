@@ -1,5 +1,6 @@
 """What a run tells about itself: metrics.json, run.json, the curve as a picture, the model card."""
 
+import contextlib
 import dataclasses
 import platform
 import sys
@@ -17,9 +18,20 @@ from hadamard_adapter.tuning.shared import Basis
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.weights import read_weights
 
-__all__ = ["count_parameters", "metrics_of", "peak_memory_mb", "run_of", "versions", "write_report"]
+__all__ = [
+    "count_parameters",
+    "metrics_of",
+    "peak_memory_mb",
+    "processor_name",
+    "run_of",
+    "versions",
+    "write_report",
+]
 
-_PACKAGES = ("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+_PACKAGES = (
+    *("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy"),
+    "scikit-learn",
+)
 
 
 def count_parameters(model: torch.nn.Module, n_base: int, basis: Basis | None = None) -> dict[str, Any]:
@@ -82,6 +94,15 @@ def run_of(settings: TuneSettings, data: TuneData, stages: dict[str, Any]) -> di
 def versions() -> dict[str, str]:
     """Name -> version of Python and of the packages that the result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def processor_name() -> str:
+    """The processor's model, as the kernel names it or, where it does not tell, as Python does."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def peak_memory_mb() -> int | None:

@@ -9,7 +9,6 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
 from hadamard_adapter.tuning.models import pick_device
-from hadamard_adapter.tuning.report import peak_memory_mb, versions
+from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
 from hadamard_adapter.tuning.resume import remove
 
 __all__ = ["main", "measure"]
@@ -89,7 +88,7 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         "machine": {
             "device": device,
-            "processor": _processor(),
+            "processor": processor_name(),
             "threads": torch.get_num_threads(),
             "load_average": load,
         },
@@ -117,14 +116,6 @@ def _load() -> Iterator[list[float]]:
     yield found
     if for_this is not None:
         found.append(round(for_this()[0], 2))
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":
