@@ -188,6 +188,14 @@ def test_every_committed_spec_can_be_read(path: Path) -> None:
     assert read_spec(path).title
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_rates_for_whole_tasks_are_searched_on_many_rows(path: Path) -> None:
+    """Those of 1,500 rows do not hold for all of them, see docs/log.md."""
+    spec = read_spec(path)
+    are_whole = any(task.rows is None for task in spec.tasks)
+    assert spec.search is None or not are_whole or spec.search.rows >= 6000
+
+
 MODELS = {
     "all-MiniLM-L6-v2": "bert",
     "all-mpnet-base-v2": "mpnet",
