@@ -372,7 +372,7 @@ def test_the_two_variants_of_a_gain_differ_in_one_thing(gain: Gain) -> None:
     def things(variant: Variant) -> dict[str, Any]:
         dtype = variant.settings.get("dtype", "float32")
         same = {"dtype": "bfloat16" if dtype == "auto" else dtype}  # as on a processor that has it
-        defaults = {"cache_gb": 4.0, "first_token_only": True}
+        defaults = {"cache_gb": 4.0, "first_token_only": True, "dropout": False}
         whole = {"method": variant.method, "path": variant.path, "share": variant.share_of_layers}
         return defaults | variant.settings | same | whole
 

@@ -62,6 +62,7 @@ VARIANTS: dict[str, Variant] = {
     "tune-all-tokens": Variant(
         "tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
     ),
+    "tune-dropout": Variant("tune --dropout", "hadamard-wide", OURS, _AUTO | {"dropout": True}),
     "tune-usual-malloc": Variant("tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
     **{name: Variant(f"{title} on the Trainer", name, PLAIN) for name, title in _OTHERS.items()},
     **{
@@ -84,6 +85,8 @@ GAINS = (
     Gain("the same, computed once", "tune-upper", "tune-upper-uncached"),
     Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
     Gain("frozen weights in bfloat16", "tune", "tune-float32"),
+    Gain("no dropout in the backbone", "tune", "tune-dropout"),
+    Gain("the mean of the weights left out, with the Trainer's schedule", "tune-last-step", "tune"),
     Gain("freed memory kept", "tune", "tune-usual-malloc"),
     Gain("bf16 (autocast) on the Trainer", "lora-bf16", "lora"),
     Gain("rows of like length together, on the Trainer", "lora-grouped", "lora-bf16"),
