@@ -86,13 +86,20 @@ def _are_numbers(value: Any) -> bool:
         return False
 
 
+def _above_zero(check: _Check) -> _Check:
+    """What is divided by."""
+    return lambda value: check(value) and value > 0
+
+
+_OWN = ("seconds", "processor_seconds")
 _STAGE: _Entries = {
-    **{name: lambda value: _is_count(value) and value > 0 for name in ("epochs", "steps")},
-    **{"seconds": lambda value: _is_amount(value) and value > 0, "processor_seconds": _is_amount},
+    **{name: _above_zero(_is_count) for name in ("epochs", "steps")},
+    **{name: _above_zero(_is_amount) for name in _OWN},
 }
 _POINT: _Entries = {
     **{"stage": _is_text, "score": _is_number, "step": _is_count, "epoch": _is_amount},
-    **{f"{part}{clock}": _is_amount for part in ("", "cache_") for clock in ("seconds", "processor_seconds")},
+    **{name: _above_zero(_is_amount) for name in _OWN},
+    **{f"cache_{name}": _is_amount for name in _OWN},
 }
 
 
@@ -138,7 +145,7 @@ _SCORE_DONE: _Entries = {
 }
 _SPEED: _Entries = {
     **{"run.variant": _is_one_of(*VARIANTS), "run.axis": _is_one_of("", "rows", "length", "layers")},
-    **{"run.value": _is_count, "run.task.batch_size": _is_count},
+    **{"run.value": _is_count, "run.task.batch_size": _is_count, "run.steps": _or_nothing(_is_count)},
 }
 _SPEED_DONE: _Entries = {
     **{"rows.train": _is_count, "rows.dev": _is_count, "row_passes": _is_amount, "total_seconds": _is_amount},
@@ -149,6 +156,7 @@ _MEMORY_DONE: _Entries = {
     "peak_bytes": _or_nothing(_is_count),  # a kernel may not tell
     **{"saved_bytes": _is_count, "result_bytes": _is_count},
 }
+_GROWTH_DONE: _Entries = {name: _above_zero(_is_count) for name in ("run.value", "rows.train")}
 _CLOCKS = ("wall_seconds", "processor_seconds")
 _CURVE_DONE: _Entries = {
     **{"started_at": _is_time, "stages": _are_stages},
@@ -178,6 +186,7 @@ def first_wrong(record: Mapping[str, Any]) -> str | None:
         entries |= _SCORE_DONE
     elif not is_training:
         entries |= _MEMORY_DONE if purpose == "memory" else _CURVE_DONE
+        entries |= _GROWTH_DONE if purpose == "growth" else {}
     wrong = _first_wrong(record, entries)
     if wrong is None and purpose == "score":
         n_rows, n_predictions = (record.get("rows") or {}).get("dev"), len(record["predictions"].split())
