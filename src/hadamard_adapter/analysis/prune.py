@@ -26,9 +26,10 @@ from hadamard_adapter.tasks import Examples, data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData, read_data
-from hadamard_adapter.tuning.folder import WEIGHTS
+from hadamard_adapter.tuning.folder import MEAN, WEIGHTS
 from hadamard_adapter.tuning.models import collator
 from hadamard_adapter.tuning.places import refuse_taken
+from hadamard_adapter.tuning.probe import to_device
 from hadamard_adapter.tuning.resume import filled, read_json, write_json
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.weights import read_weights
@@ -234,7 +235,7 @@ def settings_of(folder: Path) -> TuneSettings:
     Raises:
         AdapterError: the folder has no run.json of `hadamard tune`, such as one of `hadamard share mean`.
     """
-    if (folder / "shared.json").is_file():
+    if (folder / MEAN).is_file():
         raise AdapterError(
             f"{str(folder)!r}: expected an adapter that `hadamard tune` made, received a mean of adapters, "
             "made by `hadamard share mean`, which has no head and no rows; tune a task from it "
@@ -346,7 +347,7 @@ def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tens
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         for row in tokens:
-            batch = {name: value.to(classifier.model.device) for name, value in collate([row]).items()}
+            batch = to_device(collate([row]), classifier.model.device)
             labels = batch.pop("labels")
             loss = _LOSSES[classifier.task.problem_type](classifier.model(**batch).logits, labels)
             gradients = torch.autograd.grad(loss, list(parameters.values()))

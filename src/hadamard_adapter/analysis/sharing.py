@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config
+from hadamard_adapter.tuning.folder import MEAN, WEIGHTS, read_config
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
 from hadamard_adapter.tuning.resume import filled, write_json
 from hadamard_adapter.tuning.shared import Basis, offsets_in, write_basis
@@ -148,7 +148,7 @@ def save_mean(folders: Sequence[str], output: Path) -> None:
     with filled(output) as folder:
         read_config(Path(folders[0]).expanduser()).save_pretrained(str(folder))
         save_file(mean, folder / WEIGHTS, metadata={"format": "pt"})
-        write_json(folder / "shared.json", {"mean_of": [Path(source).name for source in folders]})
+        write_json(folder / MEAN, {"mean_of": [Path(source).name for source in folders]})
 
 
 def save_basis(folders: Sequence[str], k: int, output: Path) -> Float[np.ndarray, " a"]:

@@ -82,14 +82,12 @@ _PERCENT = f"{100 * SHARE:g} %"
 _NOTES = (
     "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
     "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the "
-    "first three. On "
-    "a processor they are the process's own processor time, in which other work on the machine does not "
-    "count; on a GPU they are the wall's.",
+    "first three. On a processor they are the process's own processor time, in which other work on the "
+    "machine does not count; on a GPU they are the wall's.",
     f"s to {_PERCENT} of LoRA's score, without caches: training time of the first point whose score is at "
     f"least {_PERCENT} of LoRA's own final score on the same seed (LoRA on the plain Trainer); median over "
     "seeds. Where half of the seeds or more do not get there it is empty; `at LoRA's end` is the "
-    "median score "
-    "when LoRA is done, `final` the mean at a variant's own end.",
+    "median score when LoRA is done, `final` the mean at a variant's own end.",
     f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
     "final score, the time of caches counted as training; median of ratios paired by seed, smallest and "
     "largest in brackets, n seeds. `without caches` leaves that time out, as the column of seconds does.",
@@ -99,17 +97,14 @@ _NOTES = (
     f"within {GOOD_ENOUGH:.0%} of the best score. The searches had bfloat16 and no dropout in the "
     "backbone, for all variants. On the plain Trainer the model's dropout stays and the "
     "rate falls linearly, as its users have it; tune's path leaves dropout out of the backbone and "
-    "scores the "
-    "mean of the weights at a constant rate (the Trainer's schedule: a rate that falls linearly, "
-    "and the last "
-    "step's weights).",
+    "scores the mean of the weights at a constant rate (the Trainer's schedule: a rate that falls linearly, "
+    "and the last step's weights).",
     "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
     "that differ in what the row names; off / on: median of ratios, smallest and largest. By seed: whole "
     "runs. By round: short runs in turn, one after the other. On few rows: their short runs had 960 rows "
     "(MPNet 192), which cannot stand as close by length as those of the whole task, so steps that "
-    "are grouped "
-    "by length have up to 1.3 times as many tokens (MPNet 2.4) as in a whole run; a ratio of two grouped "
-    "variants keeps, one of a grouped and an ungrouped variant is too small.",
+    "are grouped by length have up to 1.3 times as many tokens (MPNet 2.4) as in a whole run; a ratio of "
+    "two grouped variants keeps, one of a grouped and an ungrouped variant is too small.",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",

@@ -170,17 +170,17 @@ def csv_text(groups: Sequence[Group]) -> str:
     writer.writerow([*names, "lr", "epochs", "seed", "score", "status"])
     for group in groups:
         for row in group.rows:
+            where = (group.model, group.task, group.select, group.metric, row.method)
+            counts = (*where, row.n_trained, row.n_head)
             for seed in sorted([*row.scores, *row.failed]):
                 score = row.scores.get(seed)
                 status = "failed" if score is None else "collapsed" if seed in row.collapsed else "done"
-                where = (group.model, group.task, group.select, group.metric, row.method)
                 rates = " ".join(f"{rate:g}" for rate in row.lr)
                 epochs = " ".join(map(str, row.epochs))
                 value = "" if score is None else f"{score:.6f}"
-                writer.writerow([*where, row.n_trained, row.n_head, rates, epochs, seed, value, status])
+                writer.writerow([*counts, rates, epochs, seed, value, status])
             for _ in range(row.n_asked - len(row.scores) - len(row.failed)):
-                where = (group.model, group.task, group.select, group.metric, row.method)
-                writer.writerow([*where, row.n_trained, row.n_head, "", "", "", "", "not run"])
+                writer.writerow([*counts, "", "", "", "", "not run"])
     return buffer.getvalue()
 
 

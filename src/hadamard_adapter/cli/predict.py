@@ -108,6 +108,8 @@ def _in_dtype(
     classifier: "Classifier", first: "Table", options: PredictOptions, say: Callable[[str], None]
 ) -> "Classifier":
     """The classifier in half precision where that is wanted and close enough, else as it is; it is said."""
+    import numpy as np
+
     from hadamard_adapter.tasks import encode_texts
     from hadamard_adapter.tuning.precision import pick_dtype
 
@@ -118,8 +120,8 @@ def _in_dtype(
     columns = classifier.columns_in(first, options.text, options.pair)
     rows = encode_texts(first, columns)
     by_length = sorted(range(len(rows.texts)), key=lambda row: len(rows.texts[row]))
-    last, n_steps = len(by_length) - 1, max(1, min(_N_COMPARED, len(by_length)) - 1)
-    compared = [by_length[at * last // n_steps] for at in range(n_steps + 1) if at <= last]
+    places = np.unique(np.linspace(0, len(by_length) - 1, _N_COMPARED).astype(int))
+    compared = [by_length[place] for place in places]
     texts = [rows.texts[row] for row in compared]
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in compared]
     try:
