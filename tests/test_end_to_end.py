@@ -16,6 +16,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "quickstart"))
+
+import data as quickstart
 from hadamard_adapter.tuning import TuneSettings, evaluate, load, merge, resume, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -76,6 +79,28 @@ def test_minilm_survives_a_kill_beats_its_own_stage_1_and_predicts_after_the_mer
     with torch.no_grad():
         found = plain(**batch).logits.numpy()
     assert np.abs(found - load(tmp_path / "whole", device="cpu").logits(texts)).max() < 1e-5
+
+
+def test_cached_features_and_layers_end_at_the_scores_of_the_whole_model_on_real_ratings(
+    minilm: Path, tmp_path: Path
+) -> None:
+    rated = quickstart.read_ratings(next(minilm.parent.glob(quickstart.TEXT_SDIST)), "movieReviewSnippets")
+    for name, rows in (("train", rated[:320]), ("dev", rated[320:520])):
+        with (tmp_path / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    scores = list[list[float]]()
+    for cache_gb in (4.0, 0.0):
+        said = list[str]()
+        settings = TuneSettings(
+            str(minilm), str(tmp_path / f"{cache_gb}"), train=str(tmp_path / "train.csv"),
+            dev=str(tmp_path / "dev.csv"), layers=(5,), head_epochs=2, epochs=1, cache_gb=cache_gb,
+            device="cpu", dtype="float32",
+        )  # fmt: skip
+        curve = tune(settings, say=said.append).metrics["curve"]
+        assert sum("is computed once" in line for line in said) == (2 if cache_gb else 0)
+        scores.append([epoch["scores"]["pearson"] for epoch in curve])
+    assert len(scores[0]) == 3 and scores[0][0] < scores[0][-1]
+    assert np.abs(np.subtract(*scores)).max() < 1e-4
 
 
 @pytest.mark.parametrize("preset", ["paper", "wide"])

@@ -247,6 +247,26 @@ def test_without_a_dev_file_a_part_of_train_is_set_aside_and_the_run_says_so(
     assert result.run["rows"] == {"train": 57, "dev": 7, "dev_is": "rows set aside"}
 
 
+@pytest.mark.parametrize(
+    ("n_known", "told"),
+    [
+        (0, "6 dev rows choose the epoch"),
+        (1, "1 dev row with the text of a training row: dev scores are flattered"),
+        (3, "3 dev rows with the text of a training row: dev scores are flattered"),
+    ],
+)
+def test_dev_rows_with_a_training_rows_text_and_pair_are_counted(
+    n_known: int, told: str, tmp_path: Path
+) -> None:
+    train = write_rows(tmp_path / "train.csv", 20, pair=True)
+    header, *rows = train.read_text(encoding="utf-8").splitlines()
+    fresh = [row.replace("w40 w41", "w40 w42") for row in rows]
+    dev = tmp_path / "dev.csv"
+    dev.write_text("\n".join([header, *rows[:n_known], *fresh[n_known:6]]), encoding="utf-8")
+    how = read_data(TuneSettings("m", "o", train=str(train), dev=str(dev))).how_split
+    assert how.split("; ")[-1] == told
+
+
 def test_quiet_says_nothing(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = short(place, tmp_path / "out", quiet=True)
     tune(settings)

@@ -2,7 +2,7 @@
 
 from .classes import class_report
 from .columns import Columns, describe_columns, find_columns
-from .examples import Examples, data_fingerprint, encode, encode_texts, stratified_split
+from .examples import Examples, data_fingerprint, encode, encode_texts, shared_texts, stratified_split
 from .glue import GLUE, GlueRow, glue_row, glue_task, load_glue, load_glue_split
 from .labels import infer_task
 from .metrics import DEFAULT_METRICS, METRICS, Metric, choose_metrics, predictions, score
@@ -38,6 +38,7 @@ __all__ = [
     "predictions",
     "read_table",
     "score",
+    "shared_texts",
     "stratified_split",
     "write_rows",
 ]

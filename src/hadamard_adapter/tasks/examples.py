@@ -2,11 +2,12 @@
 fingerprint."""
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from .reading import plural, words
 from .tables import Table
 from .task import Task
 
-__all__ = ["Examples", "data_fingerprint", "encode", "encode_texts", "stratified_split"]
+__all__ = ["Examples", "data_fingerprint", "encode", "encode_texts", "shared_texts", "stratified_split"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,21 @@ def data_fingerprint(examples: Examples) -> str:
         label = None if examples.labels is None else examples.labels[index]
         digest.update(json.dumps([text, pair, label]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def shared_texts(train: Examples, dev: Examples) -> int:
+    """Return how many dev rows have the very text, and pair, of a training row, whatever their labels.
+
+    Example:
+        >>> shared_texts(Examples(["good", "dull"]), Examples(["good", "good", "fine"]))
+        2
+    """
+    known = set(_text_pairs(train))
+    return sum(row in known for row in _text_pairs(dev))
+
+
+def _text_pairs(examples: Examples) -> Iterable[tuple[str, str | None]]:
+    return zip(examples.texts, examples.pairs or itertools.repeat(None), strict=False)
 
 
 def _texts(table: Table, column: str) -> list[str]:

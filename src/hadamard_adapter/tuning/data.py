@@ -17,8 +17,10 @@ from hadamard_adapter.tasks import (
     infer_task,
     load_glue,
     read_table,
+    shared_texts,
     stratified_split,
 )
+from hadamard_adapter.tasks.reading import plural
 from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import shared_content
@@ -65,6 +67,9 @@ def read_data(settings: TuneSettings) -> TuneData:
         how = f"no dev file: {len(dev.texts)} rows ({share}) set aside{stratified}, seed {settings.seed}"
     else:
         name, how = "dev", f"{len(dev.texts)} dev rows choose the epoch"
+    shared = shared_texts(train, dev)
+    if shared:
+        how += f"; {plural(shared, 'dev row')} with the text of a training row: dev scores are flattered"
     return TuneData(task, columns, train, dev, name, f"{len(train.texts)} training rows; {how}")
 
 
