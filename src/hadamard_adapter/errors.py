@@ -11,6 +11,7 @@ The message says what was expected, what was received and what to do next. The c
 them into one line on standard error and exit code 2.
 """
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -22,6 +23,26 @@ def option(name: str, value: str = "...") -> str:
         '--allow-remote-code (in Python allow_remote_code=True)'
     """
     return f"--{name.replace('_', '-')} (in Python {name}={value})"
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6, otherwise: str = "") -> str:
+    """A hint for an unknown word: the nearest known one, whatever its case, or else `otherwise`.
+
+    Args:
+        word: as it was received.
+        known: what it could have been.
+        cutoff: likeness from which on a word is near, 0 to 1, as in difflib.get_close_matches.
+        otherwise: where none is near.
+
+    Example:
+        >>> did_you_mean("LoRRA", ["lora", "full"])
+        "; did you mean 'lora'?"
+        >>> did_you_mean("x", ["lora", "full"])
+        ''
+    """
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=cutoff)
+    return f"; did you mean {names[found[0]]!r}?" if found else otherwise
 
 
 class HadamardError(Exception):

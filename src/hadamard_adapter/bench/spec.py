@@ -1,7 +1,6 @@
 """A spec: which models, tasks, methods and seeds, read from TOML and checked word by word."""
 
 import dataclasses
-import difflib
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from hadamard_adapter import files
-from hadamard_adapter.errors import SettingsError, refuse_twice
+from hadamard_adapter.errors import SettingsError, did_you_mean, refuse_twice
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE, METRICS, PROBLEM_TYPES
 
@@ -224,9 +223,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
         >>> nearest("x", ["lora", "full"])
         '; known: lora, full'
     """
-    names = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), names, n=1)
-    return f"; did you mean {names[found[0]]!r}?" if found else f"; known: {', '.join(names.values())}"
+    names = list(known)
+    return did_you_mean(word, names, otherwise=f"; known: {', '.join(names)}")
 
 
 def made(cls: type[T], given: Any, where: str) -> T:

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError, SettingsError, did_you_mean
 from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.packed import PackedAdapters
 from hadamard_adapter.serving.rows import Text, encode_rows, longest_text, read_rows
@@ -326,8 +325,7 @@ class AdapterBank:
         return [self._entries[id] for id in ids]
 
     def _unknown(self, id: str) -> AdapterError:
-        close = get_close_matches(id[:128], islice(self._entries, N_COMPARED), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(id[:128], islice(self._entries, N_COMPARED))
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
     def _put(self, id: str, adapter: BankAdapter, version: str) -> None:

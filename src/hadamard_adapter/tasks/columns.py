@@ -1,9 +1,8 @@
 """Which columns of a table hold the text, the second text of a pair, and the label."""
 
-import difflib
 from dataclasses import dataclass
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from .reading import words
 from .tables import Table
 
@@ -113,11 +112,9 @@ def describe_columns(columns: Columns) -> str:
 def _check_column(table: Table, option: str, name: str | None) -> None:
     if name is None or name in table.columns:
         return
-    lower = {column.lower(): column for column in table.columns}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    hint = f"did you mean {lower[close[0]]!r}? " if close else ""
+    hint = did_you_mean(name, table.columns, cutoff=0.5, otherwise=";")
     raise DataError(
-        f"{table.name}: no column {name!r}; columns found: {words(table.columns)}; {hint}"
+        f"{table.name}: no column {name!r}; columns found: {words(table.columns)}{hint} "
         f"name a column with {option} (the first line of a CSV or TSV file must hold the names)"
     )
 

@@ -12,13 +12,12 @@ The kind is inferred by these rules, the first that fits:
 4. everything else, 0/1 and star ratings too: single-label, names sorted (numbers by size).
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, did_you_mean
 from .columns import Columns
 from .metrics import choose_metrics
 from .reading import plural, words
@@ -267,13 +266,11 @@ def _refuse_unknown(table: Table, columns: Columns, sets: list[list[str]], task:
     if not wrong:
         return
     names = _sorted_names(name for index in wrong for name in sets[index] if name not in known)
-    close = difflib.get_close_matches(names[0], task.label_names, n=1)
     raise DataError(
         f"{table.name}: labels in column {columns.label!r} that training does not know: "
-        f"{words(map(repr, names), 5)} in "
-        f"{table.place(wrong)}; known: {words(task.label_names)}; "
-        + (f"did you mean {close[0]!r}? " if close else "")
-        + "correct the rows, or train with rows of that label"
+        f"{words(map(repr, names), 5)} in {table.place(wrong)}; known: {words(task.label_names)}"
+        f"{did_you_mean(names[0], task.label_names, otherwise=';')} "
+        "correct the rows, or train with rows of that label"
     )
 
 

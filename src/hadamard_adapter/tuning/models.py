@@ -1,7 +1,6 @@
 """Base models and their tokenizers: loaded with clear errors, rows turned into tokens."""
 
 import contextlib
-import difflib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from hadamard_adapter.adapter.base_model import base_model_of
-from hadamard_adapter.errors import SettingsError, option
+from hadamard_adapter.errors import SettingsError, did_you_mean, option
 from hadamard_adapter.tasks import Task
 
 __all__ = [
@@ -302,5 +301,4 @@ def _near(model: str) -> str:
         folders = (config.parent for config in Path(model).parent.glob("*/config.json"))
         beside += [str(folder) for folder in folders if folder != Path(model)]
     cached = [folder.name[8:].replace("--", "/") for folder in Path(HF_HUB_CACHE).glob("models--*")]
-    found = difflib.get_close_matches(str(Path(model)), [*beside, *cached], n=1, cutoff=0.8)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return did_you_mean(str(Path(model)), [*beside, *cached], cutoff=0.8)

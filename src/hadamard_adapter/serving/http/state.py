@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from hadamard_adapter.errors import did_you_mean
 from hadamard_adapter.serving.bank import N_COMPARED, AdapterBank
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
@@ -59,9 +59,9 @@ class Serving:
                 )
             if id not in self.bank:
                 allowed = [other for other in self.bank.ids[:N_COMPARED] if key.may_use(other)]
-                close = get_close_matches(id[:128], allowed, 1)
-                hint = f"did you mean {close[0]!r}?" if close else "GET /v1/models lists those that are"
-                raise ApiError(404, "no_such_adapter", f"no adapter {id!r} is served; {hint}")
+                listed = "; GET /v1/models lists those that are"
+                hint = did_you_mean(id[:128], allowed, otherwise=listed)
+                raise ApiError(404, "no_such_adapter", f"no adapter {id!r} is served{hint}")
 
 
 def metrics_page(serving: Serving) -> bytes:
