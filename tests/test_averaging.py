@@ -13,7 +13,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import encode, read_table
 from hadamard_adapter.tuning import TuneSettings, load
 from hadamard_adapter.tuning.averaging import AveragedAdamW, averaged, decay_at, swap
-from hadamard_adapter.tuning.training import mean_loss
+from hadamard_adapter.tuning.losses import mean_loss
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
 

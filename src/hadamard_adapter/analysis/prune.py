@@ -27,6 +27,7 @@ from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.folder import MEAN, WEIGHTS
+from hadamard_adapter.tuning.losses import mean_loss, row_losses
 from hadamard_adapter.tuning.models import collator
 from hadamard_adapter.tuning.places import refuse_taken
 from hadamard_adapter.tuning.probe import to_device
@@ -349,8 +350,8 @@ def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tens
         for row in tokens:
             batch = to_device(collate([row]), classifier.model.device)
             labels = batch.pop("labels")
-            loss = _LOSSES[classifier.task.problem_type](classifier.model(**batch).logits, labels)
-            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            losses = row_losses(classifier.task.problem_type, classifier.model(**batch).logits, labels)
+            gradients = torch.autograd.grad(losses.mean(), list(parameters.values()))
             for name, gradient in zip(parameters, gradients, strict=True):
                 sums[name] += gradient.double().square()
     finally:
@@ -359,20 +360,5 @@ def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tens
     return {name: total / max(1, len(tokens)) for name, total in sums.items()}
 
 
-def _mse(logits: Tensor, labels: Tensor) -> Tensor:
-    return nn.functional.mse_loss(logits.squeeze(-1), labels)
-
-
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "single_label_classification": nn.functional.cross_entropy,
-    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
-    "regression": _mse,
-}
-"""Kind of problem -> mean loss of logits and labels."""
-
-
 def _loss(classifier: Classifier, rows: Examples) -> float:
-    logits = torch.from_numpy(classifier.logits(rows.texts, rows.pairs)).double()
-    kind = classifier.task.problem_type
-    labels = torch.tensor(rows.labels, dtype=torch.long if kind.startswith("single") else torch.float64)
-    return float(_LOSSES[kind](logits, labels))
+    return mean_loss(classifier.task, classifier.logits(rows.texts, rows.pairs), rows.labels or [])

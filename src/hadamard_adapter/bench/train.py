@@ -17,6 +17,7 @@ from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights, token_rows
 from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.losses import mean_loss
 from hadamard_adapter.tuning.models import (
     collator,
     load_base,
@@ -27,7 +28,7 @@ from hadamard_adapter.tuning.models import (
 from hadamard_adapter.tuning.precision import cast_frozen, placed
 from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
-from hadamard_adapter.tuning.training import mean_loss, run_stage
+from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
 __all__ = ["Trained", "train"]

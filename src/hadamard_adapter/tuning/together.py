@@ -28,6 +28,7 @@ from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
+from hadamard_adapter.tuning.losses import loss_of, mean_loss
 from hadamard_adapter.tuning.models import backbone_of, collator, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
@@ -55,13 +56,7 @@ from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.stage import Row
 from hadamard_adapter.tuning.trained_layers import float32_attention
-from hadamard_adapter.tuning.training import (
-    StageTrainer,
-    loss_of,
-    make_optimizer,
-    mean_loss,
-    training_arguments,
-)
+from hadamard_adapter.tuning.training import StageTrainer, make_optimizer, training_arguments
 
 __all__ = ["OneTaskBlocks", "tune_together"]
 

@@ -1,14 +1,12 @@
 """One stage of training on the Hugging Face Trainer: parameter groups, loss, order of rows, checkpoints."""
 
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from jaxtyping import Float, Shaped
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -16,6 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from hadamard_adapter.errors import TrainingError
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
+from hadamard_adapter.tuning.losses import loss_of
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.prefix import is_all_frozen
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
@@ -35,9 +34,7 @@ from hadamard_adapter.tuning.stage import (
 __all__ = [
     "EpochSampler",
     "StageTrainer",
-    "loss_of",
     "make_optimizer",
-    "mean_loss",
     "parameter_groups",
     "run_stage",
     "training_arguments",
@@ -345,67 +342,6 @@ def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: 
         rate = stage.rates["scale"]
         return BasisAdamW(offsets, directions, rate, others, settings.average, **options)
     return adamw(parameter_groups(model, stage.rates, stage.head), settings.average, **options)
-
-
-def loss_of(
-    problem_type: str, class_weights: Float[torch.Tensor, " l"] | None
-) -> Callable[..., torch.Tensor]:
-    """The mean loss over the labels of a step, however it is cut into batches.
-
-    With logits z (b, l) in float32, labels y and class weights w (l), or 1:
-
-        single label    L_i = -w[y_i] log softmax(z_i)[y_i]                            y, L (b)
-        multi-label     L_ij = -y_ij log σ(z_ij) - (1 - y_ij) log(1 - σ(z_ij))         y, L (b, l)
-        regression      L_i = (z_i - y_i)²                                             y, L (b), z (b, 1)
-        loss            Σ L / n, a scalar
-
-    n is the number of labels of the whole step where gradients are wanted, else of the batch; it counts
-    labels, whatever their weights. transformers leaves the division to a loss function of one's own, so a
-    batch's share of the step's mean is its sum over n. Equal global batches give equal gradients.
-
-    Args:
-        problem_type: of the task.
-        class_weights: of a single-label task, or None.
-
-    Returns:
-        A function of outputs (with "logits"), labels and n, as the Trainer's `compute_loss_func`.
-
-    Example:
-        >>> loss = loss_of("regression", None)
-        >>> loss({"logits": torch.tensor([[1.0], [3.0]])}, torch.tensor([0.0, 0.0]), 4)
-        tensor(2.5000)
-    """
-
-    def loss(
-        outputs: Any, labels: Shaped[torch.Tensor, "b ..."], num_items_in_batch: Any = None
-    ) -> Float[torch.Tensor, ""]:
-        losses = losses_of(outputs["logits"].float(), labels)
-        if num_items_in_batch is None or not torch.is_grad_enabled():
-            return losses.mean()
-        return losses.sum() / num_items_in_batch
-
-    def losses_of(
-        logits: Float[torch.Tensor, "b l"], labels: Shaped[torch.Tensor, "b ..."]
-    ) -> Float[torch.Tensor, "b ..."]:
-        if problem_type == "regression":
-            return torch.nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
-        if problem_type == "multi_label_classification":
-            binary = torch.nn.functional.binary_cross_entropy_with_logits
-            return binary(logits, labels.float(), reduction="none")
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        return losses if class_weights is None else losses * class_weights.to(logits.device)[labels]
-
-    return loss
-
-
-def mean_loss(task: Task, logits: Float[np.ndarray, "b l"], labels: Sequence[Any]) -> float:
-    """Mean loss of logits that are there already, of the kind that the problem type is trained with."""
-    given, wanted = torch.from_numpy(logits).float(), torch.tensor(np.asarray(labels))
-    if task.problem_type == "single_label_classification":
-        return float(torch.nn.functional.cross_entropy(given, wanted.long()))
-    if task.problem_type == "regression":
-        return float(torch.nn.functional.mse_loss(given[:, 0], wanted.float()))
-    return float(torch.nn.functional.binary_cross_entropy_with_logits(given, wanted.float()))
 
 
 def _scores(task: Task, evaluated: Any) -> dict[str, float]:
