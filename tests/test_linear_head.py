@@ -12,6 +12,7 @@ from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.tuning import load, merge
+from hadamard_adapter.tuning.resume import read_json
 from models import TINY, tiny_inputs, tiny_model
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
@@ -81,8 +82,11 @@ def test_a_tuned_linear_head_is_small_and_exports_to_a_stock_class(name: str, tm
     tiny_folder(tmp_path / "model", name)
     write_rows(tmp_path / "train.csv", 48)
     tiny_tune(tmp_path / "model", tmp_path / "out", tmp_path / "train.csv", head="linear", lr=0.05, epochs=1)
-    head = [k for k in load_file(tmp_path / "out" / "adapter_model.safetensors") if "hadamard_" not in k]
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    head = {name: tensor for name, tensor in saved.items() if "hadamard_" not in name}
     assert len(head) == 2
+    n_head = sum(tensor.numel() for tensor in head.values())
+    assert read_json(tmp_path / "out" / "metrics.json")["head_parameters"] == n_head
     assert merge(tmp_path / "out", tmp_path / "plain").max_logit_difference < 1e-5
     texts = ["w10 w50", "w20"]
     assert load(tmp_path / "out").predict(texts) == load(tmp_path / "out").predict(texts)

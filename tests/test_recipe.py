@@ -250,21 +250,51 @@ def test_without_a_dev_file_a_part_of_train_is_set_aside_and_the_run_says_so(
 @pytest.mark.parametrize(
     ("n_known", "told"),
     [
-        (0, "6 dev rows choose the epoch"),
-        (1, "1 dev row with the text of a training row: dev scores are flattered"),
-        (3, "3 dev rows with the text of a training row: dev scores are flattered"),
+        (0, ()),
+        (1, ("1 dev row with the text of a training row: dev scores are flattered",)),
+        (3, ("3 dev rows with the text of a training row: dev scores are flattered",)),
     ],
 )
 def test_dev_rows_with_a_training_rows_text_and_pair_are_counted(
-    n_known: int, told: str, tmp_path: Path
+    n_known: int, told: tuple[str, ...], tmp_path: Path
 ) -> None:
     train = write_rows(tmp_path / "train.csv", 20, pair=True)
     header, *rows = train.read_text(encoding="utf-8").splitlines()
     fresh = [row.replace("w40 w41", "w40 w42") for row in rows]
     dev = tmp_path / "dev.csv"
     dev.write_text("\n".join([header, *rows[:n_known], *fresh[n_known:6]]), encoding="utf-8")
-    how = read_data(TuneSettings("m", "o", train=str(train), dev=str(dev))).how_split
-    assert how.split("; ")[-1] == told
+    assert read_data(TuneSettings("m", "o", train=str(train), dev=str(dev))).notes == told
+
+
+def test_classes_that_dev_lacks_and_large_numbers_are_told(tmp_path: Path) -> None:
+    one = tmp_path / "one.csv"
+    one.write_text("text,label\n" + "".join(f"w{i},{'ab'[i % 2]}\n" for i in range(20)) + "w,rare\n")
+    assert read_data(TuneSettings("m", "o", train=str(one))).notes == (
+        "no dev row of rare: dev scores do not tell how well that is learned",
+    )
+    for factor, n_notes in ((1, 0), (1000, 1)):
+        rows = write_rows(tmp_path / "n.csv", 40, label_of=lambda text, by=factor: by * len(text) / 8)
+        notes = read_data(TuneSettings("m", "o", train=str(rows), problem_type="regression")).notes
+        assert len(notes) == n_notes and all(note.startswith("labels have mean ") for note in notes)
+
+
+def test_a_stage_of_one_step_trains(place: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "one.csv", 8)
+    tiny_tune(place / "model", tmp_path / "out", rows, dev=str(rows), epochs=1, head_epochs=1)
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    offsets = [tensor for name, tensor in tensors.items() if ".hadamard_" in name]
+    assert all(bool(tensor.any()) for tensor in offsets)
+    first = load_file(tmp_path / "out" / "head" / "adapter_model.safetensors")
+    tiny_tune(place / "model", tmp_path / "more", rows, dev=str(rows), epochs=1, head_epochs=1, head_lr=1e-9)
+    start = load_file(tmp_path / "more" / "head" / "adapter_model.safetensors")
+    assert any(not torch.allclose(first[name], start[name], atol=1e-6) for name in first)
+
+
+def test_paths_and_lists_are_settings_too(place: Path, tmp_path: Path, unchecked: None) -> None:
+    given: Any = {"output": tmp_path / "out", "train": place / "train.csv", "layers": [1]}
+    settings = TuneSettings(str(place / "model"), epochs=1, head_epochs=1, device="cpu", **given)
+    assert (settings.output, settings.layers) == (str(tmp_path / "out"), (1,))
+    assert tune(settings, say=silent).run["settings"]["train"] == str(place / "train.csv")
 
 
 def test_quiet_says_nothing(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 Every run is a process of its own, forked from a server that has loaded the libraries, and killed by SIGKILL.
 """
 
+import errno
 import multiprocessing
 import os
 import random
@@ -201,6 +202,60 @@ def test_a_strange_work_folder_is_left_alone(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "mine"
+
+
+def test_scraps_that_cannot_be_removed_while_open_do_not_cost_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where the name of an open file is gone and the folder is not empty yet."""
+    rows, removed = write_rows(tmp_path / "train.csv", 16), resume.remove
+
+    def stubborn(path: Path) -> None:
+        if path.name in ("lock", "out.partial", "cache"):
+            raise OSError(errno.ENOTEMPTY, "open")
+        removed(path)
+
+    tiny_folder(tmp_path / "model")
+    monkeypatch.setattr(resume, "remove", stubborn)
+    tiny_tune(tmp_path / "model", tmp_path / "out", rows, epochs=1, layers=(1,))
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= VISIBLE
+    monkeypatch.undo()
+    (tmp_path / "out.partial" / ".nfs0123").touch()
+    tiny_tune(tmp_path / "model", tmp_path / "out", rows, epochs=2, layers=(1,), overwrite=True)
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_scores_of_a_resumed_run_stand_in_the_order_of_its_metrics(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "train.csv", 32)
+    tiny_folder(tmp_path / "model")
+    settings: dict[str, Any] = {"metric": "mcc", "stages": 1, "epochs": 3}
+    with pytest.raises(Stop):
+        tiny_tune(tmp_path / "model", tmp_path / "out", rows, StopAfterTwoEpochs(), **settings)
+    metrics = tiny_tune(tmp_path / "model", tmp_path / "out", rows, **settings).metrics
+    assert {tuple(entry["scores"]) for entry in metrics["curve"]} == {("mcc", "accuracy", "macro-f1")}
+
+
+class Stop(Exception):
+    """Of `StopAfterTwoEpochs`."""
+
+
+class StopAfterTwoEpochs:
+    """Ends a run within its third epoch."""
+
+    n_epochs = 0
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        """A stage begins."""
+
+    def step(self, step: int, loss: float | None) -> None:
+        if self.n_epochs == 2:
+            raise Stop
+
+    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        self.n_epochs += 1
+
+    def end(self) -> None:
+        """A stage ends."""
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -17,6 +17,7 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning import together as together_room
 from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.shared import (
     BasisAdamW,
@@ -271,6 +272,34 @@ def test_the_epoch_whose_mean_score_is_best_is_what_all_tasks_get(
         assert all(torch.equal(own[name], tensor) for name, tensor in seen[0].items())
 
 
+@pytest.mark.parametrize("where", ["write_final", "publish"])
+def test_tasks_together_that_were_stopped_late_end_with_the_same_command(
+    where: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [
+        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), epochs=1, quiet=True)
+        for i in range(2)
+    ]
+    n_calls, original = [0], getattr(together_room, where)
+
+    def stopped(*args: Any) -> None:
+        n_calls[0] += 1
+        if n_calls[0] == 2:
+            raise KeyboardInterrupt
+        original(*args)
+
+    monkeypatch.setattr(together_room, where, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune_together(settings, tmp_path / "out", silent)
+    monkeypatch.undo()
+    if where == "publish":  # all is trained: nothing is trained again
+        monkeypatch.setattr(together_room, "_train", None)
+    found = tune_together(settings, tmp_path / "out", silent)
+    one, other = (offsets_in(load_file(result.output / WEIGHTS)) for result in found.values())
+    assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "1"]
+
+
 def test_a_step_of_tasks_together_sees_rows_of_one_task_and_an_epoch_all_rows() -> None:
     rows = [{"task": index % 3 // 2, "input_ids": [0] * (1 + index % 7)} for index in range(50)]
     sampler = OneTaskBlocks(rows, 8, seed=0)
@@ -296,6 +325,8 @@ def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path:
         ("no basis", {"basis": str(tmp_path / "none")}),
         ("received another", {"basis": str(tmp_path / "else.safetensors")}),
         ("no adapter in", {"start": str(tmp_path / "none")}),
+        ("was tuned with position 'output'", {"start": mean, "position": "input"}),
+        ("was tuned with position 'output'", {"basis": basis, "position": "input"}),
     ]
     for message, settings in cases:
         with pytest.raises(AdapterError, match=message):
@@ -309,6 +340,13 @@ def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path:
     for more in ({"start": mean}, {"scale_lr": 0.1}):
         with pytest.raises(SettingsError, match="expected none beside basis"):
             TuneSettings("m", "o", train="t", basis=basis, **more)
+    for position in ("input", "output"):
+        tuned(place, tmp_path / position, position=position, sites=("attention",))
+    with pytest.raises(AdapterError, match=r"same position, received .*input' \(input\) and .*\(output\)"):
+        save_mean([str(tmp_path / "input"), str(tmp_path / "output")], tmp_path / "both")
+    on_basis = [TuneSettings(str(place / "model"), name, str(rows), basis=basis) for name in "ab"]
+    with pytest.raises(SettingsError, match="name one that was tuned without --basis first"):
+        tune_together(on_basis, tmp_path / "both", silent)
     with pytest.raises(SettingsError, match="k: expected 1 to 3"):
         save_basis(folders(place), 4, tmp_path / "wide.safetensors")
 

@@ -28,7 +28,7 @@ from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.folder import MEAN, WEIGHTS
 from hadamard_adapter.tuning.losses import mean_loss, row_losses
-from hadamard_adapter.tuning.models import collator
+from hadamard_adapter.tuning.models import collator, usable_devices
 from hadamard_adapter.tuning.places import refuse_taken
 from hadamard_adapter.tuning.probe import to_device
 from hadamard_adapter.tuning.resume import filled, read_json, write_json
@@ -231,7 +231,7 @@ def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:
 
 
 def settings_of(folder: Path) -> TuneSettings:
-    """The settings that an adapter was tuned with, from its run.json.
+    """The settings that an adapter was tuned with, from its run.json; its device where that is here too.
 
     Raises:
         AdapterError: the folder has no run.json of `hadamard tune`, such as one of `hadamard share mean`.
@@ -247,6 +247,8 @@ def settings_of(folder: Path) -> TuneSettings:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
         }
+        if values.get("device") not in usable_devices():  # it was tuned on another machine
+            values |= {"device": None, "dtype": "auto"}
         return TuneSettings(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(

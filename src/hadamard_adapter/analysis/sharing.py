@@ -176,8 +176,8 @@ def save_basis(folders: Sequence[str], k: int, output: Path) -> Float[np.ndarray
     length = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1).mean())
     parts = [as_tensors(length * direction, adapters[0]) for direction in directions]
     stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-    fingerprint = read_config(Path(folders[0]).expanduser()).base_fingerprint or ""
-    write_basis(output, Basis(stacked, fingerprint, tuple(Path(folder).name for folder in folders)))
+    config, names = read_config(Path(folders[0]).expanduser()), tuple(Path(folder).name for folder in folders)
+    write_basis(output, Basis(stacked, config.base_fingerprint or "", names, config.position))
     return kept_share(vectors, directions)
 
 
@@ -234,7 +234,13 @@ def _alike(folders: Sequence[str]) -> list[dict[str, Tensor]]:
     """The offsets of adapters that adapt the same things of one base model."""
     read_offsets(folders)  # refuses other base models
     adapters = [offsets_in(read_weights(Path(folder).expanduser() / WEIGHTS)) for folder in folders]
-    for folder, tensors in zip(folders, adapters, strict=True):
+    positions = [read_config(Path(folder).expanduser()).position for folder in folders]
+    for folder, tensors, position in zip(folders, adapters, positions, strict=True):
+        if position != positions[0]:
+            raise AdapterError(
+                f"expected adapters with the same position, received {folders[0]!r} ({positions[0]}) and "
+                f"{folder!r} ({position}); leave one out"
+            )
         differing = sorted(tensors.keys() ^ adapters[0].keys())
         if differing:
             raise AdapterError(

@@ -110,7 +110,7 @@ class StageBars:
         """Leave the bar as it stands."""
 
 
-def cut_line(n_cut: int, n_rows: int, max_length: int | None = None) -> str:
+def cut_line(n_cut: int, n_rows: int, max_length: int | None) -> str:
     """What to say of rows that were too long.
 
     Example:

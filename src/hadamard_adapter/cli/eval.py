@@ -84,7 +84,7 @@ def eval_command(options: EvalOptions) -> None:
     )
     messages = message_console(options.quiet)
     if evaluation.n_truncated:
-        messages.print(cut_line(evaluation.n_truncated, evaluation.n_rows))
+        messages.print(cut_line(evaluation.n_truncated, evaluation.n_rows, evaluation.max_length))
     if options.errors is not None:
         _write_errors(options.errors, evaluation.errors)
         messages.print(f"{len(evaluation.errors)} wrong rows in {options.errors}")

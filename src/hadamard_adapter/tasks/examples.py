@@ -4,7 +4,6 @@ fingerprint."""
 import hashlib
 import itertools
 import json
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -87,8 +86,8 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
     """Return (train, dev): a seeded split that keeps the shares of the classes; the order of the rows is
     kept.
 
-    A class with a single row stays in train, and a warning is logged. Regression and multi-label are split
-    without regard to the labels.
+    A class with a single row stays in train, so that dev does not measure it. Regression and multi-label are
+    split without regard to the labels.
 
     Args:
         examples: labelled rows.
@@ -113,8 +112,9 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
     labels = examples.labels or []
     is_single = task.problem_type == "single_label_classification"
     counts: Counter[Any] = Counter(labels if is_single else [])
-    lone = [index for index, label in enumerate(labels) if is_single and counts[label] == 1]
-    movable = [index for index in range(len(examples)) if index not in set(lone)]
+    is_lone = [is_single and counts[label] == 1 for label in labels] or [False] * len(examples)
+    lone = [index for index, alone in enumerate(is_lone) if alone]
+    movable = [index for index, alone in enumerate(is_lone) if not alone]
     n_classes = len({labels[index] for index in movable}) if is_single else 1
     n_dev = max(math.ceil(fraction * len(movable)), n_classes)
     if not movable or len(movable) - n_dev < n_classes:
@@ -122,11 +122,6 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
             f"{task.name}: {plural(len(examples), 'row')} are too few to split off a dev part; expected at "
             f"least two for "
             "each class; give a dev file"
-        )
-    if lone:
-        names = words((task.label_names[labels[index]] for index in lone), 5)
-        logging.getLogger(__name__).warning(
-            "%s: a single row has the label %s: kept in train, so dev does not measure it", task.name, names
         )
     strata = [labels[index] for index in movable] if is_single else None
     train, dev = train_test_split(movable, test_size=n_dev, random_state=seed, stratify=strata)

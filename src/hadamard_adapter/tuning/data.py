@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import (
@@ -20,7 +23,7 @@ from hadamard_adapter.tasks import (
     shared_texts,
     stratified_split,
 )
-from hadamard_adapter.tasks.reading import plural
+from hadamard_adapter.tasks.reading import plural, words
 from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import shared_content
@@ -32,6 +35,9 @@ _NOT_IN_KEY = (
     # What these led to is in the key instead: the same rows under another name are the same run.
     *("train", "dev", "data", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
 )
+
+LARGE = 10.0
+"""Mean or standard deviation of numbers to be learned from which on it is said that they are large."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class TuneData:
     """What the dev rows are, in a word or two."""
     how_split: str
     """One line for the user: how many rows, and where dev comes from."""
+    notes: tuple[str, ...] = ()
+    """A line for each thing about the rows that may mislead."""
 
 
 def read_data(settings: TuneSettings) -> TuneData:
@@ -67,10 +75,8 @@ def read_data(settings: TuneSettings) -> TuneData:
         how = f"no dev file: {len(dev.texts)} rows ({share}) set aside{stratified}, seed {settings.seed}"
     else:
         name, how = "dev", f"{len(dev.texts)} dev rows choose the epoch"
-    shared = shared_texts(train, dev)
-    if shared:
-        how += f"; {plural(shared, 'dev row')} with the text of a training row: dev scores are flattered"
-    return TuneData(task, columns, train, dev, name, f"{len(train.texts)} training rows; {how}")
+    how = f"{len(train.texts)} training rows; {how}"
+    return TuneData(task, columns, train, dev, name, how, tuple(_notes(task, train, dev)))
 
 
 def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:
@@ -95,6 +101,24 @@ def key_without_content(settings: TuneSettings, data: TuneData, n_processes: int
     rows |= {"labels": data.task.label_names, "columns": dataclasses.asdict(data.columns)}
     shared = shared_content(settings.start, settings.basis)
     return json.loads(json.dumps({**key, **rows, **shared, "n_processes": n_processes}))
+
+
+def _notes(task: Task, train: Examples, dev: Examples) -> Iterator[str]:
+    shared = shared_texts(train, dev)
+    if shared:
+        yield f"{plural(shared, 'dev row')} with the text of a training row: dev scores are flattered"
+    if task.problem_type == "single_label_classification":
+        there = set(dev.labels or [])
+        missing = [name for index, name in enumerate(task.label_names) if index not in there]
+        if missing:
+            yield f"no dev row of {words(missing, 5)}: dev scores do not tell how well that is learned"
+    if task.problem_type == "regression":
+        mean, sd = np.mean(train.labels or [0.0]), np.std(train.labels or [0.0])
+        if max(abs(mean), sd) > LARGE:
+            yield (
+                f"labels have mean {mean:.4g} and sd {sd:.4g}; a head starts near 0 and may not get there: "
+                "train on (label - mean) / sd, and turn predictions back"
+            )
 
 
 def _read_glue(settings: TuneSettings) -> tuple[Task, Columns, Examples, Examples | None]:

@@ -42,6 +42,8 @@ class Evaluation:
     """Number of rows that were cut to the maximal length."""
     errors: list[dict[str, Any]]
     """Rows where the prediction is wrong: row, text, pair, label, predicted, probability."""
+    max_length: int | None = None
+    """Tokens after which a row was cut."""
 
 
 def evaluate(
@@ -104,6 +106,7 @@ def evaluate(
         n_rows=len(examples.texts),
         n_truncated=n_cut,
         errors=_errors(classifier, examples, logits, table),
+        max_length=classifier.max_length,
     )
 
 

@@ -68,13 +68,16 @@ def pick_device(name: str | None) -> torch.device:
     Raises:
         SettingsError: no such device on this machine.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name is None:
-        name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
-    if not there.get(name, False):
-        usable = [known for known, is_there in there.items() if is_there]
+    usable = usable_devices()
+    if name is not None and name not in usable:
         raise SettingsError(f"device: expected one of {usable} on this machine, received {name!r}")
-    return torch.device(name)
+    return torch.device(name or usable[-1])
+
+
+def usable_devices() -> list[str]:
+    """The devices of this machine, the fastest last."""
+    there = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    return [name for name, is_there in there.items() if is_there]
 
 
 def config_of(model: str, allow_remote_code: bool = False) -> Any:

@@ -40,6 +40,7 @@ from hadamard_adapter.tuning.resume import (
     publish,
     read_json,
     remove,
+    remove_scrap,
     write_json,
 )
 from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of, write_chosen
@@ -129,7 +130,8 @@ def tune(
         say(describe_task(data.task))
         if settings.task is None:
             say(describe_columns(data.columns))
-        say(data.how_split)
+        for line in (data.how_split, *data.notes):
+            say(line)
         settings = placed(settings)
         trials = trials_of(settings)
         work = _run if len(trials) == 1 else functools.partial(_search, trials)
@@ -260,11 +262,11 @@ def do_stage(bench: Bench, name: str) -> None:
                 for file in ("adapter_config.json", "adapter_model.safetensors"):
                     shutil.copyfile(outcome.checkpoint / file, folder / file)
                 write_json(folder / "stage.json", entry)
-        state.wait_for_everyone()
     if state.is_main_process:
         remove(bench.partial / name)
         if bench.shared is None:
-            remove(_cache(bench))
+            remove_scrap(_cache(bench))
+    state.wait_for_everyone()  # the result is there, the cache is gone
     load_weights(bench.model, done / "adapter_model.safetensors")
     best = read_json(done / "stage.json")["best"]
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in best["scores"].items())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
 
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
@@ -45,10 +46,11 @@ def count_parameters(model: torch.nn.Module, n_base: int, basis: Basis | None = 
     Returns:
         adapter_parameters, head_parameters, base_parameters, share_percent (the head is not counted in it).
     """
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    sizes = {name: tensor.numel() for name, tensor in saved.items()}
     n_offsets = sum(size for name, size in sizes.items() if ".hadamard_" in name)
     n_adapter = n_offsets if basis is None else basis.n
-    n_head = sum(size for name, size in sizes.items() if ".modules_to_save.default." in name)
+    n_head = sum(sizes.values()) - n_offsets
     return {
         "adapter_parameters": n_adapter,
         "head_parameters": n_head,

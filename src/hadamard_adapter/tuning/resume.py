@@ -44,6 +44,7 @@ __all__ = [
     "prune",
     "publish",
     "read_json",
+    "remove_scrap",
     "seal",
     "write_json",
 ]
@@ -55,7 +56,7 @@ RESULT_FILES = ("metrics.json", "adapter_model.safetensors")
 _REPLACED = "replaced"
 CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
 _KNOWN = re.compile(
-    r"lock|replaced|cache|runs|shared|settings\.json|\.settings\.json\.\w+\.tmp|((head|adapter|both)(\.done)?|final)(\.tmp)?"
+    r"\.nfs\w+|lock|replaced|cache|runs|shared|settings\.json|\.settings\.json\.\w+\.tmp|((head|adapter|both)(\.done)?|final)(\.tmp)?"
 )
 
 
@@ -130,6 +131,7 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
     """
     partial = partial_of(output)
     partial.mkdir(parents=True, exist_ok=True)
+    is_left = False
     with locked(partial):
         strange = [entry.name for entry in partial.iterdir() if not _KNOWN.fullmatch(entry.name)]
         if strange:
@@ -160,6 +162,10 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
             if partial.is_dir() and {e.name for e in partial.iterdir()} <= {"lock", "settings.json"}:
                 remove(partial)  # nothing was trained yet: a corrected command starts afresh
             raise
+        is_left = partial.is_dir()
+    if is_left:
+        with contextlib.suppress(OSError):  # on NFS the lock's file went when it was closed
+            partial.rmdir()
 
 
 def remove(path: Path) -> None:
@@ -168,6 +174,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_scrap(path: Path) -> None:
+    """Remove what is no longer needed, as far as that can be: NFS and Windows keep files that are open."""
+    with contextlib.suppress(OSError):
+        remove(path)
 
 
 def seal(checkpoint: Path, seconds: float) -> None:
@@ -253,8 +265,8 @@ def publish(partial: Path, output: Path) -> None:
         _fsync(output.parent)
     # The settings go last: without them the rest of the folder would be deleted anyway.
     for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in ("settings.json", "lock")):
-        remove(entry)
-    partial.rmdir()
+        remove_scrap(entry)
+    remove_scrap(partial)
 
 
 @contextlib.contextmanager

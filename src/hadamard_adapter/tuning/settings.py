@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import os
 import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -189,7 +190,12 @@ class TuneSettings:
     """Whether to say nothing but errors."""
 
     def __post_init__(self) -> None:
-        """Check every value once."""
+        """Turn paths and lists into text and tuples, which run.json holds; check every value once."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, os.PathLike | list):
+                plain = tuple(value) if isinstance(value, list) else os.fspath(value)
+                object.__setattr__(self, field.name, plain)
         _check(self)
 
 

@@ -54,6 +54,8 @@ class Basis:
     """Of the base model's backbone."""
     made_from: tuple[str, ...]
     """Names of the adapters."""
+    position: str = "output"
+    """Of the adapters: what a projection gives or what it receives."""
 
     @property
     def n(self) -> int:
@@ -100,7 +102,9 @@ def start_from(model: nn.Module, folder: str, base_fingerprint: str) -> None:
         AdapterError: the adapter is of another base model, or has other offsets than the model's.
     """
     place = Path(folder).expanduser()
-    _refuse_base(f"start {folder!r}", read_config(place).base_fingerprint, base_fingerprint)
+    config = read_config(place)
+    _refuse_base(f"start {folder!r}", config.base_fingerprint, base_fingerprint)
+    _refuse_position(f"start {folder!r}", config.position, model)
     given, own = offsets_in(read_weights(place / WEIGHTS)), trained_offsets(model)
     _refuse_names(f"start {folder!r}", {name: tuple(t.shape) for name, t in given.items()}, own)
     with torch.no_grad():
@@ -110,7 +114,7 @@ def start_from(model: nn.Module, folder: str, base_fingerprint: str) -> None:
 
 def write_basis(path: Path, basis: Basis) -> None:
     """Write directions to a safetensors file; it is there whole or not at all."""
-    about = {"base_fingerprint": basis.base_fingerprint, "made_from": basis.made_from}
+    about = {name: getattr(basis, name) for name in ("base_fingerprint", "made_from", "position")}
     metadata = {_KEY: json.dumps(about)}  # one key: several stand in an order of chance
     with replacing(path) as file:
         file.write(save({name: part.contiguous() for name, part in basis.directions.items()}, metadata))
@@ -143,9 +147,11 @@ def read_basis(path: str, model: nn.Module | None = None, base_fingerprint: str 
             f"basis {path!r}: expected a file that hadamard share basis made, received another; an adapter's "
             f"folder goes to {option('start')}"
         )
-    basis = Basis(directions, about["base_fingerprint"], tuple(about["made_from"]))
+    position = about.get("position", "output")  # files of before have none
+    basis = Basis(directions, about["base_fingerprint"], tuple(about["made_from"]), position)
     if model is not None:
         _refuse_base(f"basis {path!r}", basis.base_fingerprint, base_fingerprint)
+        _refuse_position(f"basis {path!r}", basis.position, model)
         given = {name: tuple(part.shape[1:]) for name, part in directions.items()}
         _refuse_names(f"basis {path!r}", given, trained_offsets(model))
     return basis
@@ -221,6 +227,16 @@ def _refuse_base(what: str, given: str | None, own: str | None) -> None:
         raise AdapterError(
             f"{what} belongs to another base model (fingerprint {given}, here {own}); expected one that was "
             "tuned on this model"
+        )
+
+
+def _refuse_position(what: str, given: str, model: Any) -> None:
+    """Refuse offsets of a projection's output for its input, which may have their names and shapes."""
+    own = model.peft_config["default"].position
+    if given != own:
+        raise AdapterError(
+            f"{what} was tuned with position {given!r}, the adapter to be tuned has {own!r}; tune with the "
+            "position of what it was made from"
         )
 
 

@@ -9,6 +9,7 @@ Source: Chen et al., 2023, arXiv 2407.11033, section 6 (patterns are alike, so t
 
 import contextlib
 import dataclasses
+import operator
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ from hadamard_adapter.tuning.recipe import (
     write_final,
 )
 from hadamard_adapter.tuning.resume import (
+    FINAL,
     check_output,
     filled,
     partial_of,
@@ -94,6 +96,11 @@ def tune_together(
     names = [Path(one.output).name for one in settings]
     if len(names) < 2 or len(set(names)) < len(names):
         raise SettingsError(f"expected two tasks or more, each with a name of its own, received {names!r}")
+    if settings[0].basis is not None:
+        raise SettingsError(
+            f"{names[0]!r} was tuned in the directions of {settings[0].basis!r}, and its settings count for "
+            "all; expected an adapter with offsets of its own: name one that was tuned without --basis first"
+        )
     refuse_no_place("output", output.absolute())
     folders = {name: output.absolute() / name for name in names}
     with quiet_libraries(), contextlib.ExitStack() as held:
@@ -113,15 +120,19 @@ def tune_together(
         if not all(is_over):
             for name in names:
                 held.enter_context(workspace(folders[name], keys[name], settings[0].overwrite))
-            benches = [
-                set_up(each[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
-            ]
-            _share_parameters(benches)
-            for bench in benches:
-                do_stage(bench, "head")
-            _train(benches, say)
-            for name, bench in zip(names, benches, strict=True):
-                write_final(bench, keys[name])
+            written = [(partial_of(folder) / FINAL).is_dir() for folder in folders.values()]
+            if not all(map(operator.or_, is_over, written)):
+                benches = [
+                    set_up(each[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
+                ]
+                _share_parameters(benches)
+                for bench in benches:
+                    do_stage(bench, "head")
+                    for scrap in (done_folder(bench, "adapter"), bench.partial / FINAL):
+                        remove(scrap)  # of a run that was killed before all tasks had theirs
+                _train(benches, say)
+                for name, bench in zip(names, benches, strict=True):
+                    write_final(bench, keys[name])
             for folder in folders.values():
                 publish(partial_of(folder), folder)
     say(f"done: {output}")

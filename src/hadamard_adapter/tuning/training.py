@@ -120,7 +120,11 @@ def run_stage(
         history = trainer.state.log_history
     if progress is not None:
         progress.end()
+    # A resumed run reads its first epochs from a file that sorts what it holds.
+    order = {name: place for place, name in enumerate(task.metrics)}
     curve = read_curve(history)
+    for entry in curve:
+        entry["scores"] = dict(sorted(entry["scores"].items(), key=lambda score: order[score[0]]))
     best = best_epoch(curve, metric)
     return Outcome(curve, best, folder / f"checkpoint-{best['step']}", keeper.seconds)
 
@@ -192,6 +196,12 @@ class StageTrainer(Trainer):
         """The batches of one step and the number of their labels; a label of -100 counts here like others."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
         return batches, sum(batch["labels"].numel() for batch in batches)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer's schedule, but a warm-up of less than one step is none, not a whole step at rate 0."""
+        if self.args.warmup_steps * num_training_steps < 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
