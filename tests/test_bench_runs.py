@@ -26,17 +26,20 @@ from safetensors.torch import load_file, save_file
 
 from bench_help import Silent, lay_out, silent, spec_of, spec_text
 from command import hadamard
+from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.bench import Spec, execute, read_spec, rows
+from hadamard_adapter.bench import train as train_room
 from hadamard_adapter.bench.executors import Executor, _share, in_this_process, on_slurm, pool
 from hadamard_adapter.bench.plan import due, estimated
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
 from hadamard_adapter.cli.board import BenchBoard
-from hadamard_adapter.errors import SettingsError, TrainingError
+from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.resume import locked
+from tuning_help import tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,45 @@ def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_
     record = results.records()[name_of(wild)]
     assert record["status"] == "failed" and "loss is" in record["error"]
     assert results.is_finished(name_of(wild))
+
+
+def test_a_model_that_is_away_for_now_leaves_no_record_and_runs_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node without internet whose cache has a config and no weights."""
+    (one,), results = due(spec_of(place, "bitfit", seeds=1), {}), Results(tmp_path)
+
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise LoadError("no model")
+
+    monkeypatch.setattr(train_room, "load_base", away)
+    with pytest.raises(LoadError):
+        execute.execute(one, results)
+    assert results.records() == {}
+    monkeypatch.undo()
+    assert execute.execute(one, results) and results.records()[name_of(one)]["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("distilbert", ""),
+        ("modernbert", "Hadamard: 288 parameters train in this model where its formula says 384"),
+        ("bart", "expected an encoder of one stack of layers"),
+    ],
+)
+def test_a_model_that_a_formula_does_not_count_fails_before_it_trains(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, 32)
+    shutil.rmtree(tmp_path / "model")
+    tiny_folder(tmp_path / "model", name)
+    (one,), results = due(spec_of(tmp_path, "hadamard", seeds=1, epochs=1), {}), Results(tmp_path / "r")
+    if message:
+        monkeypatch.setattr(execute, "train", None)
+    assert execute.execute(one, results)
+    record = results.records()[name_of(one)]
+    assert record["status"] == ("failed" if message else "done") and message in record.get("error", "")
 
 
 CANCELLED = json.dumps(
@@ -257,6 +299,19 @@ def test_specs_of_one_name_are_both_kept(place: Path, tmp_path: Path) -> None:
     first, second, again = (results.keep_spec(path) for path in (*paths, paths[0]))
     assert first.name == "s.toml" == again.name and second.name.startswith("s-")
     assert [copy.read_text() for copy in (first, second)] == [path.read_text() for path in paths]
+
+
+def test_the_copy_of_a_spec_names_the_model_that_its_records_name(place: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "9f3ab2c"
+    shutil.copytree(place / "model", moved)
+    spec_of(place, "tfidf head", seeds=2, epochs=1)
+    words = ("bench", place / "spec.toml", "--results", tmp_path / "r", "--model", moved)
+    for _ in range(2):
+        found = hadamard(*words)
+        assert found.code == 0 and "the copy in specs/ is replaced" not in found.err, found.err
+    (group,) = read_groups(Results(tmp_path / "r"))
+    assert (group.model, {row.n_asked for row in group.rows}) == (moved.name, {1, 2})
+    assert list(group.specs) == ["tiny"]
 
 
 def test_a_spec_that_replaces_another_of_its_title_says_so(place: Path, tmp_path: Path) -> None:

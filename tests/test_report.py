@@ -78,6 +78,8 @@ def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tm
     assert comparison_of_bitfit().by_examples is not None
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "another"})
     assert comparison_of_bitfit() is None
+    add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"}, metric="macro-f1")
+    assert comparison_of_bitfit() is None
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"}, dev_fingerprint="g")
     assert all(row.comparison is None for group in read_groups(Results(tmp_path)) for row in group.rows)
 
@@ -160,6 +162,28 @@ def test_a_rate_at_the_edge_of_its_search_is_marked(
     (group,) = [one for one in read_groups(Results(tmp_path)) if one.rows[0].scores]
     assert group.rows[0].edge == edge
     assert (f"{lr:g} ({edge})" if edge else f"| {lr:g} |") in markdown([group], [])
+
+
+@pytest.mark.parametrize("select", ["held-out", "dev"])
+def test_an_edge_is_marked_where_epochs_were_searched_or_dev_chooses_the_epoch(
+    tmp_path: Path, select: str
+) -> None:
+    task = {"name": "mood", "rows": None, "epochs": 2}
+    for index, rate in enumerate((1e-3, 3e-3)):
+        extra: dict[str, Any] = {f"more{at}": 0 for at in range(index + 1)}
+        add(tmp_path, "bitfit", 0, run={"purpose": "search", "lr": rate, "task": task}, **extra)
+    found = {**task, "search_epochs": [2, 4]}
+    add(tmp_path, "bitfit", 0, run={"lr": 3e-3, "select": select, "task": found})
+    (group,) = read_groups(Results(tmp_path))
+    assert group.rows[0].edge == "highest tried"
+
+
+def test_errors_are_not_averaged_with_scores(folder: Path) -> None:
+    for method in ("full", "hadamard"):
+        add(folder, method, 0, run={"task": {"name": "third", "rows": None, "epochs": 2}}, metric="rmse")
+    (overview,) = overviews(read_groups(Results(folder)))
+    assert len(overview.tasks) == 3
+    assert {(row.average, row.ratio_percent, row.p) for row in overview.rows} == {(None, None, None)}
 
 
 @pytest.mark.parametrize("name", ["train_data", "dev_data", "batch_size", "max_length", "recipe"])

@@ -446,6 +446,12 @@ def test_a_processors_own_time_counts_and_on_a_gpu_the_walls(
         *(("lora", False), ("lora", True), ("tune", False)),
     ]
     assert all(row.pairings.keys() == set() for row in both.rows)  # two are as large
+    for change in ({"dev_rows": 7}, {"task": {**lora["run"]["task"], "batch_size": 7}}):
+        other = {**lora, "run": {**lora["run"], **change}}
+        records_of_both = [record for record in records if record is not lora] + [other]
+        (apart,) = read_speed_groups(records_of_both)
+        tune = next(row for row in apart.rows if row.variant == "tune")
+        assert tune.pairings.keys() == set(), "on other dev rows, or in other steps"
     assert all(row.pairings.keys() == {"lora"} for row in group.rows)
 
 
@@ -486,6 +492,8 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
     assert rate_of(spec, model, task, "lora", {**searched, **few}) == (3e-3, "searched")
     assert rate_of(spec, model, dataclasses.replace(task, rows=100), "lora", {**searched, **few})[0] == 5e-2
     assert rate_of(spec, model, dataclasses.replace(task, rows=200), "lora", {**searched, **few})[0] == 3e-3
+    rounded = {**searched, "i": record(1e-3, 0.1, bf16=True)}
+    assert rate_of(spec, model, task, "lora", rounded) == (1e-3, "searched")  # never one of both kinds
     on_more = {"e": record(2e-3, 0.6, search_rows=6000)}
     assert rate_of(spec, model, task, "lora", {**searched, **few, **on_more}) == (2e-3, "searched")
     longer = {"f": record(4e-3, 0.9, search_rows=6000, task={"name": "mood", "epochs": 4})}
@@ -560,6 +568,10 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
         (("lora", "lorra"), "variants: no variant 'lorra'; did you mean 'lora'?"),
         (('kind = "speed"', 'kind = "sped"'), "kind: no kind 'sped'; did you mean 'speed'?"),
         (("points = 3", "pints = 3"), "unknown key 'pints'; did you mean 'points'?"),
+        (
+            ("epochs = 2", 'epochs = 2\nproblem_type = "regression"\nmetric = "rmse"'),
+            "metric of mood: expected a score",
+        ),
         (("points = 3", "points = 0"), "points: expected a number from 1 on, received 0"),
         (("points = 3", "rates = { lroa = 1.0 }"), "rates: no method 'lroa'; did you mean 'lora'?"),
         (("points = 3", 'rates = { "mod lora" = 1.0 }'), "rates: no task 'mod' in this spec"),

@@ -3,7 +3,8 @@
 HadamardError
 ├── DataError      a file, column, row or label is not as it must be
 ├── SettingsError  options that do not fit together or do not fit the model
-│   └── BusyError  another process works in the same place
+│   ├── BusyError  another process works in the same place
+│   └── LoadError  a model or tokenizer is not where it was looked for, or cannot be read
 ├── AdapterError   an adapter folder that does not fit its base model, or is damaged
 └── TrainingError  training cannot go on (loss not finite, no space left)
 
@@ -59,6 +60,10 @@ class SettingsError(HadamardError, ValueError):
 
 class BusyError(SettingsError):
     """Another process works in the same place."""
+
+
+class LoadError(SettingsError):
+    """A model or tokenizer is not where it was looked for, or cannot be read."""
 
 
 class AdapterError(HadamardError, ValueError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hadamard_adapter.analysis.statistics import wilcoxon_p
 from hadamard_adapter.analysis.table import Group, Row, largest
+from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Overview", "OverviewRow", "overviews"]
 
@@ -92,7 +93,11 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
             if row is not None and (not group.specs or method in asked):
                 found.setdefault(method, [None] * len(groups))[index] = row
     base = found.get(baseline or "", [None] * len(groups))
-    rows = [_row(tuple(rows), base, is_base=method == baseline) for method, rows in found.items()]
+    has_error = any(group.metric in METRICS and METRICS[group.metric].sign < 0 for group in groups)
+    if has_error:  # neither an average with scores nor a share of a baseline means anything
+        rows = [OverviewRow(tuple(rows), None, None, None) for rows in found.values()]
+    else:
+        rows = [_row(tuple(rows), base, is_base=method == baseline) for method, rows in found.items()]
     rows.sort(key=lambda row: (row.first.n_trained is None, row.first.n_trained))
     tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
     return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, tuple(rows), baseline)

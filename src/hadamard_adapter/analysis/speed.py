@@ -5,6 +5,7 @@ score, on the same task and seed, so that seeds are paired. A curve that never g
 median over seeds it counts as infinitely late.
 """
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,8 +38,12 @@ __all__ = [
 SHARE = 0.99
 """Of the reference's final score: the target."""
 
-_Settings = tuple[str, float, int | None]
-"""Of a row: variant, learning rate, epochs. A reference with several rows is the one of most seeds."""
+_Settings = tuple[str, float, int | None, str]
+"""Of a row: variant, learning rate, epochs, and what it shares with those that it is held against. Of a
+reference with several rows that of most seeds counts."""
+
+_SHARED = ("batch_size", "head_epochs", "max_length")
+"""Settings of a task that two curves share where one is held against the other."""
 
 Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
@@ -240,7 +245,11 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]]) -> list[SpeedGroup]:
         run = record["run"]
         if run["purpose"] == "curve" and record["status"] != "cancelled":
             variants = found.setdefault((run["model"], _task(run)), {})
-            settings = run["variant"], float(run["lr"]), run["task"].get("epochs")
+            shared = {name: run["task"].get(name) for name in _SHARED}
+            shared |= {name: run.get(name) for name in ("dev_rows", "points")}
+            shared |= {"processor": (record.get("machine") or {}).get("processor")}
+            epochs = run["task"].get("epochs")
+            settings = run["variant"], float(run["lr"]), epochs, json.dumps(shared)
             variants.setdefault(settings, []).append(record)
     return [_group(*key, variants) for key, variants in sorted(found.items())]
 
@@ -316,16 +325,17 @@ def _row(
         final=statistics.mean(finals) if finals else None,
         prepare_seconds=_median(_account(record, "prepare") for record in done),
         cache_seconds=_median(_account(record, "cache") for record in done),
-        pairings=_against(plain[key], plain),
-        cached_pairings=_against(cached[key], cached),
+        pairings=_against(key, plain),
+        cached_pairings=_against(key, cached),
     )
 
 
-def _against(own: dict[int, Curve], curves: Mapping[_Settings, dict[int, Curve]]) -> dict[str, Pairing]:
+def _against(own: _Settings, curves: Mapping[_Settings, dict[int, Curve]]) -> dict[str, Pairing]:
     found = dict[str, Pairing]()
+    alike = {key: of_seed for key, of_seed in curves.items() if key[-1] == own[-1]}
     for ref in REFERENCES:
-        base = largest((of_seed for key, of_seed in curves.items() if key[0] == ref), len)
-        pairing = None if base is None else paired(own, base)
+        base = largest((of_seed for key, of_seed in alike.items() if key[0] == ref), len)
+        pairing = None if base is None else paired(curves[own], base)
         if pairing is not None:
             found[ref] = pairing
     return found

@@ -176,8 +176,13 @@ def _tried(results: Results) -> dict[tuple[Key, str], set[float]]:
     for record in results.records().values():
         run = record["run"]
         if run["purpose"] == "search" and record["status"] in ("done", "failed"):
-            found.setdefault((_key(run), run["method"]), set()).add(float(run["lr"]))
+            found.setdefault((_searched_as(run), run["method"]), set()).add(float(run["lr"]))
     return found
+
+
+def _searched_as(run: Mapping[str, Any]) -> Key:
+    """The key of a run's search, which has a number of epochs of its own, and does not choose on dev."""
+    return _key({**run, "select": "held-out", "task": {**run["task"], "search_epochs": ()}})
 
 
 def _edge(rates: Sequence[float], tried: set[float]) -> str:
@@ -220,6 +225,7 @@ def _key(run: Mapping[str, Any]) -> Key:
     epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
     more = [f"{epochs} epochs"] if epochs else []
     more += [word for word in ("bf16", "dropout") if run[word]]
+    more += [task["metric"]] if task.get("metric") else []
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
     return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more)
 
@@ -244,7 +250,7 @@ def _group(
         others = [other for name, other in found if name == method]
         recipe = json.loads(settings).get("recipe", RECIPE)
         title = row.title + _differing(settings, others)
-        edge = _edge(row.lr, tried.get((key, method), set()))
+        edge = _edge(row.lr, tried.get((_searched_as(records[0]["run"]), method), set()))
         older = None if recipe == RECIPE else recipe
         row = dataclasses.replace(row, title=title, edge=edge, older_recipe=older)
         rows.append(row if method == baseline else _with_comparison(row, records, baselines, results))
@@ -335,7 +341,7 @@ def _with_comparison(
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two runs were scored on the same dev rows, and began and trained with the same."""
     a, b = (record.get("settings") or {} for record in (one, other))
-    is_same = all(a.get(name) == b.get(name) for name in _SAME)
+    is_same = all(a.get(name) == b.get(name) for name in _SAME) and one["metric"] == other["metric"]
     return is_same and one["dev_fingerprint"] == other["dev_fingerprint"]
 
 

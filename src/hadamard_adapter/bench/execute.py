@@ -20,8 +20,8 @@ from hadamard_adapter.bench.run import (
     settings_of,
     work_of,
 )
-from hadamard_adapter.bench.train import Trained, train
-from hadamard_adapter.errors import HadamardError, TrainingError
+from hadamard_adapter.bench.train import Trained, refuse_unfit, train
+from hadamard_adapter.errors import HadamardError, LoadError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
@@ -64,10 +64,13 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     }
     settings = settings_of(run)
     try:
+        refuse_unfit(run.method, settings, data)
         trained = train(run.method, settings, data, work)
         found = _found(run, trained, rows.task, rows.dev, results)
     except KeyboardInterrupt:
         results.cancel(name_of(run), common, "interrupted")
+        raise
+    except LoadError:  # a hub or a disk that is away for now: no word on the method
         raise
     except Exception as error:
         if is_out_of_space(error, work):

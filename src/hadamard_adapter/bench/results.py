@@ -14,6 +14,7 @@ fit) or cancelled (the process went away: the same command runs it again).
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from hadamard_adapter.bench.spec import read_toml
 from hadamard_adapter.errors import BusyError, SettingsError
 from hadamard_adapter.files import replacing
 from hadamard_adapter.tuning.places import refuse_no_place
-from hadamard_adapter.tuning.resume import locked, read_json, remove, write_json
+from hadamard_adapter.tuning.resume import locked, read_json, remove_scrap, write_json
 
 __all__ = ["FORMAT", "Results", "is_over"]
 
@@ -102,7 +103,7 @@ class Results:
             with locked(work):
                 if not self.is_finished(name):
                     self.write(name, make(work))
-                remove(work)
+                remove_scrap(work)
         except (BusyError, FileNotFoundError) as error:  # or the other process has just removed the folder
             if isinstance(error, FileNotFoundError) and work.exists():
                 raise
@@ -145,13 +146,19 @@ class Results:
             place = place.with_name(f"{place.stem}-{word}.toml")
         return place
 
-    def is_other_spec(self, path: str | Path) -> bool:
+    def is_other_spec(self, path: str | Path, model: str | None = None) -> bool:
         """Whether the copy that a spec takes the place of asks for something else; comments do not count."""
-        place = self.place_of_spec(path)
-        return place.exists() and _content_of(place) != _content_of(Path(path))
+        place, content = self.place_of_spec(path), _content_of(Path(path))
+        if model is not None:
+            content["models"] = [model]
+        return place.exists() and _content_of(place) != content
 
-    def keep_spec(self, path: str | Path) -> Path:
+    def keep_spec(self, path: str | Path, model: str | None = None) -> Path:
         """Keep a copy of a spec beside the results that it asked for, in place of its last copy.
+
+        Args:
+            path: of the spec.
+            model: what stands for its only model here, where that is called otherwise; its records are.
 
         Returns:
             The copy, at `place_of_spec`.
@@ -160,8 +167,12 @@ class Results:
             SettingsError: the folder cannot be made.
         """
         place = self.place_of_spec(path)
-        with replacing(place) as file:
-            file.write(Path(path).read_bytes())
+        text = Path(path).read_text(encoding="utf-8")
+        if model is not None:
+            (named,) = _content_of(Path(path))["models"]
+            text = re.sub(rf"""(["']){re.escape(named)}\1""", lambda _: json.dumps(model), text)
+        with replacing(place, "w", encoding="utf-8") as file:
+            file.write(text)
         return place
 
     def write_labels(self, fingerprint: str, labels: str) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import set_seed
 
 from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.bench.layers import offsets_by_layer
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS, Fit, Logits, Method, head_of, shape_of, trained_counts
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
@@ -31,7 +33,7 @@ from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights, read_weights
 
-__all__ = ["Trained", "train"]
+__all__ = ["Trained", "refuse_unfit", "train"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,24 @@ def train(
         return _tuned(row, settings, data, progress)
     with quiet_libraries():
         return _wrapped(row, resolve(settings, len(data.train)), data, folder, progress)
+
+
+def refuse_unfit(method: str, settings: TuneSettings, data: TuneData) -> None:
+    """Refuse a model on which a method that `tune` trains would have other parameters than its formula says.
+
+    The methods that are wrapped look themselves, before they train.
+
+    Raises:
+        SettingsError: it has, or the model is no encoder of one stack of layers.
+    """
+    row = METHODS[method]
+    if row.settings is None:
+        return
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
+        base = load_base(settings.model, data.task, load_tokenizer(settings.model).pad_token_id)
+        head, shape = head_of(base), shape_of(base)
+        n_trained, _ = trained_counts(row.make(base, head), head)
+    _refuse_other_count(row, n_trained, row.count(shape))
 
 
 def _fitted(fit: Fit, settings: TuneSettings, data: TuneData) -> Trained:
@@ -130,9 +150,7 @@ def _wrapped(
     max_length = usable_length(base, tokenizer, settings.max_length)
     model = row.make(base, head).to(settings.device)
     n_trained, n_head = trained_counts(model, head)
-    assert n_trained == row.count(shape), (
-        f"{row.title}: {n_trained} train, the formula says {row.count(shape)}"
-    )
+    _refuse_other_count(row, n_trained, row.count(shape))
     cast_frozen(model, settings.dtype)
     assert settings.epochs is not None and isinstance(settings.lr, float)  # resolved
     assert settings.stage2_head_lr is not None
@@ -165,8 +183,15 @@ def _check_count(row: Method, metrics: dict[str, Any], base: Any) -> None:
     shape = dataclasses.replace(
         shape_of(base), n_backbone=metrics["base_parameters"] - metrics["head_parameters"]
     )
-    n_trained, expected = metrics["adapter_parameters"], row.count(shape)
-    assert n_trained == expected, f"{row.title}: {n_trained} train, the formula says {expected}"
+    _refuse_other_count(row, metrics["adapter_parameters"], row.count(shape))
+
+
+def _refuse_other_count(row: Method, n_trained: int, expected: int) -> None:
+    if n_trained != expected:
+        raise SettingsError(
+            f"{row.title}: {n_trained:,} parameters train in this model where its formula says {expected:,}; "
+            "formulae are of encoders with the layers of BERT: choose such a model, or leave the method out"
+        )
 
 
 def _load_checkpoint(model: Any, checkpoint: Path) -> None:

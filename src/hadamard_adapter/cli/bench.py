@@ -105,8 +105,10 @@ def bench_command(options: BenchOptions) -> None:
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    is_other = results.is_other_spec(path)
-    kept = results.keep_spec(path)
+    is_named = options.model is None or Path(options.model).name == Path(read_spec(path).models[0]).name
+    model = None if is_named else Path(options.model or "").name
+    is_other = results.is_other_spec(path, model)
+    kept = results.keep_spec(path, model)
     if kept.name != path.name:
         console.print(
             f"{path.name}: another experiment of this name was run into {results.folder}; this one is "

@@ -10,6 +10,7 @@ from torch import nn
 from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.adapter.heads import find_head
 from hadamard_adapter.adapter.norm import is_norm
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import Examples, Task
 from hadamard_adapter.tuning.bench import poolers_of
 
@@ -83,9 +84,22 @@ def head_of(base: nn.Module) -> tuple[str, ...]:
 
 
 def shape_of(base: nn.Module) -> Shape:
-    """The sizes of an encoder with a head."""
+    """The sizes of an encoder with a head.
+
+    Raises:
+        SettingsError: its layers stand in two stacks, or the width of its feed-forward blocks is not known.
+    """
     config: Any = base.config
-    (layers,) = layer_stacks(base)
+    stacks = layer_stacks(base)
+    widths = [getattr(config, name, None) for name in ("intermediate_size", "hidden_dim", "n_inner")]
+    ffn = next((width for width in widths if isinstance(width, int)), None)
+    if len(stacks) != 1 or ffn is None:
+        raise SettingsError(
+            f"expected an encoder of one stack of layers whose config names the width of its feed-forward "
+            f"blocks, received model_type {config.model_type!r}, whose parameters no formula here counts; "
+            "choose another model"
+        )
+    (layers,) = stacks
     sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
     sizes = {name: size for name, size in sizes.items() if not _is_in(name, head_of(base))}
     in_layers = {id(parameter) for parameter in layers.parameters()}
@@ -94,7 +108,7 @@ def shape_of(base: nn.Module) -> Shape:
     return Shape(
         n_layers=len(layers),
         hidden=config.hidden_size,
-        ffn=config.intermediate_size,
+        ffn=ffn,
         outside_norms=sum(sizes[name] for name in norms if name in outside),
         outside_biases=sum(sizes[name] for name in outside if name.endswith(".bias")),
         n_backbone=sum(sizes.values()),

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from hadamard_adapter.adapter.base_model import base_model_of
-from hadamard_adapter.errors import SettingsError, did_you_mean, option
+from hadamard_adapter.errors import LoadError, SettingsError, did_you_mean, option
 from hadamard_adapter.tasks import Task
 
 __all__ = [
@@ -290,7 +290,7 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
                 f"pass {option('allow_remote_code', 'True')}"
             ) from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SettingsError(
+        raise LoadError(
             f"no {part} in {model!r}: expected a folder made by save_pretrained (config.json, "
             f"model.safetensors, tokenizer.json) or a name on the Hugging Face hub "
             f"that can be reached from here{_near(model)} ({first_line})"

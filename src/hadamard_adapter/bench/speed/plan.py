@@ -74,8 +74,8 @@ def rate_of(
         task: its name, likewise; searches of as many epochs count before others.
         variant: name in the table of variants; a method's variants share its rate.
         searched: records of `hadamard bench`. Searches with the variant's own optimizer count before others,
-            then those on the same part of the task, then those on a larger part, then those of more training
-            rows.
+            then those in bfloat16 without dropout, then those on the same part of the task, then those on a
+            larger part, then those of more training rows.
     """
     method = VARIANTS[variant].method
     by_epochs = _searches(model, task, variant, searched)
@@ -95,7 +95,7 @@ def _searches(
 ) -> dict[int | None, dict[float, Quality | None]]:
     """Epochs -> what each rate came to, of those searches of a variant's method that count."""
     row = VARIANTS[variant]
-    by_part: dict[tuple[bool, bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
+    by_part: dict[tuple[bool, bool, bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
     for record in searched.values():
         run = record["run"]
         wanted = ("search", Path(model).name, task.name, row.method)
@@ -103,7 +103,8 @@ def _searches(
         if own == wanted and record["status"] == "done":
             rows = run["task"].get("rows")
             is_alike = run.get("optimizer") == row.path.optimizer
-            part = (is_alike, rows == task.rows, rows or math.inf, run["search_rows"])
+            is_fast = bool(run.get("bf16")) and not run.get("dropout")
+            part = (is_alike, is_fast, rows == task.rows, rows or math.inf, run["search_rows"])
             of_epochs = by_part.setdefault(part, {}).setdefault(run["task"].get("epochs"), {})
             of_epochs[run["lr"]] = quality_of(record, METRICS[record["metric"]].sign)
     return by_part[max(by_part)] if by_part else {}

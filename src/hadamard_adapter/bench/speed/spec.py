@@ -9,6 +9,7 @@ from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, nea
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import METRICS
 
 __all__ = [
     "PURPOSES",
@@ -117,6 +118,11 @@ class SpeedSpec:
         refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
             check_task(task)
+            if task.metric is not None and not METRICS[task.metric].greater_is_better:
+                raise SettingsError(
+                    f"metric of {task.name}: expected a score, since curves reach a target from below, "
+                    f"received the error {task.metric!r}; measure the time to a correlation or r2 instead"
+                )
             if task.search_epochs:
                 raise SettingsError(
                     f"search_epochs of {task.name}: expected none in a measurement of speed, where "
