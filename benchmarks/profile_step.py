@@ -12,6 +12,7 @@ part of it. A variant's step is the one that `hadamard bench speed` times (bench
 
 import contextlib
 from pathlib import Path
+from typing import Literal
 
 import click
 import torch
@@ -23,6 +24,7 @@ from hadamard_adapter.bench.speed.memory import random_batch
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of
 from hadamard_adapter.tasks import GLUE, glue_task
+from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast, pick_dtype
@@ -58,9 +60,10 @@ def kind_of(operator: str) -> str:
     return "other"
 
 
-def of_variant(variant: str, model: str, dtype: str) -> dict[str, float]:
+def of_variant(variant: str, model: str, dtype: Literal["float32", "bfloat16"]) -> dict[str, float]:
     """Milliseconds of processor time a step, by kind of operator."""
     row, device = VARIANTS[variant], torch.device("cpu")
+    settings = TuneSettings(model, "out", train="rows", dtype=dtype)
     torch.manual_seed(0)
     task = glue_task(GLUE["sst2"])
     base = load_base(model, task, 0)
@@ -68,7 +71,7 @@ def of_variant(variant: str, model: str, dtype: str) -> dict[str, float]:
     batch = random_batch(tuned, task, 32, 32)
     small = {name: value[:2] for name, value in batch.items()}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(row.path.ready(tuned, small, dtype))
+        stack.enter_context(row.path.ready(tuned, small, settings))
         optimizer = adamw([p for p in tuned.parameters() if p.requires_grad], 0.99, lr=1e-6, fused=True)
 
         def step() -> None:

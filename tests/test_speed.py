@@ -221,13 +221,14 @@ def test_every_variant_runs_and_has_a_point_at_the_same_steps(place: Path, tmp_p
 
 
 def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> None:
-    spec = spec_of(place, "tune tune-float32 full lora", "memory = { tokens = 12 }", seeds=1)
+    spec = spec_of(place, "tune tune-all-tokens tune-float32 full lora", "memory = { tokens = 12 }", seeds=1)
     runs = {run.variant: run for run in runs_of(spec) if run.purpose == "memory"}
     found = {name: footprint(run, data_of(run).task) for name, run in runs.items()}
     whole = found["tune-float32"]["saved_bytes"]
     assert whole < found["lora"]["saved_bytes"] < found["full"]["saved_bytes"]
     assert (found["tune"]["saved_bytes"] < whole) == (pick_dtype("auto", torch.device("cpu")) == "bfloat16")
     assert found["tune"]["result_bytes"] < found["full"]["result_bytes"] / 2
+    assert found["tune"]["saved_bytes"] < found["tune-all-tokens"]["saved_bytes"]
 
 
 def test_the_peak_of_memory_is_what_a_step_holds_at_its_largest(
@@ -243,9 +244,9 @@ def test_the_peak_of_memory_is_what_a_step_holds_at_its_largest(
                 block[:: mmap.PAGESIZE] = b"x" * len(range(0, size, mmap.PAGESIZE))
 
     @contextlib.contextmanager
-    def ready(model: Any, batch: dict[str, torch.Tensor], dtype: str) -> Iterator[None]:
+    def ready(model: Any, batch: dict[str, torch.Tensor], settings: Any) -> Iterator[None]:
         model.register_forward_pre_hook(take_and_give_back, with_kwargs=True)
-        with row.path.ready(model, batch, dtype):
+        with row.path.ready(model, batch, settings):
             yield
 
     usual = footprint(run, data_of(run).task)["peak_bytes"]
@@ -439,6 +440,7 @@ def test_a_processors_own_time_counts_and_on_a_gpu_the_walls(
         assert [seconds for seconds, _ in last] == [factor * step for step in (2, 4, 6, 8, 10, 12)]
         assert row.cached_pairings["lora"].n == 1
     assert ("had other work beside them" in speed_markdown(records)) == (device == "cuda")
+    assert "(rates: published)" in speed_markdown(records) and "960 rows" not in speed_markdown(records)
     lora = next(r for r in records if r["run"]["variant"] == "lora")
     worse = {**lora, "run": {**lora["run"], "lr": 9.0, "seed": 7}, "points": lora["points"][:1]}
     (both,) = read_speed_groups([worse, *records])  # another rate: a row of its own, and no reference

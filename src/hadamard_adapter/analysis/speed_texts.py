@@ -72,13 +72,24 @@ def speed_markdown(
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", *_table(group), ""]
     lines += _gains(gains_of(records))
     lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
-    lines += ["## How to read it", "", *(f"- {note}" for note in _NOTES), ""]
+    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records)), ""]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
 
 
 _PERCENT = f"{100 * SHARE:g} %"
+_SEARCHED = (
+    ", chosen on held-out rows by the same rule: of the epochs searched (two or three numbers; one "
+    f"for IA3 and LN-tuning), the fewest that come within {GOOD_ENOUGH:.0%} of the best score. The searches "
+    "had bfloat16 and no dropout in the backbone, for all variants"
+)
+_FEW_ROWS = (
+    " On few rows: their short runs had 960 rows "
+    "(MPNet 192), which cannot stand as close by length as those of the whole task, so steps that "
+    "are grouped by length have up to 1.3 times as many tokens (MPNet 2.4) as in a whole run; a ratio of "
+    "two grouped variants keeps, one of a grouped and an ungrouped variant is too small."
+)
 _NOTES = (
     "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
     "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the "
@@ -92,23 +103,26 @@ _NOTES = (
     "final score, the time of caches counted as training; median of ratios paired by seed, smallest and "
     "largest in brackets, n seeds. `without caches` leaves that time out, as the column of seconds does.",
     "All variants have the same rows, batch size, warm-up and evaluation steps, each its own learning rate "
-    "and epochs, chosen on held-out rows by the same rule: of the epochs searched (two or three numbers; one "
-    "for IA3 and LN-tuning), the fewest that come "
-    f"within {GOOD_ENOUGH:.0%} of the best score. The searches had bfloat16 and no dropout in the "
-    "backbone, for all variants. On the plain Trainer the model's dropout stays and the "
+    "and epochs{searched}. On the plain Trainer the model's dropout stays and the "
     "rate falls linearly, as its users have it; tune's path leaves dropout out of the backbone and "
     "scores the mean of the weights at a constant rate (the Trainer's schedule: a rate that falls linearly, "
     "and the last step's weights).",
     "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
     "that differ in what the row names; off / on: median of ratios, smallest and largest. By seed: whole "
-    "runs. By round: short runs in turn, one after the other. On few rows: their short runs had 960 rows "
-    "(MPNet 192), which cannot stand as close by length as those of the whole task, so steps that "
-    "are grouped by length have up to 1.3 times as many tokens (MPNet 2.4) as in a whole run; a ratio of "
-    "two grouped variants keeps, one of a grouped and an ungrouped variant is too small.",
+    "runs. By round: short runs in turn, one after the other.{few_rows}",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
 )
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """What the figures are, as far as it holds for these records."""
+    sources = {r["run"].get("rate_from") for r in records if r["run"]["purpose"] == "curve"}
+    own = f" (rates: {', '.join(sorted(map(str, sources)))})" if sources else ""
+    searched = _SEARCHED if sources == {"searched"} else own
+    few_rows = _FEW_ROWS if any(gain.is_of_few_rows for gain in gains_of(records)) else ""
+    return [note.replace("{searched}", searched).replace("{few_rows}", few_rows) for note in _NOTES]
 
 
 def _machine(records: Sequence[Record]) -> list[str]:

@@ -46,7 +46,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         model = METHODS[row.method].make(base, head)
         batch = random_batch(model, task, run.task.batch_size, run.value)
         small = {name: value[:2] if name == "labels" else value[:2, :4] for name, value in batch.items()}
-        while_training.enter_context(row.path.ready(model, small, settings.dtype))
+        while_training.enter_context(row.path.ready(model, small, settings))
         with autocast(device, settings.dtype):
             loss = model(**small).loss
         loss.backward()

@@ -44,8 +44,8 @@ class TrainingPath:
     """For records."""
     train: Callable[[str, TuneSettings, TuneData, Path, Clock], object]
     """Trains a method (its name) on rows, in a folder, under a clock."""
-    ready: Callable[[Any, dict[str, Tensor], str], contextlib.AbstractContextManager[None]]
-    """Within it a model, which is changed, computes as in `train`; given a batch to try it on and a dtype."""
+    ready: Callable[[Any, dict[str, Tensor], TuneSettings], contextlib.AbstractContextManager[None]]
+    """Within it a model, which is changed, computes as in `train`; given a batch to try it on, settings."""
     optimizer: Optimizer
     """Whose: that of `tune`, or the Trainer's."""
     begin: Callable[[], object] = lambda: None
@@ -108,19 +108,21 @@ def _scores(task: Task, evaluated: Any) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _as_tune_does(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None]:
+def _as_tune_does(model: Any, batch: dict[str, Tensor], settings: TuneSettings) -> Iterator[None]:
     """No dropout in the backbone, of the last layer what the head reads, frozen weights cast once."""
-    model.eval()
-    cut_last_layer(model, batch)
+    if settings.first_token_only:
+        model.eval()
+        cut_last_layer(model, batch)
     model.train()
-    backbone_of(model).eval()
-    cast_frozen(model, dtype)
-    with float32_attention(model, dtype):
+    if not settings.dropout:
+        backbone_of(model).eval()
+    cast_frozen(model, settings.dtype)
+    with float32_attention(model, settings.dtype):
         yield
 
 
 @contextlib.contextmanager
-def _as_it_is(model: Any, batch: dict[str, Tensor], dtype: str) -> Iterator[None]:
+def _as_it_is(model: Any, batch: dict[str, Tensor], settings: TuneSettings) -> Iterator[None]:
     model.train()
     yield
 
