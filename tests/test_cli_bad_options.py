@@ -28,6 +28,21 @@ SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
         lambda: tune(tuned().train, *("--lr", "1e-3,1e-2", "--scale-lr", 1, "--shift-lr", 1, "--norm-lr", 1)),
         "lr: expected none beside scale_lr.*leave it out",
     ),
+    "a rate beside its parts": (
+        lambda: tune(tuned().train, *("--lr", 1, "--scale-lr", 1, "--shift-lr", 1, "--norm-lr", 1)),
+        "lr: expected none beside scale_lr.*leave it out",
+    ),
+    **{
+        f"a rate of what does not train: {words[0]}": (
+            lambda words=words: tune(tuned().train, *words),
+            f"{words[-2].strip('-').replace('-', '_')}: expected none beside no .*leave it out",
+        )
+        for words in (
+            ("--no-train-scale", "--scale-lr", "0.1"),
+            ("--no-train-shift", "--shift-lr", "0.1"),
+            ("--norm-modules", "none", "--norm-lr", "0.1"),
+        )
+    },
     "a share beside a split": (
         lambda: tune(tuned().train, "--dev-split", "dev", "--dev-fraction", 0.3),
         "dev_fraction: expected none beside rows for dev",

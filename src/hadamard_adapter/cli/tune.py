@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hadamard_adapter.cli.console import StageBars, message_console
 from hadamard_adapter.cli.hub import stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def tune_command(settings: TuneSettings) -> None:
         --train train.csv --dev dev.csv --output adapter
       hadamard tune --model ./bert-base-uncased --task cola --data glue/CoLA --output cola
     """
+    _refuse_idle_rates(settings)
     stay_offline_without_hub([settings.model, settings.train, settings.dev])
     from accelerate import PartialState
 
@@ -39,6 +41,25 @@ def tune_command(settings: TuneSettings) -> None:
     if PartialState().is_main_process:
         for line in summary(result):
             console.print(line)
+
+
+def _refuse_idle_rates(settings: TuneSettings) -> None:
+    """Refuse a rate of what does not train; in settings that are resolved every rate is filled in."""
+    idle = {
+        "scale_lr": (not settings.train_scale, "no scale"),
+        "shift_lr": (not settings.train_shift, "no shift"),
+        "norm_lr": (settings.norm_modules == (), "no norm"),
+        "lr": (
+            None not in (settings.scale_lr, settings.shift_lr, settings.norm_lr),
+            "scale_lr, shift_lr and norm_lr, which replace it",
+        ),
+    }
+    for name, (is_idle, beside) in idle.items():
+        if is_idle and getattr(settings, name) is not None:
+            raise SettingsError(
+                f"{name}: expected none beside {beside}, where it has no effect, received "
+                f"{getattr(settings, name)!r}; leave it out"
+            )
 
 
 def summary(result: "TuneResult") -> Iterator[str]:
