@@ -117,7 +117,10 @@ _EVERY: _Entries = {
     **{name: _is_text for name in ("identity", "title", "run.model", "run.task.name")},
     **{"run.lr": _is_number, "run.seed": _is_count},
     **{f"run.task.{name}": _or_nothing(_is_count) for name in ("rows", "held_out", "epochs")},
-    "run.task.search_epochs": _or_nothing(_is_list_of(_is_count)),
+    **{
+        "run.task.search_epochs": _or_nothing(_is_list_of(_is_count)),
+        "run.task.metric": _or_nothing(_is_text),
+    },
 }
 _DONE: _Entries = {
     "metric": _is_one_of(*METRICS),
@@ -146,6 +149,7 @@ _SCORE_DONE: _Entries = {
 _SPEED: _Entries = {
     **{"run.variant": _is_one_of(*VARIANTS), "run.axis": _is_one_of("", "rows", "length", "layers")},
     **{"run.value": _is_count, "run.task.batch_size": _is_count, "run.steps": _or_nothing(_is_count)},
+    "run.rate_from": _or_nothing(_is_text),
 }
 _SPEED_DONE: _Entries = {
     **{"rows.train": _is_count, "rows.dev": _is_count, "row_passes": _is_amount, "total_seconds": _is_amount},
