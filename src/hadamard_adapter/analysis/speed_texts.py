@@ -70,9 +70,10 @@ def speed_markdown(
         lines += [f"![{picture}]({picture})", ""]
     for group in read_speed_groups(records):
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", *_table(group), ""]
-    lines += _gains(gains_of(records))
+    gains = gains_of(records)
+    lines += _gains(gains)
     lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
-    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records)), ""]
+    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records, gains)), ""]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
@@ -116,12 +117,12 @@ _NOTES = (
 )
 
 
-def _notes(records: Sequence[Record]) -> list[str]:
+def _notes(records: Sequence[Record], gains: Sequence[GainRow]) -> list[str]:
     """What the figures are, as far as it holds for these records."""
     sources = {r["run"].get("rate_from") for r in records if r["run"]["purpose"] == "curve"}
     own = f" (rates: {', '.join(sorted(map(str, sources)))})" if sources else ""
     searched = _SEARCHED if sources == {"searched"} else own
-    few_rows = _FEW_ROWS if any(gain.is_of_few_rows for gain in gains_of(records)) else ""
+    few_rows = _FEW_ROWS if any(gain.is_of_few_rows for gain in gains) else ""
     return [note.replace("{searched}", searched).replace("{few_rows}", few_rows) for note in _NOTES]
 
 

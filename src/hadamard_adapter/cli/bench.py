@@ -99,13 +99,14 @@ def bench_command(options: BenchOptions) -> None:
     if is_speed:
         _speed(_placed(read_speed(path), options), results, options, console)
         return
-    spec = _placed(read_spec(path), options)
+    asked = read_spec(path)
+    spec = _placed(asked, options)
     if options.plan:
         _print_plan(spec, results)
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    is_named = options.model is None or Path(options.model).name == Path(read_spec(path).models[0]).name
+    is_named = options.model is None or Path(options.model).name == Path(asked.models[0]).name
     model = None if is_named else Path(options.model or "").name
     is_other = results.is_other_spec(path, model)
     kept = results.keep_spec(path, model)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hadamard_adapter.cli.console import StageBars, message_console
 from hadamard_adapter.cli.hub import stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
-from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.settings import TuneSettings, refuse_idle
 
 if TYPE_CHECKING:
     from hadamard_adapter.tuning import TuneResult
@@ -54,12 +53,7 @@ def _refuse_idle_rates(settings: TuneSettings) -> None:
             "scale_lr, shift_lr and norm_lr, which replace it",
         ),
     }
-    for name, (is_idle, beside) in idle.items():
-        if is_idle and getattr(settings, name) is not None:
-            raise SettingsError(
-                f"{name}: expected none beside {beside}, where it has no effect, received "
-                f"{getattr(settings, name)!r}; leave it out"
-            )
+    refuse_idle(settings, idle)
 
 
 def summary(result: "TuneResult") -> Iterator[str]:

@@ -10,12 +10,13 @@ import inspect
 import math
 import os
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["EPOCHS_BY_ROWS", "PRESETS", "Preset", "TuneSettings", "field_help", "resolve"]
+__all__ = ["EPOCHS_BY_ROWS", "PRESETS", "Preset", "TuneSettings", "field_help", "refuse_idle", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -343,6 +344,20 @@ def _check_effect(settings: TuneSettings) -> None:
         "start": (settings.basis is not None, "basis, which starts from the base model"),
         **dict.fromkeys(("scale_lr", "shift_lr", "norm_lr"), (settings.basis is not None, "basis")),
     }
+    refuse_idle(settings, idle)
+
+
+def refuse_idle(settings: TuneSettings, idle: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse settings that were given and have no effect.
+
+    Args:
+        settings: as the user gave them.
+        idle: name -> whether it has no effect, and beside what.
+
+    Raises:
+        SettingsError: which one, and why.
+    """
+    default = {field.name: field.default for field in dataclasses.fields(settings)}
     for name, (is_idle, beside) in idle.items():
         if is_idle and getattr(settings, name) != default[name]:
             raise SettingsError(

@@ -121,10 +121,9 @@ def run_stage(
     if progress is not None:
         progress.end()
     # A resumed run reads its first epochs from a file that sorts what it holds.
-    order = {name: place for place, name in enumerate(task.metrics)}
     curve = read_curve(history)
     for entry in curve:
-        entry["scores"] = dict(sorted(entry["scores"].items(), key=lambda score: order[score[0]]))
+        entry["scores"] = {name: entry["scores"][name] for name in task.metrics}
     best = best_epoch(curve, metric)
     return Outcome(curve, best, folder / f"checkpoint-{best['step']}", keeper.seconds)
 
