@@ -259,7 +259,10 @@ def test_the_peak_of_memory_is_what_a_step_holds_at_its_largest(
     assert more - usual == pytest.approx(size, rel=0.1)
 
 
-def test_a_resumed_bench_runs_only_what_is_missing(place: Path, tmp_path: Path) -> None:
+def test_a_resumed_bench_runs_only_what_is_missing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     spec, results = spec_of(place, "tune lora full"), Results(tmp_path)
     first, *others = runs = runs_of(spec)
     assert measure(first, results)
@@ -275,6 +278,7 @@ def test_a_resumed_bench_runs_only_what_is_missing(place: Path, tmp_path: Path) 
     assert len(said) == 2 and name_of(others[-1]) in said[0]
     changed = {path.name for path in (tmp_path / "runs").iterdir() if path.read_bytes() != kept[path.name]}
     assert changed == {f"{name_of(others[-1])}.json"}
+    assert results.records()[name_of(others[-1])]["machine"]["threads"] == 1
     assert run_missing(runs, results, silent).n_done == 0
 
 
@@ -418,16 +422,19 @@ def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path)
     assert (whole["tune-float32"].ratio, whole["tune-float32"].source) == (6.0, "curve")
 
 
-@pytest.mark.parametrize(("device", "factor"), [("cpu", 1.0), ("cuda", 7.0)])
-def test_a_processors_own_time_counts_and_on_a_gpu_the_walls(
-    place: Path, tmp_path: Path, device: str, factor: float
+@pytest.mark.parametrize(
+    ("device", "threads", "factor"), [("cpu", 1, 1.0), ("cpu", 2, 7.0), ("cuda", 1, 7.0)]
+)
+def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
+    place: Path, tmp_path: Path, device: str, threads: int, factor: float
 ) -> None:
     results = Results(tmp_path)
     for run in runs_of(spec_of(place, "tune lora", seeds=1)):
         assert measure(run, results)
     records = list(results.records().values())
     for record in records:  # a machine with so much other work that all took seven times as long
-        record["machine"] = {**record["machine"], "device": device, "load_average": [9.0, 9.0]}
+        more = {"device": device, "threads": threads, "load_average": [9.0, 9.0]}
+        record["machine"] = {**record["machine"], **more}
         for stage in record["stages"].values():
             stage["processor_seconds"], stage["seconds"] = 1.0 * stage["steps"], 7.0 * stage["steps"]
         for point in record["points"]:
@@ -439,7 +446,7 @@ def test_a_processors_own_time_counts_and_on_a_gpu_the_walls(
         last = row.curves[0][-6:]
         assert [seconds for seconds, _ in last] == [factor * step for step in (2, 4, 6, 8, 10, 12)]
         assert row.cached_pairings["lora"].n == 1
-    assert ("had other work beside them" in speed_markdown(records)) == (device == "cuda")
+    assert ("had other work beside them" in speed_markdown(records)) == (factor > 1)
     assert "(rates: published)" in speed_markdown(records) and "960 rows" not in speed_markdown(records)
     lora = next(r for r in records if r["run"]["variant"] == "lora")
     worse = {**lora, "run": {**lora["run"], "lr": 9.0, "seed": 7}, "points": lora["points"][:1]}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench.speed.variants import GAINS, Gain
 
-__all__ = ["SIDE_BY_SIDE", "GainRow", "Source", "gains_of", "seconds_field"]
+__all__ = ["SIDE_BY_SIDE", "GainRow", "Source", "gains_of", "machine_of", "seconds_field"]
 
 Record = Mapping[str, Any]
 Source = Literal["curve", "pace"]
@@ -57,7 +57,8 @@ def gains_of(records: Iterable[Record]) -> list[GainRow]:
 
     Example:
         >>> run = {"model": "m", "task": {"name": "t"}, "purpose": "curve", "seed": 0}
-        >>> rest = {"status": "done", "started_at": "2026-01-01T00:00:00+00:00", "machine": {"device": "cpu"}}
+        >>> rest = {"status": "done", "started_at": "2026-01-01T00:00:00+00:00",
+        ...         "machine": {"device": "cpu", "threads": 1}}
         >>> on = {"run": {**run, "variant": "tune"}, **rest,
         ...       "stages": {"adapter": {"steps": 2, "processor_seconds": 2.0}}}
         >>> off = {"run": {**run, "variant": "tune-float32"}, **rest,
@@ -81,13 +82,28 @@ def gains_of(records: Iterable[Record]) -> list[GainRow]:
 
 
 def seconds_field(record: Record) -> str:
-    """Which time of a record counts: on a processor the process's own, without other work; else the wall's.
+    """Which time of a record counts: of one thread its own, without other work; else the wall's.
+
+    The processor time of several threads is their sum, waiting for each other included.
 
     Example:
-        >>> seconds_field({"machine": {"device": "cuda"}})
+        >>> seconds_field({"machine": {"device": "cpu", "threads": 2}})
         'seconds'
     """
-    return "processor_seconds" if record["machine"]["device"] == "cpu" else "seconds"
+    machine = record["machine"]
+    is_own = machine["device"] == "cpu" and machine["threads"] == 1
+    return "processor_seconds" if is_own else "seconds"
+
+
+def machine_of(record: Record) -> tuple[Any, Any]:
+    """Processor and number of threads; times of one machine are not held against another's.
+
+    Example:
+        >>> machine_of({"machine": {"device": "cpu", "processor": "AMD EPYC", "threads": 1}})
+        ('AMD EPYC', 1)
+    """
+    machine = record.get("machine") or {}
+    return machine.get("processor"), machine.get("threads")
 
 
 _Runs = dict[tuple[Source, int], Record]
@@ -109,6 +125,7 @@ def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
 def _row(model: str, task: str, gain: Gain, source: Source, on: _Runs, off: _Runs) -> GainRow | None:
     """The gain by runs of one purpose; None where none of them make a pair."""
     both = [(on[pair], off[pair]) for pair in sorted(on.keys() & off.keys()) if pair[0] == source]
+    both = [pair for pair in both if machine_of(pair[0]) == machine_of(pair[1])]
     if source == "pace":
         both = [pair for pair in both if abs(_at(pair[0]) - _at(pair[1])) <= SIDE_BY_SIDE]
     if not both:

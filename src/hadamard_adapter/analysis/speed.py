@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hadamard_adapter.analysis.gains import seconds_field
+from hadamard_adapter.analysis.gains import machine_of, seconds_field
 from hadamard_adapter.analysis.table import largest
 from hadamard_adapter.bench.speed.spec import PURPOSES
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
@@ -247,7 +247,7 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]]) -> list[SpeedGroup]:
             variants = found.setdefault((run["model"], _task(run)), {})
             shared = {name: run["task"].get(name) for name in _SHARED}
             shared |= {name: run.get(name) for name in ("dev_rows", "points")}
-            shared |= {"processor": (record.get("machine") or {}).get("processor")}
+            shared |= {"machine": machine_of(record)}
             epochs = run["task"].get("epochs")
             settings = run["variant"], float(run["lr"]), epochs, json.dumps(shared)
             variants.setdefault(settings, []).append(record)

@@ -94,8 +94,8 @@ _FEW_ROWS = (
 _NOTES = (
     "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
     "frozen layers, evaluation and checkpoints are held apart; `prepare` and `caches` give the "
-    "first three. On a processor they are the process's own processor time, in which other work on the "
-    "machine does not count; on a GPU they are the wall's.",
+    "first three. On one thread of a processor they are the process's own processor time, in which other "
+    "work on the machine hardly counts; with more threads, and on a GPU, they are the wall's.",
     f"s to {_PERCENT} of LoRA's score, without caches: training time of the first point whose score is at "
     f"least {_PERCENT} of LoRA's own final score on the same seed (LoRA on the plain Trainer); median over "
     "seeds. Where half of the seeds or more do not get there it is empty; `at LoRA's end` is the "

@@ -50,7 +50,7 @@ class BenchOptions:
     """Where the folder of GLUE is on this machine."""
     purpose: Literal["all", "search", "score", "memory", "curve", "pace", "growth"] = "all"
     """Which runs: all, or those of one purpose. search, score: learning rates, or what has its rate; others
-    are of specs of speed, whose curves may run beside other work on a processor: its own time counts."""
+    are of specs of speed, whose curves may run beside other work on a processor: own time counts."""
     quiet: bool = False
     """Whether to say nothing but errors."""
 

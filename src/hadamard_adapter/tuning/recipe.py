@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import gc
 import os
+import random
 import shutil
 import sys
 import time
@@ -47,7 +48,7 @@ from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of,
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.shared import coefficients_in, trained_offsets
 from hadamard_adapter.tuning.shortcuts import shortcuts
-from hadamard_adapter.tuning.stage import Progress, Stage
+from hadamard_adapter.tuning.stage import Progress, Row, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
@@ -56,6 +57,7 @@ __all__ = [
     "TuneResult",
     "do_stage",
     "done_folder",
+    "drawn",
     "make_stage",
     "resolved_for",
     "result_in",
@@ -247,6 +249,8 @@ def do_stage(bench: Bench, name: str) -> None:
         started = time.perf_counter()
         bench.model.to(state.device)
         content = {"base": bench.base_fingerprint, "max_length": bench.max_length}
+        if name == "head":
+            content |= {"head_rows": bench.settings.head_rows}
         with shortcuts(
             bench.model, make_stage(bench, name), bench.settings, bench.data, content, _cache(bench),
             bench.say, bench.progress,
@@ -318,11 +322,23 @@ def make_stage(bench: Bench, name: str) -> Stage:
         epochs=epochs,
         batch_size=batch_size,
         rates={kind: float(rate or 0) for kind, rate in {**adapter, "head": head_lr}.items()},
-        train=bench.train,
+        train=drawn(bench.train, settings.head_rows) if name == "head" else bench.train,
         dev=bench.dev,
         collate=collator(bench.tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
     )
+
+
+def drawn(rows: list[Row], n: int | None) -> list[Row]:
+    """So many of the rows, in their order, the same for every seed, whose runs share a cache; 0, None: all.
+
+    Example:
+        >>> [row["labels"] for row in drawn([{"labels": index} for index in range(9)], 3)]
+        [0, 6, 8]
+    """
+    if not n or n >= len(rows):
+        return rows
+    return [rows[index] for index in sorted(random.Random(0).sample(range(len(rows)), n))]
 
 
 def write_final(bench: Bench, key: dict[str, Any]) -> None:

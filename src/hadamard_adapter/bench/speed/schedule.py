@@ -1,5 +1,6 @@
 """The runs of a spec of speed that are missing, one after the other, each in a fresh process."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,12 +21,19 @@ Start = Callable[[SpeedRun, Results], tuple[int, str]]
 
 
 def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
-    """Do a run in a fresh process, which ends with this one."""
+    """Do a run in a fresh process, which ends with this one.
+
+    It has one thread, unless OMP_NUM_THREADS says another number: several wait for each other in processor
+    time, and beside other work most of it is waiting.
+    """
     job = write_job(name_of(run), run, results)
     log = job.with_suffix(".log")
     with log.open("wb") as file:
         command = [sys.executable, "-m", "hadamard_adapter.bench.speed.worker", str(job)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
+        )
         try:
             code = process.wait()
         except BaseException:
