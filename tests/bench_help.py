@@ -1,5 +1,6 @@
 """What the tests of the bench share: a tiny model, rows, specs as text, and records of runs."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.schedule import Board
 from tuning_help import silent, tiny_folder, write_rows
 
-__all__ = ["Silent", "add", "lay_out", "silent", "spec_of", "spec_text"]
+__all__ = ["Silent", "add", "lay_out", "processes_of", "silent", "spec_of", "spec_text"]
 
 
 class Silent:
@@ -81,3 +82,14 @@ def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "moo
     results = Results(folder)
     results.write_labels("f", " ".join(map(str, LABELS)))
     results.write(f"{task}-{method}-{seed}-{len(changes)}", {**record, **changes})
+
+
+def processes_of(session: int) -> list[str]:
+    """Command lines of the processes of a session that are not over."""
+    found: list[str] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(of_session) == session and state != "Z":
+                found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+    return found

@@ -1,6 +1,5 @@
 """Runs of a bench: each once, none lost, whatever is killed, damaged, full or taken."""
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -24,7 +23,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from bench_help import Silent, lay_out, silent, spec_of, spec_text
+from bench_help import Silent, lay_out, processes_of, silent, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.bench import Spec, execute, read_spec, rows
@@ -395,24 +394,13 @@ def test_a_pool_that_is_terminated_leaves_no_worker_and_continues(place: Path, t
         time.sleep(0.05)  # until both runs have written more than their locks
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
-    while left := _processes_of(process.pid):
+    while left := processes_of(process.pid):
         assert time.monotonic() < deadline + 60, left
         time.sleep(0.05)
     records = Results(tmp_path).records()
     assert [record["status"] for record in records.values()] == ["cancelled"] * 2
     outcome, _ = run(spec, tmp_path)
     assert outcome.n_done == 2 and not outcome.lost
-
-
-def _processes_of(session: int) -> list[str]:
-    """Command lines of the processes of a session that are not over."""
-    found: list[str] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(of_session) == session and state != "Z":
-                found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
-    return found
 
 
 @pytest.mark.parametrize(

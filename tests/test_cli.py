@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import pytest
 
 from command import Outcome, hadamard, tree_of, tuned
 from hadamard_adapter import __version__
-from hadamard_adapter.cli.console import data_console
+from hadamard_adapter.cli.console import data_console, plain_table
 from hadamard_adapter.cli.eval import _matrix
 from hadamard_adapter.cli.main import hadamard as group
 from hadamard_adapter.cli.main import run
@@ -388,6 +389,53 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path: Path) -
     assert (found.code, found.err) == (0, "")
     assert json.loads(found.out)["n"] == 24
     assert "accuracy     " in hadamard("eval", "--config", path, "--data", tuned().dev, "--no-json").out
+
+
+def test_one_config_file_serves_commands_of_every_group(tmp_path: Path) -> None:
+    path, store = tmp_path / "run.toml", tmp_path / "store"
+    path.write_text(f'[tune]\nlayers = [0]\n[bank.list]\nstore = "{store}"\n[share.mean]\noutput = "x"\n')
+    assert hadamard("bank", "list", "--config", path).code == 0
+    path.write_text(f'[list]\nstore = "{store}"\n[bench]\nworkers = 3\n')
+    assert hadamard("bank", "list", "--config", path).code == 0
+    path.write_text("[bank]\n[bank.list]\nstroe = 3\n")
+    assert r"[bank.list]: unknown key 'stroe'" in hadamard("bank", "list", "--config", path).err
+    path.write_text("[tnue]\nlayers = [0]\n")
+    found = hadamard("bank", "list", "--config", path)
+    assert found.code == 2 and "unknown table [tnue]" in found.err
+
+
+def test_no_cell_is_cut_and_no_label_becomes_a_picture(capsys: pytest.CaptureFixture) -> None:
+    table = plain_table(["id", *map(str, range(60))])
+    table.add_row(":heart:" + "x" * 128, *["1.234e-05"] * 60)
+    data_console().print(table)
+    out = capsys.readouterr().out
+    assert out.count("1.234e-05") == 60 and ":heart:" + "x" * 128 in out and len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_bug(closed: str) -> None:
+    command = f"{sys.executable} -m hadamard_adapter.cli --version {closed}"
+    found = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert found.returncode == 0 and "Traceback" not in found.stderr, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (RuntimeError("Could not determine home directory."), "put ./ before"),
+    ],
+)
+def test_what_the_user_can_mend_is_no_bug(
+    error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hadamard_adapter.analysis.report.write_report", fail)
+    found = hadamard("report", "results")
+    assert found.code == 2 and expected in found.err
 
 
 def test_options_of_every_kind_come_from_a_dataclass() -> None:

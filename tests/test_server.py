@@ -326,6 +326,39 @@ def test_what_only_a_pack_holds_is_not_deleted_and_says_so(place: Path, tmp_path
         assert client.post("/classify", json={"model": "packed", "input": "w1"}).status_code == 200
 
 
+def test_what_is_stored_and_does_not_fit_can_be_removed(place: Path, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "store")
+    version = store.add("odd", place / "mood-0").version
+    (tmp_path / "store/adapters/odd" / version / "adapter_config.json").write_text("{}")
+    with in_process(place, tmp_path / "store") as (_, client):
+        assert client.get("/v1/problems").json() and "odd" not in client.get("/v1/models").text
+        assert client.delete("/v1/adapters/odd").status_code == 200
+        assert store.ids() == [] and client.delete("/v1/adapters/odd").status_code == 404
+
+
+def test_deep_brackets_are_no_json(place: Path, tmp_path: Path) -> None:
+    with in_process(place, tmp_path / "store") as (_, client):
+        headers = {"content-type": "application/json"}
+        deep = "[" * 200_000
+        assert client.put("/v1/adapters/mood", content=deep, headers=headers).status_code == 400
+
+
+def test_an_address_or_a_certificate_that_is_no_use_is_refused_before_the_model_is_loaded(
+    place: Path, tmp_path: Path
+) -> None:
+    words = ("serve", "--model", tmp_path / "none", "--store", tmp_path / "store")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = hadamard(*words, "--port", port)
+    assert found.code == 2 and f"--port {port}: cannot listen there" in found.err
+    (tmp_path / "key.pem").write_text("no key")
+    tls = ("--tls-cert", tmp_path / "key.pem", "--tls-key", tmp_path / "key.pem")
+    found = hadamard(*words, "--port", 0, *tls)
+    assert found.code == 2 and "expected a certificate and its own key as PEM" in found.err
+    found = hadamard(*words, "--port", 0, "--tls-cert", tmp_path / "gone.pem", *tls[2:])
+    assert found.code == 2 and "gone.pem': No such file" in found.err
+
+
 def test_an_upload_is_answered_with_its_own_version(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

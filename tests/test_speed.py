@@ -4,6 +4,10 @@ import contextlib
 import dataclasses
 import json
 import mmap
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from bench_help import lay_out, silent
+from bench_help import lay_out, processes_of, silent
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
@@ -320,6 +324,22 @@ def test_an_interrupted_bench_does_not_undo_a_record_that_was_just_written(
     with pytest.raises(KeyboardInterrupt):
         in_a_process(run, results)
     assert [record["status"] for record in results.records().values()] == ["done"]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="no /proc that lists processes")
+def test_a_measurement_that_is_terminated_leaves_no_run(place: Path, tmp_path: Path) -> None:
+    spec_of(place, "lora", seeds=1)
+    command = [sys.executable, "-m", "hadamard_adapter.cli", "bench", str(place / "speed.toml")]
+    more = ["--results", str(tmp_path)]
+    process = subprocess.Popen([*command, *more], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("jobs/*.log")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the run's process imports for longer than that
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert processes_of(process.pid) == []
+    assert [record["status"] for record in Results(tmp_path).records().values()] == ["cancelled"]
 
 
 def test_variants_take_turns_within_a_seed_in_an_order_of_their_own(place: Path) -> None:

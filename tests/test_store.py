@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
@@ -87,7 +88,7 @@ def test_a_version_that_could_be_a_path_is_refused(adapters: Path, tmp_path: Pat
             store.roll_back("mood", version)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "swap the manifest"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "swap the manifest", "rename its keys"])
 def test_damaged_files_are_told_and_not_served(damage: str, adapters: Path, tmp_path: Path):
     store = AdapterStore(tmp_path / "store")
     version = store.add("mood", adapters / "first").version
@@ -102,11 +103,13 @@ def test_damaged_files_are_told_and_not_served(damage: str, adapters: Path, tmp_
         path.unlink()
     else:
         manifest = path.with_name("manifest.json")
-        manifest.write_text(manifest.read_text().replace('"size": ', '"size": 1'))
+        other = '"size": 1' if damage == "swap the manifest" else '"sizf": '
+        manifest.write_text(manifest.read_text().replace('"size": ', other))
     with pytest.raises(AdapterError, match=r"not what was published|damaged manifest"):
         store.read("mood")
     n_served, (problem,) = store.verify()
     assert n_served == 2 and problem.startswith("mood: ")
+    assert [published.id for published in store.served()] == ["mood", "other"]
     path.parent.joinpath("manifest.json").unlink()
     assert store.add("mood", adapters / "first").version == version
     assert store.verify() == (2, [])
@@ -274,3 +277,61 @@ def test_a_follower_outlives_what_it_did_not_expect(
         assert "ZeroDivisionError" in follower.problems[""]
     follower.look()
     assert not follower.problems
+
+
+class Listed(MemoryFileSystem):
+    """An object store whose listings are kept until they are dropped, as s3fs keeps them."""
+
+    protocol = "listed"
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return super()._strip_protocol(str(path).replace("listed://", "memory://"))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True)
+        return self.dircache[path] if detail else [entry["name"] for entry in self.dircache[path]]
+
+    def invalidate_cache(self, path: Any = None) -> None:
+        self.dircache.pop(self._strip_protocol(path), None)
+
+
+def test_a_new_id_is_seen_where_listings_are_kept(adapters: Path, tmp_path: Path) -> None:
+    fsspec.register_implementation("listed", Listed, clobber=True)
+    publisher, store = (AdapterStore(f"{kind}://{tmp_path.name}") for kind in ("memory", "listed"))
+    bank = AdapterBank(tiny_model("bert"))
+    follower = Follower(bank, store)
+    for ids in (["mood"], ["mood", "topic"]):
+        publisher.add(ids[-1], adapters / "first")
+        follower.look()
+        assert sorted(bank.ids) == ids and not follower.problems
+
+
+def test_what_stays_unfit_is_read_once_and_what_was_away_again(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bank = AdapterStore(tmp_path / "store"), AdapterBank(tiny_model("bert"))
+    follower, reads = Follower(bank, store), list[str]()
+    version = store.add("mood", adapters / "first").version
+    store.add("topic", adapters / "second")
+    weights = tmp_path / "store/adapters/mood" / version / "adapter_model.safetensors"
+    content, read = weights.read_bytes(), store.read
+
+    def reading(id: str, *more: Any) -> Any:
+        reads.append(id)
+        if id == "topic" and reads.count("topic") == 1:
+            with store._explained():
+                raise OSError("the network is away")
+        return read(id, *more)
+
+    monkeypatch.setattr(store, "read", reading)
+    weights.write_bytes(content[:-1])
+    for _ in range(4):
+        follower.look()
+    assert (reads.count("mood"), reads.count("topic"), bank.ids) == (1, 2, ["topic"])
+    assert follower.problems.keys() == {"mood"}
+    store.add("mood", adapters / "first")
+    follower.look()
+    assert sorted(bank.ids) == ["mood", "topic"] and not follower.problems

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -293,3 +294,36 @@ def test_json_lines_keep_types_precision_and_their_own_keys(
     rows = [{"n": 12345678901234567890123, "x": 0.1 + 0.2, "list": [1, None]}, {"other": True}]
     write_rows("-", [rows], format="jsonl")
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+
+
+def test_rows_of_a_stream_keep_their_own_keys_whatever_stands_beside_them(tmp_path: Path) -> None:
+    rows = [{"text": "a", "n": 1}, {"text": "b", "z": 2}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (table,) = iter_rows(str(path), 512)
+    assert table.rows == rows and table.columns == ("text", "n", "z")
+
+
+def test_a_named_pipe_is_read_with_the_delimiter_that_was_given(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(pipe.write_text, "text;label\na, b;1\n")
+        (table,) = iter_rows(str(pipe), 8, format="csv", delimiter=";")
+    assert table.rows == [{"text": "a, b", "label": "1"}]
+
+
+def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        next(iter_rows("-", 8, format="csv"))
+
+
+def test_a_link_is_written_through_and_a_files_mode_stays(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.csv", tmp_path / "link.csv"
+    real.write_text("before")
+    real.chmod(0o660)
+    link.symlink_to(real)
+    write_rows(str(link), [ROWS])
+    assert link.is_symlink() and read_table(str(real)).rows == ROWS
+    assert real.stat().st_mode & 0o777 == 0o660

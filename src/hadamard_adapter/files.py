@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,10 @@ def replacing(
     """A new file beside `path`, which takes its place when the block ends and is removed where it fails.
 
     Args:
-        path: of the file; its folder is there.
+        path: of the file; its folder is there. Where it is a link, what it points to is replaced.
         mode: "wb" or "w".
-        permissions: of the file; None: the usual ones, as the process's umask leaves them.
+        permissions: of the file; None: those of the file that is replaced, or the usual ones, as the
+            process's umask leaves them.
         options: of `open`, such as encoding and newline.
 
     Raises:
@@ -52,6 +54,9 @@ def replacing(
         >>> [(entry.name, entry.read_text()) for entry in folder.iterdir()]
         [('a.txt', 'whole')]
     """
+    path = Path(os.path.realpath(path))
+    if permissions is None and path.exists():
+        permissions = stat.S_IMODE(path.stat().st_mode)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     allowed = 0o666 if permissions is None else permissions
     try:

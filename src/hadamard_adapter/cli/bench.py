@@ -92,7 +92,8 @@ def bench_command(options: BenchOptions) -> None:
         raise SettingsError(
             f"--purpose: {options.spec} has runs of {', '.join(purposes)}, received {options.purpose}"
         )
-    results = Results(Path(options.results or f"results/{path.stem if is_speed else 'bench'}"))
+    folder = Path(options.results or f"results/{path.stem if is_speed else 'bench'}").expanduser()
+    results = Results(folder)
     results.records()
     for name, problem in results.problems.items():
         console.print(f"{name}: {problem}")
@@ -160,7 +161,9 @@ def _speed(spec: "SpeedSpec", results: "Results", options: BenchOptions, console
     if options.plan:
         _print_speed_plan(runs, results.records())
     else:
-        _tell(run_missing(runs, results, console.print), results, console)
+        with _ended_by_sigterm_as_by_ctrl_c():
+            outcome = run_missing(runs, results, console.print)
+        _tell(outcome, results, console)
 
 
 def _tell(outcome: "Outcome", results: "Results", console: "Console") -> None:

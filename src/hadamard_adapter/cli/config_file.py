@@ -40,7 +40,7 @@ def read_defaults(path: str, context: click.Context) -> tuple[dict[str, Any], bo
         if str(parameter.name) not in _SHARED
     }
     values: dict[str, Any] = {}
-    for where, given in ((path, flat), (f"{path}, [{command}]", tables.get(command, {}))):
+    for where, given in ((path, flat), *_tables_of(path, command, tables, context)):
         for key, value in given.items():
             name = key.replace("-", "_")
             if name not in options:
@@ -57,9 +57,33 @@ def _read_toml(path: str) -> dict[str, Any]:
         raise click.UsageError(f"--config {error}") from error
 
 
+def _tables_of(
+    path: str, command: str, tables: dict[str, Any], context: click.Context
+) -> list[tuple[str, dict[str, Any]]]:
+    """Where the command's own tables stand, and what they hold: [list], and [bank.list] of `bank list`."""
+    found = [(f"{path}, [{command}]", tables[command])] if command in tables else []
+    group = str(context.parent.info_name) if context.parent is not None else ""
+    inner = tables.get(group, {}).get(command)
+    return [*found, (f"{path}, [{group}.{command}]", inner)] if isinstance(inner, dict) else found
+
+
 def _refuse_unknown_tables(path: str, tables: dict[str, Any], context: click.Context) -> None:
-    group = context.parent.command if context.parent is not None else None
-    known = group.list_commands(context) if isinstance(group, click.Group) else [str(context.info_name)]
+    """One file may serve all commands: a table is unknown where no command, in no group, has its name."""
+    root = context.find_root().command
+    own = [str(context.info_name)]
+    top = (
+        [root.get_command(context, name) for name in root.list_commands(context)]
+        if isinstance(root, click.Group)
+        else []
+    )
+    groups = [one for one in top if isinstance(one, click.Group)]
+    known = sorted(
+        {
+            *own,
+            *(str(one.name) for one in top if one is not None),
+            *(name for one in groups for name in one.commands),
+        }
+    )
     for name in tables:
         if name not in known:
             raise click.UsageError(f"{path}: unknown table [{name}]; known: {', '.join(known)}")

@@ -14,17 +14,19 @@ from hadamard_adapter.tuning.titles import STAGE_TITLES
 __all__ = ["StageBars", "cut_line", "data_console", "message_console", "plain_table", "waiting"]
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDE = 100_000
+"""Columns, more than any table has."""
 
 
 def message_console(quiet: bool = False) -> Console:
     """Standard error: colours only on a terminal (and never with NO_COLOR), lines never broken."""
-    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def data_console() -> Console:
-    """Standard output; 120 columns wide where it is not a terminal, so that tables do not depend on one."""
-    width = None if sys.stdout.isatty() else 120
-    return Console(highlight=False, markup=False, width=width)
+    """Standard output; as wide as it takes where it is no terminal, so that no cell of a table is cut."""
+    width = None if sys.stdout.isatty() else _WIDE
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def plain_table(columns: Sequence[str], n_left: int = 1) -> Table:
@@ -43,7 +45,7 @@ def plain_table(columns: Sequence[str], n_left: int = 1) -> Table:
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < n_left else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index < n_left else "right", overflow="fold")
     return table
 
 

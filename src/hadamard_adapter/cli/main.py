@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -83,6 +84,9 @@ def main() -> None:
     if completion:
         sys.exit(shell_complete(hadamard, {}, "hadamard", "_HADAMARD_COMPLETE", completion))
     keep_freed_memory()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for good
     _write_utf8()
     sys.exit(run(sys.argv[1:]))
 
@@ -141,10 +145,17 @@ def _user_message(error: Exception) -> str | None:
         return str(error)
     if is_no_space(error):
         return f"no space left on the device; free some or choose another folder ({error})"
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    if (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    ):
         return "out of memory; try a smaller --batch-size or --max-length"
     if type(error).__name__ == "SafetensorError":
         return f"a safetensors file is damaged or cut short ({error}); copy or make it again"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "a path begins with ~ and a name that is no user's; put ./ before a file's own name"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None

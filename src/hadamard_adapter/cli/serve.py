@@ -122,9 +122,12 @@ def serve_command(options: ServeOptions) -> None:
         raise SettingsError(
             f"hadamard serve needs {error.name}, which is missing; pip install 'hadamard-adapter[{extra}]'"
         ) from error
-    from hadamard_adapter.serving.http.run import write_json_logs
+    from hadamard_adapter.serving.http.run import check_certificate, check_free, write_json_logs
     from hadamard_adapter.serving.keys import read_keys
 
+    check_free(options.host, options.port)
+    if options.tls_cert is not None and options.tls_key is not None:
+        check_certificate(options.tls_cert, options.tls_key)
     keys = () if options.keys is None else read_keys(options.keys)
     stay_offline_without_hub([options.model])
     write_json_logs()

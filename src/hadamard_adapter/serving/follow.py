@@ -35,6 +35,8 @@ class Follower:
         self._own: set[str] = set()
         """Ids that came from the store."""
         self._problems: dict[str, str] = {}
+        self._unfit: set[str] = set()
+        """Of these ids, those that are the same at every look, until something is published."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
@@ -62,10 +64,11 @@ class Follower:
                 if not generation and self._seen:
                     raise AdapterError(f"store {self.store.url!r} is gone; what was read before is served")
                 if generation != self._seen:
+                    self._unfit.clear()
                     self._take_all(self.store.ids())
                     self._seen = generation
                 else:
-                    self._take_each([id for id in self._problems if id])
+                    self._take_each([id for id in self._problems if id and id not in self._unfit])
                 self._solved("")
             except Exception as error:
                 self._noted("", _line(error))
@@ -93,6 +96,8 @@ class Follower:
                 self._solved(id)
             except Exception as error:
                 self._noted(id, _line(error))
+                if isinstance(error, AdapterError) and not isinstance(error.__cause__, OSError):
+                    self._unfit.add(id)
 
     def _take(self, id: str) -> None:
         version = self.store.version(id)

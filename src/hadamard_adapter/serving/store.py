@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -226,7 +226,7 @@ class AdapterStore:
     def _contents(self, id: str, version: str) -> dict[str, bytes]:
         where = f"adapters/{id}/{version}"
         manifest = _read_object(self._get(f"{where}/manifest.json"))
-        if manifest is None or _version_of(manifest) != version or not set(_NEEDED) <= manifest.keys():
+        if not _is_whole(manifest, version) or not set(_NEEDED) <= manifest.keys():
             raise AdapterError(
                 f"version {version!r} of adapter {id!r} is not there, or has a damaged manifest"
             )
@@ -242,8 +242,10 @@ class AdapterStore:
         return contents
 
     def _ids(self) -> list[str]:
+        folder = self._path("adapters")
+        self._fs.invalidate_cache(folder)  # s3fs and its like keep a listing for as long as the process lives
         try:
-            found: list[Any] = self._fs.ls(self._path("adapters"), detail=False)
+            found: list[Any] = self._fs.ls(folder, detail=False)
         except FileNotFoundError:
             return []
         names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
@@ -271,8 +273,10 @@ class AdapterStore:
         return self._published(id, pointer)
 
     def _published(self, id: str, pointer: dict[str, Any]) -> Published:
-        manifest = _read_object(self._get(f"adapters/{id}/{pointer['version']}/manifest.json")) or {}
-        size = sum(entry["size"] for entry in manifest.values())
+        manifest = _read_object(self._get(f"adapters/{id}/{pointer['version']}/manifest.json"))
+        # What is damaged has no size; whoever reads its files is told so.
+        whole = manifest if _is_whole(manifest, pointer["version"]) else {}
+        size = sum(entry["size"] for entry in whole.values())
         return Published(id, pointer["version"], tuple(pointer["history"]), size)
 
     def _changed(self) -> None:
@@ -339,6 +343,11 @@ def _manifest(contents: dict[str, bytes]) -> dict[str, Any]:
 
 def _version_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_whole(manifest: dict[str, Any] | None, version: str) -> TypeGuard[dict[str, Any]]:
+    """Whether a manifest is the one that was published: a version is a hash of its manifest."""
+    return manifest is not None and _version_of(manifest) == version
 
 
 def _as_bytes(content: dict[str, Any]) -> bytes:

@@ -146,7 +146,7 @@ def _default_text(table: Table, by_lower: dict[str, str], taken: set[str | None]
 
 
 def _holds_words(table: Table, name: str) -> bool:
-    values = [row[name] for row in table.rows[:200]]
+    values = [row.get(name) for row in table.rows[:200]]
     return all(isinstance(value, str) for value in values) and any(
         any(letter.isalpha() for letter in str(value)) for value in values
     )

@@ -34,7 +34,8 @@ def iter_rows(
 ) -> Iterator[Table]:
     """Yield the rows of a CSV, TSV or JSON lines file as tables of at most `batch_size` rows.
 
-    Each table carries its lines and record numbers, so messages about a later batch are right too. Of
+    Each table carries its lines and record numbers, so messages about a later batch are right too. Rows of
+    JSON lines keep their own keys, whatever stands in the same batch. Of
     standard input, what has arrived is given when nothing follows for a moment. Parquet and
     datasets, which are no streams, are read whole and cut.
 
@@ -56,7 +57,8 @@ def iter_rows(
         raise DataError(f"expected a batch size of at least 1, received {batch_size!r}")
     name = "standard input" if source == "-" else source
     if source != "-" and (not Path(source).expanduser().is_file() or format_of(source, format) == "parquet"):
-        yield from _cut(read_table(source, format=format), batch_size)
+        whole = read_table(source, format=format, quoting=quoting, delimiter=delimiter)
+        yield from _cut(whole, batch_size)
         return
     format = format_of(source, format)
     if format == "parquet":
@@ -141,7 +143,7 @@ def _start(
 def _tables(name: str, columns: tuple[str, ...] | None, batches: Iterable[list[Record]]) -> Iterator[Table]:
     first_record = 1
     for numbered in batches:
-        yield table_of(name, columns, numbered, first_record=first_record)
+        yield table_of(name, columns, numbered, first_record=first_record, is_filled=False)
         first_record += len(numbered)
     if first_record == 1:
         table_of(name, columns, [])  # says that there is none
@@ -192,6 +194,8 @@ def _standard_input() -> AbstractContextManager[IO[bytes]]:
     A thread that waits for bytes holds its buffer's lock: closing the buffer would wait for it, and Python's
     own, which is flushed at the end of the process, would crash it.
     """
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # closed by who started this
+        raise DataError("standard input is closed; give a file, or send rows through a pipe")
     try:
         return nullcontext(open(sys.stdin.fileno(), "rb", closefd=False))
     except (OSError, AttributeError):  # it is no file, as under a test

@@ -122,8 +122,9 @@ def table_of(
     numbered: list[Record],
     unit: str = "line",
     first_record: int = 1,
+    is_filled: bool = True,
 ) -> Table:
-    """Return a table of numbered records; a key that a JSON row lacks becomes None.
+    """Return a table of numbered records; a key that a JSON row lacks becomes None if `is_filled`.
 
     Raises:
         DataError: there are no records.
@@ -136,7 +137,10 @@ def table_of(
         found = f"only the header ({words(columns)}) and no rows" if columns else "an empty file"
         raise DataError(f"{name}: expected rows of data, received {found}")
     names = columns or tuple(dict.fromkeys(key for _, row in numbered for key in row))
-    rows = [row if len(row) == len(names) else {key: row.get(key) for key in names} for _, row in numbered]
+    rows = [
+        row if len(row) == len(names) or not is_filled else {key: row.get(key) for key in names}
+        for _, row in numbered
+    ]
     return Table(name, names, rows, [number for number, _ in numbered], unit, first_record)
 
 

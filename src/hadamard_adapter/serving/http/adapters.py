@@ -119,7 +119,6 @@ async def put(
 def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Removed:
     """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
     _check_id(serving, key, id)
-    serving.check_ids(key, [id])
     if _with_store(serving.store.find, id) is None:
         raise ApiError(404, "no_such_adapter", f"no adapter {id!r} in the store; what a pack holds stays")
     _with_store(serving.store.remove, id)
@@ -139,7 +138,7 @@ def _check_id(serving: Serving, key: Key, id: str) -> None:
 def _version_in(content: bytes) -> str:
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, "json", f'expected {{"version": "…"}}, received no JSON: {error}') from error
     version = found.get("version") if isinstance(found, dict) else None
     if not isinstance(version, str):

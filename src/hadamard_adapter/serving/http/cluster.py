@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from ray import serve  # pyright: ignore[reportMissingImports]
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.serving.http.app import make_app
 from hadamard_adapter.serving.http.metrics import merge_pages
-from hadamard_adapter.serving.http.run import write_json_logs
+from hadamard_adapter.serving.http.run import check_free, write_json_logs
 from hadamard_adapter.serving.http.state import Serving, metrics_page
 from hadamard_adapter.serving.limits import Limits
 
@@ -108,7 +107,7 @@ def run_cluster(
     Raises:
         SettingsError: the port is taken, or no replica could be made.
     """
-    _check_free(host, port)
+    check_free(host, port)  # Ray's proxy would share it with who has it
     is_ours = "RAY_ADDRESS" not in os.environ
     _connect(is_ours)
     is_up, asked = threading.Event(), threading.Event()
@@ -141,14 +140,6 @@ def run_cluster(
     finally:
         if is_ours:
             ray.shutdown()
-
-
-def _check_free(host: str, port: int) -> None:
-    """Refuse a port that is taken: Ray's proxy would share it with who has it."""
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        raise SettingsError(f"--port {port}: cannot listen on it: {error}; pass another one") from error
 
 
 def _connect(is_ours: bool) -> None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import signal
+import socket
+import ssl
 import threading
 import time
 from types import FrameType
@@ -10,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.serving.bank import AdapterBank
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
@@ -20,9 +23,44 @@ from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.store import AdapterStore
 
-__all__ = ["make_serving", "run_server", "write_json_logs"]
+__all__ = ["check_certificate", "check_free", "make_serving", "run_server", "write_json_logs"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on; port 0, which picks a free one, is not looked at.
+
+    Raises:
+        SettingsError: another process has the port, or this machine has no such address.
+    """
+    if port == 0:
+        return
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise SettingsError(
+            f"--host {host} --port {port}: cannot listen there: {error}; pass another one"
+        ) from error
+
+
+def check_certificate(cert: str, key: str) -> None:
+    """Refuse files that are no certificate and its key in PEM.
+
+    Raises:
+        SettingsError: one is not there, is no PEM, or they do not belong together.
+    """
+    for option, path in (("--tls-cert", cert), ("--tls-key", key)):
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise SettingsError(f"{option} {path!r}: {error.strerror}") from error
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(
+            f"--tls-cert {cert!r}, --tls-key {key!r}: expected a certificate and its own key as PEM: {error}"
+        ) from error
 
 
 def make_serving(
