@@ -424,7 +424,6 @@ def test_a_closed_stream_is_no_bug(closed: str) -> None:
     [
         (MemoryError(), "out of memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
-        (RuntimeError("Could not determine home directory."), "put ./ before"),
     ],
 )
 def test_what_the_user_can_mend_is_no_bug(

@@ -213,6 +213,31 @@ def test_adapters_that_share_a_config_object_get_one_each():
     )
 
 
+def test_a_config_serves_one_model_after_the_other():
+    config = HadamardConfig(task_type="SEQ_CLS")
+    first = tiny_model("bert")
+    first.config.id2label = {index: f"first {index}" for index in range(first.config.num_labels)}
+    get_peft_model(first, config)
+    second = get_peft_model(tiny_model("bert", num_hidden_layers=4), config)
+    layers = {name.split("layer.")[1][0] for name in added(second, "default") if "layer." in name}
+    assert layers == set("0123")
+    assert "first 0" not in str(second.peft_config["default"].id2label)
+    config.train_shift = False
+    third = get_peft_model(tiny_model("distilbert"), config)
+    assert not [name for name in added(third, "default") if "shift" in name and "norm" not in name]
+
+
+@pytest.mark.parametrize("layers", [range(1, 2), {1}, (1,)])
+def test_layers_of_every_kind_can_be_saved(layers, tmp_path, unchecked):
+    model = get_peft_model(
+        tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS", layers_to_transform=layers)
+    )
+    model.save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).layers_to_transform == [1]
+    with pytest.raises(SettingsError, match="one or more layers"):
+        HadamardConfig(layers_to_transform=range(0))
+
+
 @pytest.mark.parametrize("names", [["a.0.x", "a.1.x", "b"], ["encoder.layer.10.dense"], []])
 def test_the_pattern_matches_the_names_and_nothing_else(names):
     config = HadamardConfig(head_modules=[], target_modules=["x"], norm_modules=[])

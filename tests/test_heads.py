@@ -235,3 +235,35 @@ def test_only_the_head_can_train_and_only_the_adapter_can():
 
 def test_task_types_of_peft_are_known_for_every_tiny_task():
     assert {task for _, task in TASKS} < set(TASK_TYPES)
+
+
+def test_layers_that_were_moved_away_are_no_part_of_the_head(tmp_path):
+    model = reloaded("bert", tmp_path, 0)
+    for module in model.bert.encoder.layer[1].modules():  # as accelerate offloads
+        for name, parameter in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(parameter.to("meta")))
+    assert find_head(model) == HEADS["bert"]
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_an_adapter_that_is_loaded_beside_leaves_the_active_head_as_it_was(is_trained, tmp_path):
+    adapted().save_pretrained(tmp_path)
+    if is_trained:
+        model = adapted()
+        model.load_adapter(tmp_path, "other", is_trainable=False)
+    else:
+        model = PeftModel.from_pretrained(tiny_model("bert"), tmp_path)
+        model.add_adapter("other", HadamardConfig(task_type="SEQ_CLS"))
+    wrapper = model.base_model.model.classifier
+    assert {p.requires_grad for p in wrapper.modules_to_save["default"].parameters()} == {is_trained}
+    assert {p.requires_grad for p in wrapper.modules_to_save["other"].parameters()} == {False}
+    model.set_adapter("other", inference_mode=False)
+    assert {p.requires_grad for p in wrapper.modules_to_save["other"].parameters()} == {True}
+
+
+def test_what_could_not_be_saved_is_told_before_it_is_trained(tmp_path):
+    tiny_model("bert", "headless").save_pretrained(tmp_path)
+    base = BertForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    base.bert.pooler.dense.bias = nn.Parameter(base.bert.pooler.dense.bias.detach().clone())  # as if new
+    with pytest.warns(UserWarning, match=r"cannot save: .*modules_to_save: 'bert.pooler.dense'"):
+        get_peft_model(base, HadamardConfig(task_type="SEQ_CLS", head_modules=["classifier"]))

@@ -40,6 +40,8 @@ INFERRED = {
     "truth values": ([True, False], SINGLE, ("false", "true")),
     "commas in single labels": (["Bonn, DE", "Rome, IT"], SINGLE, ("Bonn, DE", "Rome, IT")),
     "numbers and words": (["1", "2", "n/a"], SINGLE, ("1", "2", "n/a")),
+    "numbers with points among words": (["1.5", "none"], SINGLE, ("1.5", "none")),
+    "what looks like a huge number among words": (["ab", "cd", "12e456"], SINGLE, ("12e456", "ab", "cd")),
     "nan among words": (["naan", "nan"], SINGLE, ("naan", "nan")),
     "sets of 0 and 1": ([[0], [1], [0, 1]], MULTI, ("0", "1")),
     "underscored": (["1_0", "1_1"], SINGLE, ("1_0", "1_1")),
@@ -219,3 +221,9 @@ def test_the_fingerprint_sees_texts_pairs_labels_and_their_order() -> None:
     prints = {data_fingerprint(examples) for examples in [base, *others]}
     assert len(prints) == 6
     assert all(len(found) == 64 for found in prints)
+
+
+@pytest.mark.parametrize("hole", [None, "", float("nan")])
+def test_a_hole_in_a_list_of_labels_is_told(hole: Any) -> None:
+    with pytest.raises(DataError, match=r"1 row without a label.*line 3"):
+        infer_task(table_with([["a"], ["a", hole], ["b"]]), COLUMNS)

@@ -280,6 +280,7 @@ def test_a_weighted_adapter_takes_the_head_and_the_labels_that_are_named(tmp_pat
         ((["default", "unknown"], [1.0, 2.0], "mix"), "unknown"),
         ((["default"], [1.0], "second"), "already"),
         ((["default", "second"], [1.0, -1.0], "mix"), "add up to 0"),
+        ((["default", "second", "second"], [0.1, 0.2, -0.3], "mix"), "add up to 0"),
         ((["default", "before"], [1.0, 1.0], "mix"), "position"),
         ((["default", "scaled"], [1.0, 1.0], "mix"), "train_shift"),
     ],

@@ -111,6 +111,15 @@ def test_the_card_at_the_root_tells_of_adapters_in_subfolders(tmp_path):
     assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["peft_type"] == "HADAMARD"
 
 
+def test_cards_of_others_are_left_alone(tmp_path):
+    (tmp_path / "README.md").write_bytes("library_name: peft".encode("utf-16"))
+    adapted().save_pretrained(tmp_path / "one")
+    assert (tmp_path / "README.md").read_bytes() == "library_name: peft".encode("utf-16")
+    card = (tmp_path / "one" / "README.md").read_bytes()
+    adapted().peft_config["default"].save_pretrained(tmp_path / "one" / "start")
+    assert (tmp_path / "one" / "README.md").read_bytes() == card
+
+
 def test_registering_twice_or_reloading_changes_nothing():
     before = dict(peft.PEFT_TYPE_TO_CONFIG_MAPPING)
     members = list(peft.PeftType)

@@ -14,22 +14,12 @@ from transformers import AutoTokenizer
 
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
-from hadamard_adapter.tuning import (
-    PRESETS,
-    TuneSettings,
-    content,
-    field_help,
-    load,
-    merge,
-    recipe,
-    resolve,
-    tune,
-)
+from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, merge, resolve, tune
 from hadamard_adapter.tuning.bench import class_weights
 from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
-from hadamard_adapter.tuning.stage import Stage, best_epoch, is_over, read_curve
+from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
 from models import BOS, EOS
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -520,7 +510,6 @@ IGNORED_BY_A_TASK: tuple[dict[str, Any], ...] = (
         ({"sites": ()}, r"sites: expected one or more, received none; leave it out"),
         ({"dev": "d.csv", "dev_fraction": 0.2}, "dev_fraction: expected none beside rows for dev"),
         ({"stages": 1, "head_epochs": 3}, "head_epochs: expected none beside stages=1.*received 3; leave"),
-        ({"stages": 1, "head_rows": 0}, "head_rows: expected none beside stages=1.*received 0; leave"),
         ({"stages": 1, "head_lr": 0.1}, "head_lr: expected none beside stages=1"),
         ({"stages": 1, "head_batch_size": 4}, "head_batch_size: expected none beside stages=1"),
         ({"stages": 1, "freeze_head": True}, "freeze_head: expected none beside stages=1"),
@@ -617,42 +606,6 @@ def test_tune_takes_another_delimiter(place: Path, tmp_path: Path) -> None:
     ]
     assert results[0].metrics["dev"] == results[1].metrics["dev"]
     assert results[1].run["settings"]["delimiter"] == "|"
-
-
-@pytest.mark.parametrize("cache_gb", [0, 4])
-def test_stage_1_sees_head_rows_drawn_once_and_stage_2_all(
-    place: Path, tmp_path: Path, cache_gb: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, list[list[Any]]] = {"head": [], "adapter": []}
-
-    def keep(stage: Stage) -> Stage:
-        seen[stage.name].append([row["input_ids"] for row in stage.train])
-        return stage
-
-    make = recipe.make_stage
-    monkeypatch.setattr(recipe, "make_stage", lambda bench, name: keep(make(bench, name)))
-    for seed in (0, 1):
-        result = tiny_tune(
-            place / "model", tmp_path / f"out{seed}", place / "train.csv", dev=str(place / "dev.csv"),
-            seed=seed, head_rows=10, cache_gb=cache_gb,
-        )  # fmt: skip
-    first, second = seen["head"]
-    assert first == second and len(first) == 10
-    everything = seen["adapter"][0]
-    assert len(everything) == result.run["rows"]["train"] > 10 and all(row in everything for row in first)
-    steps = {stage: [e["step"] for e in result.metrics["curve"] if e["stage"] == stage] for stage in seen}
-    assert steps["head"] == [2, 4] and steps["adapter"][0] == -(-len(everything) // 8)
-
-
-def test_head_rows_of_more_than_there_are_or_0_are_all(place: Path, tmp_path: Path) -> None:
-    found = {
-        n: tiny_tune(
-            place / "model", tmp_path / str(n), place / "train.csv", dev=str(place / "dev.csv"), head_rows=n
-        )
-        for n in (0, 10_000)
-    }
-    assert adapter_sha256(tmp_path / "0") == adapter_sha256(tmp_path / "10000")
-    assert found[0].run["settings"]["head_rows"] == 0
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -12,6 +12,7 @@ import pytest
 
 from hadamard_adapter.errors import DataError
 from hadamard_adapter.tasks import Columns, Table, find_columns, iter_rows, read_table, write_rows
+from hadamard_adapter.tasks.hub import _check_source
 
 ROWS = [{"text": "good", "label": "1"}, {"text": "bad, really", "label": "0"}]
 WRITTEN = {
@@ -327,3 +328,26 @@ def test_a_link_is_written_through_and_a_files_mode_stays(tmp_path: Path) -> Non
     write_rows(str(link), [ROWS])
     assert link.is_symlink() and read_table(str(real)).rows == ROWS
     assert real.stat().st_mode & 0o777 == 0o660
+
+
+def test_a_file_whose_name_begins_like_a_home_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$x.csv").write_bytes(WRITTEN["plain.csv"])
+    assert read_table("~$x.csv").rows == ROWS
+
+
+def test_a_date_that_python_does_not_have_is_told(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    dates = arrow.array([10**12], type=arrow.timestamp("s"))
+    parquet.write_table(arrow.table({"text": ["a"], "date": dates}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_table(str(tmp_path / "x.parquet"))
+
+
+@pytest.mark.parametrize("name", ["teknium/OpenHermes-2.5", "user/data.v1", "squad:1.1"])
+def test_a_dataset_of_the_hub_may_have_a_dot_in_its_name(name: str) -> None:
+    _check_source(name, Path(name))
+    with pytest.raises(DataError, match="no such file"):
+        _check_source("rows.txt", Path("rows.txt"))

@@ -17,7 +17,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["is_no_space", "read_toml", "replacing"]
+__all__ = ["expanded", "is_no_space", "read_toml", "replacing"]
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ~ and ~user replaced by their folders; as it is where there is no such user.
+
+    Example:
+        >>> expanded("~$sheet.csv")
+        PosixPath('~$sheet.csv')
+    """
+    return Path(os.path.expanduser(path))
 
 
 def is_no_space(error: BaseException) -> bool:

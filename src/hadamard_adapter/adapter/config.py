@@ -1,5 +1,6 @@
 """HadamardConfig: what is adapted, what is trained, and what a saved adapter must remember."""
 
+import copy
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ NAMES = {
     "identity_modules": "True, False or names as a list",
 }
 """The fields that hold names of modules, and what each takes."""
+CARD = "README.md"
+"""Of PEFT: the model card of what was saved together."""
+
 USAGE = """
 ## How to load it
 
@@ -109,6 +113,7 @@ class HadamardConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         add_peft_type()
+        self.filled_in: dict[str, tuple[Any, Any]] | None = None  # field -> before and after an injection
         self.peft_type = PeftType(NAME)
         self.sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
         unknown = [site for site in self.sites if site not in SITE_NAMES]
@@ -118,6 +123,8 @@ class HadamardConfig(PeftConfig):
             raise SettingsError(f"position: expected one of {POSITIONS}, received {self.position!r}")
         for name in NAMES:
             setattr(self, name, _checked_names(name, getattr(self, name)))
+        if isinstance(self.layers_to_transform, (set, frozenset, range)):  # which JSON does not hold
+            self.layers_to_transform = sorted(self.layers_to_transform)
         _check_layers(self.layers_to_transform, self.layers_pattern)
         if isinstance(self.layers_to_transform, (list, tuple)) and not self.layers_to_transform:
             raise SettingsError(
@@ -130,6 +137,14 @@ class HadamardConfig(PeftConfig):
                 "nothing to train: train_scale and train_shift are False and norm_modules is []"
             )
 
+    def as_asked(self) -> "HadamardConfig":
+        """Returns a copy for another model: what an injection filled in is open again, what was set stays."""
+        fresh = copy.deepcopy(self)
+        for name, (before, after) in (self.filled_in or {}).items():
+            if getattr(self, name) == after:
+                setattr(fresh, name, before)
+        return fresh
+
     @property
     def is_resolved(self) -> bool:
         """Whether nothing is left open: the names were resolved against a model, or all were given."""
@@ -139,12 +154,14 @@ class HadamardConfig(PeftConfig):
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Writes adapter_config.json, and into PEFT's model card how to load an adapter of this method."""
         super().save_pretrained(fspath(save_directory), **kwargs)
-        folder = Path(save_directory)
-        for card in (
-            folder / "README.md",
-            folder.parent / "README.md",
-        ):  # PEFT writes one card for all adapters
-            text = card.read_text(encoding="utf8") if card.is_file() else ""
+        folder, above = Path(save_directory), Path(save_directory).absolute().parent
+        # PEFT writes one card for all adapters; above an adapter of that save stands no adapter of another.
+        cards = [folder / CARD, *([] if (above / "adapter_config.json").exists() else [above / CARD])]
+        for card in cards:
+            try:
+                text = card.read_text(encoding="utf8")
+            except (OSError, UnicodeDecodeError):  # none, or not PEFT's
+                continue
             if "library_name: peft" not in text or "import hadamard_adapter" in text:
                 continue
             auto = {

@@ -43,7 +43,8 @@ def wrap_head(
     if isinstance(target, HeadWrapper):
         wrapper = target
         wrapper.update(adapter_name)
-        wrapper.set_adapter(wrapper.active_adapter, inference_mode=config.inference_mode)
+        if is_active:  # else the active one's head stays as it is, frozen or not
+            wrapper.set_adapter(wrapper.active_adapter, inference_mode=config.inference_mode)
     else:
         parent, _, child = name.rpartition(".")
         wrapper = HeadWrapper(target, adapter_name)

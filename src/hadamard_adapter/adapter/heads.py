@@ -24,6 +24,8 @@ def fresh_parameters(model: nn.Module) -> tuple[str, ...] | None:
     """
     own = own_parameters(model)
     loaded = {name for name, parameter in own.items() if getattr(parameter, LOADED, False)}
+    if loaded:  # what was moved off the device afterwards stands on meta, and has lost the mark
+        loaded |= {name for name, parameter in own.items() if parameter.is_meta}
     return tuple(name for name in own if name not in loaded) if loaded else None
 
 

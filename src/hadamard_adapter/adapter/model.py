@@ -4,9 +4,11 @@
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from peft import PeftConfig
@@ -83,10 +85,12 @@ class HadamardModel(BaseTuner):
         fit_outputs(self.model, copies, n_labels)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Adds the layers and the head of an adapter; a config shared with another is copied."""
+        """Adds the layers and the head of an adapter; a config that served before is copied."""
         config = self.peft_config[adapter_name]
-        if any(other is config for name, other in self.peft_config.items() if name != adapter_name):
-            self.peft_config[adapter_name] = copy.deepcopy(config)
+        is_shared = any(other is config for name, other in self.peft_config.items() if name != adapter_name)
+        if is_shared or config.filled_in is not None:
+            self.peft_config[adapter_name] = config = config.as_asked()
+        before = copy.deepcopy({field.name: getattr(config, field.name) for field in fields(config)})
         with all_or_nothing(model, adapter_name):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             check_norms(self.peft_config[adapter_name], model)
@@ -95,6 +99,13 @@ class HadamardModel(BaseTuner):
                     "nothing to train: no module got a scale, a shift or norm offsets; set train_scale, "
                     "train_shift or norm_modules"
                 )
+            lost = uncovered_parameters(model)
+            if lost and not self.peft_config[adapter_name].inference_mode:
+                warnings.warn(_cannot_save(lost), stacklevel=2)
+        after = copy.deepcopy({name: getattr(config, name) for name in before})
+        config.filled_in = {
+            name: (before[name], after[name]) for name in before if before[name] != after[name]
+        }
         first = next(self._layers())
         first.linked_heads, first.base_labels = list(self._heads()), self._base_labels
 
@@ -307,8 +318,13 @@ class HadamardModel(BaseTuner):
     ) -> dict[str, Tensor]:
         lost = uncovered_parameters(model)
         if lost:
-            raise AdapterError(
-                f"cannot save: the checkpoint lacks {lost[0]!r} (and {len(lost) - 1} more) and no saved "
-                "module covers it, so a reload would lose it; name its module in modules_to_save"
-            )
+            raise AdapterError(_cannot_save(lost))
         return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
+
+
+def _cannot_save(lost: Sequence[str]) -> str:
+    module = lost[0].removeprefix("base_model.model.").replace(".base_layer.", ".").rpartition(".")[0]
+    return (
+        f"cannot save: the checkpoint lacks {lost[0]!r} (and {len(lost) - 1} more) and no saved module "
+        f"covers it, so a reload would lose it; name its module in modules_to_save: {module!r}"
+    )

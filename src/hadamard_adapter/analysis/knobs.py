@@ -14,6 +14,7 @@ from hadamard_adapter.analysis.statistics import summarise
 from hadamard_adapter.analysis.table import Group, largest, read_groups
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import DataError
+from hadamard_adapter.files import expanded
 
 __all__ = ["COMBINATIONS", "KNOBS", "knobs_of_results", "knobs_picture", "shapley"]
 
@@ -74,7 +75,7 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: no task has two combinations that train something, or there is no such folder.
     """
-    results = Results(Path(folder).expanduser())
+    results = Results(expanded(folder))
     found = {f"{group.model}, {group.task}": of_group(group) for group in read_groups(results)}
     found = {name: one for name, one in found.items() if len(set(one["scores"]) - {"none"}) > 1}
     if not found:

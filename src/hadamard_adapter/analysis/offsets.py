@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import KINDS, offset_name
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
 from hadamard_adapter.tuning.weights import read_weights
@@ -62,7 +63,7 @@ def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "
         >>> read_offsets(["cola", "rte"])["scale attention.output.dense"].shape  # doctest: +SKIP
         (2, 12, 768)
     """
-    places = [Path(folder).expanduser() for folder in folders]
+    places = [expanded(folder) for folder in folders]
     refuse_two_bases(places)
     return stacked([read_weights(place / WEIGHTS) for place in places])
 
@@ -148,7 +149,7 @@ def made_with(folder: str | Path) -> dict[str, Any]:
         >>> made_with("no/such/folder")
         {}
     """
-    path = Path(folder).expanduser() / "run.json"
+    path = expanded(folder) / "run.json"
     if not path.is_file():
         return {}
     try:

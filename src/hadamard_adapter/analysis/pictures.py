@@ -12,6 +12,7 @@ from hadamard_adapter.analysis.speed import GrowthLine, SpeedGroup
 from hadamard_adapter.analysis.table import Group, Row
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import expanded
 
 __all__ = [
     "curves_picture",
@@ -153,7 +154,7 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """
     import matplotlib
 
-    target = Path(path).expanduser()
+    target = expanded(path)
     kind = target.suffix.lower().removeprefix(".")
     if kind not in _METADATA:
         raise SettingsError(f"picture {str(path)!r}: expected a name that ends in .svg or .png")

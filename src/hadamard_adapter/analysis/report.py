@@ -9,7 +9,7 @@ from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import csv_text, markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import DataError
-from hadamard_adapter.files import replacing
+from hadamard_adapter.files import expanded, replacing
 from hadamard_adapter.tuning.places import refuse_no_place
 
 __all__ = ["write_report"]
@@ -30,7 +30,7 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
         >>> write_report("results/quick")  # doctest: +SKIP
         [PosixPath('results/quick/report.md'), ...]
     """
-    found = Results(Path(results).expanduser())
+    found = Results(expanded(results))
     groups = read_groups(found)
     speed = [record for record in found.records().values() if is_speed(record)]
     problems = [f"{name}: {problem}" for name, problem in sorted(found.problems.items())]
@@ -47,7 +47,7 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
         texts["report.html"] = page(groups, problems)
     if speed:
         texts |= speed_files(speed, problems)
-    folder = Path(results if output is None else output).expanduser().absolute()
+    folder = expanded(results if output is None else output).absolute()
     refuse_no_place("output", folder / next(iter(texts)))
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

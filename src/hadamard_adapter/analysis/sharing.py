@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tuning.folder import MEAN, WEIGHTS, read_config
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
 from hadamard_adapter.tuning.resume import filled, write_json
@@ -146,7 +147,7 @@ def save_mean(folders: Sequence[str], output: Path) -> None:
     adapters = _alike(folders)
     mean = as_tensors(np.mean([vector_of(tensors) for tensors in adapters], axis=0), adapters[0])
     with filled(output) as folder:
-        read_config(Path(folders[0]).expanduser()).save_pretrained(str(folder))
+        read_config(expanded(folders[0])).save_pretrained(str(folder))
         save_file(mean, folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / MEAN, {"mean_of": [Path(source).name for source in folders]})
 
@@ -176,7 +177,7 @@ def save_basis(folders: Sequence[str], k: int, output: Path) -> Float[np.ndarray
     length = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1).mean())
     parts = [as_tensors(length * direction, adapters[0]) for direction in directions]
     stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-    config, names = read_config(Path(folders[0]).expanduser()), tuple(Path(folder).name for folder in folders)
+    config, names = read_config(expanded(folders[0])), tuple(Path(folder).name for folder in folders)
     write_basis(output, Basis(stacked, config.base_fingerprint or "", names, config.position))
     return kept_share(vectors, directions)
 
@@ -233,8 +234,8 @@ def sharing_picture(found: Mapping[str, Any]) -> Any:
 def _alike(folders: Sequence[str]) -> list[dict[str, Tensor]]:
     """The offsets of adapters that adapt the same things of one base model."""
     read_offsets(folders)  # refuses other base models
-    adapters = [offsets_in(read_weights(Path(folder).expanduser() / WEIGHTS)) for folder in folders]
-    positions = [read_config(Path(folder).expanduser()).position for folder in folders]
+    adapters = [offsets_in(read_weights(expanded(folder) / WEIGHTS)) for folder in folders]
+    positions = [read_config(expanded(folder)).position for folder in folders]
     for folder, tensors, position in zip(folders, adapters, positions, strict=True):
         if position != positions[0]:
             raise AdapterError(

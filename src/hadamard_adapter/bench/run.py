@@ -110,7 +110,7 @@ def settings_of(run: Run) -> TuneSettings:
         "quiet": True,
     }
     if given.get("stages", 2) == 2:
-        given |= {"head_epochs": run.task.head_epochs, "head_rows": 0}
+        given["head_epochs"] = run.task.head_epochs
     if given.get("stages") == 1:
         given["stage2_head_lr"] = run.lr if method.head_lr is None else method.head_lr
     return TuneSettings(model=run.model, output="none", **given)
@@ -150,7 +150,6 @@ def key_of(run: Run) -> dict[str, Any]:
     rows, data = data_of(run)
     key = _key(settings_of(run), data, run.model)
     key = {name: value for name, value in key.items() if name not in _NOT_IN_IDENTITY}
-    del key["head_rows"]  # all of them, always
     key |= {"recipe": RECIPE, "method": run.method, "purpose": run.purpose, "bf16": run.bf16}
     if run.purpose == "score":
         key["test_data"] = data_fingerprint(rows.dev)

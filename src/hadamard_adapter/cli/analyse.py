@@ -12,6 +12,7 @@ from hadamard_adapter.cli.console import data_console, message_console, plain_ta
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file, refuse_no_picture
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import expanded
 
 __all__ = ["analyse_group", "prune_command"]
 
@@ -118,7 +119,7 @@ class PruneOptions(AdaptersOptions):
         if self.output is not None:
             from hadamard_adapter.tuning.places import refuse_taken
 
-            refuse_taken(Path(self.output).expanduser())
+            refuse_taken(expanded(self.output))
         if self.tune_again and self.keep == 0:
             raise SettingsError("--tune-again: expected --keep 1 or more, received 0")
         for name, least in {"keep": 0, "rows": 1}.items():
@@ -272,10 +273,10 @@ def prune_command(options: PruneOptions) -> None:
     from hadamard_adapter.analysis.offsets import refuse_two_bases
     from hadamard_adapter.analysis.prune import CRITERIA, prune_picture, rank_agreement
 
-    refuse_two_bases([Path(folder).expanduser() for folder in options.adapters])
+    refuse_two_bases([expanded(folder) for folder in options.adapters])
     found: dict[str, Any] = {}
     for folder in options.adapters:
-        one = found[Path(folder).name] = _pruned(options, Path(folder).expanduser())
+        one = found[Path(folder).name] = _pruned(options, expanded(folder))
         layers = [str(layer) for layer in one["layers"]]
         rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in one["scores"].items()]
         _print(f"{Path(folder).name}: layer", layers, rows)
@@ -346,7 +347,7 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
         found["curve"] = prune_curve(scores, evaluate, layers)
     if options.output is None:
         return found
-    output = Path(options.output).expanduser()
+    output = expanded(options.output)
     if options.tune_again:
         found["again"] = tune_again(settings, data, kept, output)
     else:
@@ -364,7 +365,7 @@ def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[
         from hadamard_adapter.tuning.resume import write_json
 
         text = jsonlib.dumps({**found, "versions": versions()})
-        write_json(Path(options.json).expanduser(), jsonlib.loads(text))
+        write_json(expanded(options.json), jsonlib.loads(text))
         console.print(f"numbers in {options.json}")
     if options.plot is not None:
         from hadamard_adapter.analysis.pictures import save_figure

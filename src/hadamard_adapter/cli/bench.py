@@ -12,6 +12,7 @@ from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError, TrainingError
+from hadamard_adapter.files import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +93,7 @@ def bench_command(options: BenchOptions) -> None:
         raise SettingsError(
             f"--purpose: {options.spec} has runs of {', '.join(purposes)}, received {options.purpose}"
         )
-    folder = Path(options.results or f"results/{path.stem if is_speed else 'bench'}").expanduser()
+    folder = expanded(options.results or f"results/{path.stem if is_speed else 'bench'}")
     results = Results(folder)
     results.records()
     for name, problem in results.problems.items():

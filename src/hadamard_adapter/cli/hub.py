@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
+from hadamard_adapter.files import expanded
+
 __all__ = ["base_model_of", "stay_offline_without_hub"]
 
 _TIMEOUT_S = 5.0
@@ -24,7 +26,7 @@ def stay_offline_without_hub(names: Iterable[str | None]) -> None:
     Example:
         >>> stay_offline_without_hub([".", None])
     """
-    wanted = [name for name in names if name is not None and not Path(name).expanduser().exists()]
+    wanted = [name for name in names if name is not None and not expanded(name).exists()]
     if not wanted or "HF_HUB_OFFLINE" in os.environ:
         return
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")

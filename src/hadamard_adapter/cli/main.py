@@ -154,8 +154,6 @@ def _user_message(error: Exception) -> str | None:
         return "out of memory; try a smaller --batch-size or --max-length"
     if type(error).__name__ == "SafetensorError":
         return f"a safetensors file is damaged or cut short ({error}); copy or make it again"
-    if isinstance(error, RuntimeError) and "home directory" in str(error):
-        return "a path begins with ~ and a name that is no user's; put ./ before a file's own name"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None

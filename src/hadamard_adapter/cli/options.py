@@ -21,6 +21,7 @@ import click
 
 from hadamard_adapter.cli.config_file import read_defaults
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tuning.places import may_write
 from hadamard_adapter.tuning.settings import field_help
 
@@ -76,7 +77,7 @@ def refuse_no_file(option: str, target: str, or_else: str = "") -> None:
     Example:
         >>> refuse_no_file("--errors", "wrong.csv")
     """
-    path = Path(target).expanduser()
+    path = expanded(target)
     if not path.parent.is_dir():
         raise SettingsError(f"{option} {target!r}: no folder {str(path.parent)!r}; make it first")
     if path.exists() and not path.is_file():

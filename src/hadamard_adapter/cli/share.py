@@ -13,6 +13,7 @@ from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError, refuse_twice
+from hadamard_adapter.files import expanded
 
 __all__ = ["share_group"]
 
@@ -34,7 +35,7 @@ class MeanOptions:
             raise SettingsError(
                 f"--adapters: expected two folders or more, commas between, received {len(self.adapters)}"
             )
-        refuse_twice("--adapters", [str(Path(folder).expanduser().resolve()) for folder in self.adapters])
+        refuse_twice("--adapters", [str(expanded(folder).resolve()) for folder in self.adapters])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def mean_command(options: MeanOptions) -> None:
     """
     from hadamard_adapter.analysis.sharing import save_mean
 
-    save_mean(options.adapters, Path(options.output).expanduser())
+    save_mean(options.adapters, expanded(options.output))
     message_console(options.quiet).print(f"mean of {len(options.adapters)} adapters in {options.output}")
 
 
@@ -115,7 +116,7 @@ def basis_command(options: BasisOptions) -> None:
     from hadamard_adapter.analysis.sharing import save_basis
 
     try:
-        shares = save_basis(options.adapters, options.directions, Path(options.output).expanduser())
+        shares = save_basis(options.adapters, options.directions, expanded(options.output))
     except SettingsError as error:  # the number's name in Python is k
         raise SettingsError(re.sub(r"^k:", "--directions:", str(error))) from error
     console = message_console(options.quiet)
@@ -135,7 +136,7 @@ def train_command(options: TrainOptions) -> None:
     Example:
       hadamard share train --adapters cola,mrpc,stsb --output together
     """
-    folders = [Path(folder).expanduser() for folder in options.adapters]
+    folders = [expanded(folder) for folder in options.adapters]
     stay_offline_without_hub([base_model_of(str(folder)) for folder in folders])
     from hadamard_adapter.analysis.offsets import refuse_two_bases
     from hadamard_adapter.analysis.prune import settings_of
@@ -150,7 +151,7 @@ def train_command(options: TrainOptions) -> None:
         first |= {"lr": options.lr, "scale_lr": None, "shift_lr": None, "norm_lr": None}
     settings[0] = dataclasses.replace(settings[0], **first)
     console = message_console(options.quiet)
-    results = tune_together(settings, Path(options.output).expanduser(), console.print)
+    results = tune_together(settings, expanded(options.output), console.print)
     for name, result in results.items():
         metric = result.metrics["metric"]
         console.print(f"{name}: {metric} {result.metrics['dev'][metric]:.4f}")

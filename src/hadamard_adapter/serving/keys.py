@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.files import replacing
+from hadamard_adapter.files import expanded, replacing
 
 __all__ = ["EVERYTHING", "Key", "find_key", "make_key", "read_keys"]
 
@@ -53,7 +53,7 @@ def read_keys(path: str | Path) -> tuple[Key, ...]:
         SettingsError: no such file, or another content.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(expanded(path).read_text(encoding="utf-8"))
         keys = tuple(_key(entry) for entry in content["keys"])
     except OSError as error:
         raise SettingsError(
@@ -96,7 +96,7 @@ def make_key(path: str | Path, name: str, ids: Sequence[str], may_administrate: 
     Raises:
         SettingsError: the file holds something else, or this name already.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     keys = read_keys(place) if place.exists() else ()
     if any(key.name == name for key in keys):
         raise SettingsError(f"keys {str(path)!r} has a key named {name!r} already; choose another name")

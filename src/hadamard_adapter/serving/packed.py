@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.serving.source import KINDS, BankAdapter
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.resume import complete, disk_errors_explained
@@ -66,7 +67,7 @@ def write_pack(
         SettingsError: the folder exists, or an id comes twice.
         AdapterError: adapters of several base models, or the disk is full.
     """
-    target = Path(folder).expanduser().absolute()
+    target = expanded(folder).absolute()
     if target.exists():
         raise SettingsError(f"{str(folder)!r} exists already; expected a new folder for the pack")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class PackedAdapters:
 
     def __init__(self, folder: str | Path) -> None:
         """Look at a pack; no adapter is read yet."""
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         with self._index() as index:
             found = index.execute("SELECT format, base_fingerprint FROM pack").fetchone()
         if found is None or found[0] != FORMAT:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
 from hadamard_adapter.tuning.models import DEFAULT_MAX_LENGTH
@@ -66,7 +67,7 @@ def read_adapter(folder: str | Path) -> BankAdapter:
         >>> read_adapter("out").task.label_names  # doctest: +SKIP
         ('negative', 'positive')
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     config, run = read_config(place), read_run(place)
     if config.position != "output":
         raise AdapterError(

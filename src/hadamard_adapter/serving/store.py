@@ -29,7 +29,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.files import replacing
+from hadamard_adapter.files import expanded, replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
 __all__ = ["FILES", "AdapterStore", "Published"]
@@ -73,7 +73,7 @@ class AdapterStore:
         """Look at a store; one that is not there yet is empty, and made by the first `add`."""
         self.url = str(url)
         try:
-            found: Any = fsspec.core.url_to_fs(str(Path(url).expanduser()) if "://" not in self.url else url)
+            found: Any = fsspec.core.url_to_fs(str(expanded(url)) if "://" not in self.url else url)
         except (ValueError, ImportError) as error:
             raise SettingsError(f"store {self.url!r}: expected a folder or a URL, {error}") from error
         self._fs, self._root = found
@@ -92,7 +92,7 @@ class AdapterStore:
         """
         _check_id(id)
         read_adapter(folder)
-        place = Path(folder).expanduser()
+        place = expanded(folder)
         contents = {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
         manifest = _manifest(contents)
         version = _version_of(manifest)

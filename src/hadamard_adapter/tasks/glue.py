@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, SettingsError
+from ..files import expanded
 from .columns import Columns, find_columns
 from .examples import Examples, encode
 from .reading import text_lines, words
@@ -159,7 +160,7 @@ def glue_task(row: GlueRow) -> Task:
 
 
 def _task_folder(row: GlueRow, folder: str) -> Path:
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not root.is_dir():
         raise DataError(
             f"{folder}: no such folder; expected the folder {row.folder} of GLUE, or the one that holds it"

@@ -63,7 +63,7 @@ def _check_source(source: str, path: Path) -> None:
         )
     name = source.partition(":")[0]
     is_path = path.suffix.lower() in FORMATS or source.startswith(("/", ".", "~")) or name.count("/") > 1
-    if is_path or path.suffix:
+    if is_path or (path.suffix and "/" not in name and ":" not in source):
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, beside, n=3)
         hint = f"; did you mean {words(close)}?" if close else ""

@@ -138,7 +138,9 @@ def _is_nested(value: Any) -> bool:
 
 
 def _is_missing(value: Any, has_numbers: bool) -> bool:
-    """Whether a cell holds no label; among numbers, `nan` as text is none, among words it is a word."""
+    """Whether a cell, or one place of a list, holds no label; `nan` as text is none among numbers alone."""
+    if isinstance(value, (list, tuple)):
+        return any(_is_missing(item, False) for item in value)
     if isinstance(value, str):
         return not value.strip() or (has_numbers and value.strip().lower() == "nan")
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -177,7 +179,9 @@ def _guess(table: Table, columns: Columns, values: list[Any]) -> str:
 
 
 def _single_names(table: Table, columns: Columns, values: list[Any]) -> tuple[str, ...]:
-    fractions = [index for index, value in enumerate(values) if not (_number(value) or 0.0).is_integer()]
+    numbers = [_number(value) for value in values]
+    fractions = [index for index, number in enumerate(numbers) if not (number or 0.0).is_integer()]
+    fractions = [] if None in numbers else fractions  # among words it is one of them
     lists = [index for index, value in enumerate(values) if isinstance(value, (list, tuple))]
     if lists or fractions:
         first = (lists or fractions)[0]

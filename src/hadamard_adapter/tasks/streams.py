@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
-from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 from typing import IO, Any
 
 from ..errors import DataError
-from ..files import replacing
+from ..files import expanded, replacing
 from .delimited import dialect_of
 from .reading import Record, format_of, plural, words
 from .tables import Table, read_table, records_of, table_of
@@ -56,7 +55,7 @@ def iter_rows(
     if batch_size < 1:
         raise DataError(f"expected a batch size of at least 1, received {batch_size!r}")
     name = "standard input" if source == "-" else source
-    if source != "-" and (not Path(source).expanduser().is_file() or format_of(source, format) == "parquet"):
+    if source != "-" and (not expanded(source).is_file() or format_of(source, format) == "parquet"):
         whole = read_table(source, format=format, quoting=quoting, delimiter=delimiter)
         yield from _cut(whole, batch_size)
         return
@@ -66,7 +65,7 @@ def iter_rows(
             "Parquet cannot be read from standard input; give a file, or stream csv, tsv or jsonl"
         )
     dialect = dialect_of(format, quoting, delimiter)
-    with _standard_input() if source == "-" else Path(source).expanduser().open("rb") as handle:
+    with _standard_input() if source == "-" else expanded(source).open("rb") as handle:
         columns, records = records_of(handle, name, format, dialect)
         batched = _as_they_arrive if source == "-" else _in_full
         yield from _tables(name, columns, batched(records, batch_size))
@@ -218,7 +217,7 @@ def _opened(destination: str) -> Iterator[IO[str]]:
         sys.stdout.flush()
         return
     try:
-        with replacing(Path(destination).expanduser(), "w", encoding="utf-8", newline="") as handle:
+        with replacing(expanded(destination), "w", encoding="utf-8", newline="") as handle:
             yield handle
     except OSError as error:
         raise DataError(f"{destination}: cannot be written: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..files import expanded
 from .delimited import Dialect, delimited_records, dialect_of
 from .reading import Record, format_of, json_records, text_lines, words
 
@@ -79,7 +80,7 @@ def read_table(
         >>> read_table("train.csv").columns  # doctest: +SKIP
         ('text', 'label')
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir() or not path.exists():
         return _read_dataset(source, path, split)
     if split is not None:
@@ -154,7 +155,8 @@ def _read_parquet(source: str) -> Table:
     try:
         content: Any = parquet.read_table(source)  # pyright: ignore[reportUnknownMemberType]
         rows: list[dict[str, object]] = content.to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from both
+    # pyarrow's own errors derive from these; dates beyond the year 9999 are an OverflowError
+    except (OSError, ValueError, TypeError, ArithmeticError, NotImplementedError) as error:
         raise DataError(f"{source}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     columns = tuple(content.column_names)
     twice = sorted({column for column in columns if columns.count(column) > 1})

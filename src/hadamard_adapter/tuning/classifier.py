@@ -16,6 +16,7 @@ from peft import get_peft_model
 from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
 from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError, option
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import Columns, Table, Task, find_columns, predictions
 from hadamard_adapter.tasks.reading import words
 from hadamard_adapter.tuning.first_token import cut_last_layer
@@ -280,7 +281,7 @@ def load(
         'positive'
     """
     place = pick_device(device)
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     config = read_config(folder)
     run = read_run(folder)
     task = task_of(folder, config, run)

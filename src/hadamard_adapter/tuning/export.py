@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.errors import AdapterError, SettingsError, option
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tuning.classifier import Classifier, load
 from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
 from hadamard_adapter.tuning.places import refuse_no_place
@@ -78,7 +79,7 @@ def merge(
     name = dtype or "float32"
     if name not in DTYPES:
         raise SettingsError(f"dtype: expected one of {tuple(DTYPES)}, received {dtype!r}")
-    target = Path(output).expanduser().absolute()
+    target = expanded(output).absolute()
     _check_target(target, overwrite)
     classifier = load(folder, model, "cpu", allow_remote_code)
     before = _probe(classifier, classifier.model)

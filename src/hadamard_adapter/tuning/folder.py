@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import METRICS, PROBLEM_TYPES, Columns, Task, choose_metrics
 from hadamard_adapter.tuning.weights import check_readable
 
@@ -116,7 +117,7 @@ def read_task(folder: str | Path) -> Task:
         >>> read_task("out").label_names  # doctest: +SKIP
         ('negative', 'positive')
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     return task_of(place, read_config(place), read_run(place))
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import gc
 import os
-import random
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from accelerate import PartialState
 
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import describe_columns, describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, Tokenized, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
@@ -48,7 +48,7 @@ from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of,
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
 from hadamard_adapter.tuning.shared import coefficients_in, trained_offsets
 from hadamard_adapter.tuning.shortcuts import shortcuts
-from hadamard_adapter.tuning.stage import Progress, Row, Stage
+from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
@@ -57,7 +57,6 @@ __all__ = [
     "TuneResult",
     "do_stage",
     "done_folder",
-    "drawn",
     "make_stage",
     "resolved_for",
     "result_in",
@@ -124,7 +123,7 @@ def tune(
     if settings.quiet or not state.is_main_process:
         say = _say_nothing
     progress = progress if state.is_main_process else None
-    output = Path(settings.output).expanduser().absolute()
+    output = expanded(settings.output).absolute()
     if not os.path.exists(output):
         refuse_no_place("output", output)
     with quiet_libraries():
@@ -249,8 +248,6 @@ def do_stage(bench: Bench, name: str) -> None:
         started = time.perf_counter()
         bench.model.to(state.device)
         content = {"base": bench.base_fingerprint, "max_length": bench.max_length}
-        if name == "head":
-            content |= {"head_rows": bench.settings.head_rows}
         with shortcuts(
             bench.model, make_stage(bench, name), bench.settings, bench.data, content, _cache(bench),
             bench.say, bench.progress,
@@ -322,23 +319,11 @@ def make_stage(bench: Bench, name: str) -> Stage:
         epochs=epochs,
         batch_size=batch_size,
         rates={kind: float(rate or 0) for kind, rate in {**adapter, "head": head_lr}.items()},
-        train=drawn(bench.train, settings.head_rows) if name == "head" else bench.train,
+        train=bench.train,
         dev=bench.dev,
         collate=collator(bench.tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
     )
-
-
-def drawn(rows: list[Row], n: int | None) -> list[Row]:
-    """So many of the rows, in their order, the same for every seed, whose runs share a cache; 0, None: all.
-
-    Example:
-        >>> [row["labels"] for row in drawn([{"labels": index} for index in range(9)], 3)]
-        [0, 6, 8]
-    """
-    if not n or n >= len(rows):
-        return rows
-    return [rows[index] for index in sorted(random.Random(0).sample(range(len(rows)), n))]
 
 
 def write_final(bench: Bench, key: dict[str, Any]) -> None:

@@ -120,8 +120,6 @@ class TuneSettings:
     """2: the head first, then the adapter (the paper's recipe). 1: both at once."""
     head_epochs: int | None = None
     """Epochs of stage 1; None: by the number of training rows."""
-    head_rows: int | None = None
-    """Training rows of stage 1, drawn once; 0: all. None: all."""
     epochs: int | None = None
     """Epochs of stage 2; None: by the number of training rows."""
     head_lr: float | None = None
@@ -235,7 +233,7 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
         ('attention',)
     """
     preset = PRESETS[settings.preset]
-    epochs = _epochs_by_rows(n_rows)[1]
+    head_epochs, epochs = next(row[1:] for row in EPOCHS_BY_ROWS if n_rows <= row[0])
     lr = _first(settings.lr, preset.lr)
     freeze_head = _first(settings.freeze_head, preset.freeze_head) and settings.stages == 2
     filled: dict[str, Any] = {
@@ -248,20 +246,14 @@ def resolve(settings: TuneSettings, n_rows: int) -> TuneSettings:
     if settings.basis is None:
         filled |= {name: _first(getattr(settings, name), lr) for name in ("scale_lr", "shift_lr", "norm_lr")}
     if settings.stages == 2:
-        head_rows = _first(settings.head_rows, 0)
         filled |= {
-            "head_rows": head_rows,
-            "head_epochs": _first(settings.head_epochs, _epochs_by_rows(min(n_rows, head_rows or n_rows))[0]),
+            "head_epochs": _first(settings.head_epochs, head_epochs),
             "head_lr": _first(settings.head_lr, preset.head_lr),
             "head_batch_size": _first(settings.head_batch_size, HEAD_BATCHES * settings.batch_size),
         }
     if not freeze_head:
         filled["stage2_head_lr"] = _first(settings.stage2_head_lr, preset.stage2_head_lr)
     return dataclasses.replace(settings, **filled)
-
-
-def _epochs_by_rows(n_rows: int) -> tuple[int, int]:
-    return next(row[1:] for row in EPOCHS_BY_ROWS if n_rows <= row[0])
 
 
 def _first(given: Any, otherwise: Any) -> Any:
@@ -271,7 +263,7 @@ def _first(given: Any, otherwise: Any) -> Any:
 _AT_LEAST: dict[str, float] = {
     "head_epochs": 1, "epochs": 1, "batch_size": 1, "head_batch_size": 1, "grad_accumulation": 1,
     "seeds": 1, "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
-    "cache_gb": 0, "head_rows": 0,
+    "cache_gb": 0,
 }  # fmt: skip
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
 
@@ -341,9 +333,7 @@ def _check_effect(settings: TuneSettings) -> None:
             settings.dev is not None or settings.dev_split is not None or settings.task is not None,
             "rows for dev that are given",
         ),
-        **dict.fromkeys(
-            ("head_epochs", "head_rows", "head_lr", "head_batch_size"), (settings.stages == 1, "stages=1")
-        ),
+        **dict.fromkeys(("head_epochs", "head_lr", "head_batch_size"), (settings.stages == 1, "stages=1")),
         "freeze_head": (settings.stages == 1 and settings.freeze_head is True, "stages=1"),
         "stage2_head_lr": (settings.stages == 2 and freeze_head, "a head that is frozen in stage 2"),
         "lr": (

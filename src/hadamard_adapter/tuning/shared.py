@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hadamard_adapter.errors import AdapterError, option
-from hadamard_adapter.files import replacing
+from hadamard_adapter.files import expanded, replacing
 from hadamard_adapter.tuning.averaging import AveragedAdamW
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.resume import file_sha256
@@ -86,12 +86,12 @@ def shared_content(start: str | None, basis: str | None) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     if start is not None:
-        folder = Path(start).expanduser()
+        folder = expanded(start)
         read_config(folder)
         found["start"] = file_sha256(folder / WEIGHTS)
     if basis is not None:
         read_basis(basis)
-        found["basis"] = file_sha256(Path(basis).expanduser())
+        found["basis"] = file_sha256(expanded(basis))
     return found
 
 
@@ -101,7 +101,7 @@ def start_from(model: nn.Module, folder: str, base_fingerprint: str) -> None:
     Raises:
         AdapterError: the adapter is of another base model, or has other offsets than the model's.
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     config = read_config(place)
     _refuse_base(f"start {folder!r}", config.base_fingerprint, base_fingerprint)
     _refuse_position(f"start {folder!r}", config.position, model)
@@ -131,7 +131,7 @@ def read_basis(path: str, model: nn.Module | None = None, base_fingerprint: str 
     Raises:
         AdapterError: it is no such file, of another base model, or has other offsets than the model's.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         if not check_readable(place):
             raise AdapterError(f"no basis {path!r}: expected a file that hadamard share basis made")

@@ -14,6 +14,7 @@ from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
 from hadamard_adapter.bench.speed.spec import Purpose, SpeedSpec
 from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.files import expanded
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
@@ -26,7 +27,7 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
     Variants take turns, in an order drawn anew for each seed or round and task: who ran before leaves its
     traces. Points of more layers are of the variants of `tune` alone.
     """
-    searched = {} if spec.searched is None else Results(Path(spec.searched).expanduser()).records()
+    searched = {} if spec.searched is None else Results(expanded(spec.searched)).records()
     memory = [
         _run(spec, model, spec.tasks[0], variant, "memory", axis="length", value=spec.memory.tokens)
         for model in spec.models

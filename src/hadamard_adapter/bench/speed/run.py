@@ -125,7 +125,7 @@ def identity(run: SpeedRun) -> str:
     key["settings"] = {
         name: value  # a setting that is new, and not made use of, leaves the runs that are there as they are
         for name, value in dataclasses.asdict(resolve(settings, len(data.train))).items()
-        if value != default[name] and (name != "head_rows" or value)
+        if value != default[name]
     }
     key["rows"] = [data_fingerprint(part) for part in (data.train, data.dev)]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, nearest, read_toml
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError, refuse_twice
+from hadamard_adapter.files import expanded
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
@@ -164,7 +165,7 @@ def find_spec(word: str) -> Path:
         hadamard_adapter.errors.SettingsError: no spec 'sped'; did you mean 'speed'?
     """
     packed = {path.stem: path for path in sorted(PACKED.glob("*.toml"))}
-    path = Path(word).expanduser()
+    path = expanded(word)
     if path.exists() or path.suffix or path.parent != Path():
         return path
     if word in packed:

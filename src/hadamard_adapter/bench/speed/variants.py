@@ -46,12 +46,6 @@ _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning"
 
 VARIANTS: dict[str, Variant] = {
     "tune": Variant("hadamard tune", "hadamard-wide", OURS, _AUTO),
-    "tune-few-head-rows": Variant(
-        "tune --head-rows 2000 --head-epochs 5",
-        "hadamard-wide",
-        OURS,
-        _AUTO | {"head_rows": 2000, "head_epochs": 5},
-    ),
     "tune-last-step": Variant("tune with the Trainer's schedule", "hadamard-wide", LAST_STEP, _AUTO),
     "tune-upper": Variant(
         "tune, upper 2/3 of the layers", "hadamard-wide", OURS, _AUTO, share_of_layers=2 / 3
