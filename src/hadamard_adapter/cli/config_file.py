@@ -1,7 +1,7 @@
 """`--config run.toml`: every option of every command, written down in a file.
 
-A key stands at the top of the file, for whichever command reads it, or in a table named like the command.
-What the command line gives wins over both.
+A key stands at the top of the file, for whichever command reads it, or in a table named like the command:
+[tune], [bank.list]. What the command line gives wins over both.
 """
 
 from typing import Any
@@ -68,25 +68,13 @@ def _tables_of(
 
 
 def _refuse_unknown_tables(path: str, tables: dict[str, Any], context: click.Context) -> None:
-    """One file may serve all commands: a table is unknown where no command, in no group, has its name."""
-    root = context.find_root().command
-    own = [str(context.info_name)]
-    top = (
-        [root.get_command(context, name) for name in root.list_commands(context)]
-        if isinstance(root, click.Group)
-        else []
-    )
-    groups = [one for one in top if isinstance(one, click.Group)]
-    known = sorted(
-        {
-            *own,
-            *(str(one.name) for one in top if one is not None),
-            *(name for one in groups for name in one.commands),
-        }
-    )
+    """One file may serve all commands; those of a group by its name, [bank.list], or beside each other."""
+    groups = [context.find_root().command, *([context.parent.command] if context.parent is not None else [])]
+    known = {str(context.info_name)}
+    known |= {name for group in groups if isinstance(group, click.Group) for name in group.commands}
     for name in tables:
         if name not in known:
-            raise click.UsageError(f"{path}: unknown table [{name}]; known: {', '.join(known)}")
+            raise click.UsageError(f"{path}: unknown table [{name}]; known: {', '.join(sorted(known))}")
 
 
 def _converted(value: Any, parameter: click.Parameter, context: click.Context, where: str) -> Any:
