@@ -335,3 +335,19 @@ def test_what_stays_unfit_is_read_once_and_what_was_away_again(
     store.add("mood", adapters / "first")
     follower.look()
     assert sorted(bank.ids) == ["mood", "topic"] and not follower.problems
+
+
+def test_what_is_no_adapter_is_told_by_its_id(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = AdapterStore(tmp_path / "store")
+    shutil.copytree(adapters / "first", tmp_path / "odd")
+    (tmp_path / "odd" / "adapter_model.safetensors").write_bytes(b"no weights")
+    monkeypatch.setattr(store_module, "read_adapter", lambda folder: None)
+    version = store.add("mood", tmp_path / "odd").version
+    monkeypatch.undo()
+    with pytest.raises(AdapterError) as told:
+        store.read("mood")
+    assert f"adapter 'mood', version {version!r}" in str(told.value) and "hadamard-store-" not in str(
+        told.value
+    )

@@ -29,7 +29,8 @@ with `NO_COLOR` set.
 | 1 | a bug of this program; `--debug` shows where |
 
 Every option can stand in a TOML file, read with `--config run.toml`: at its top, or in a table named like the
-command (of a group's: `[bank.list]`), and one file may serve all. What the command line gives wins over the file, and an unknown key is an error.
+command (of a group's: `[bank.list]`), and one file may serve all. What the command line gives wins over
+the file, and an unknown key is an error.
 
 ```toml
 [tune]

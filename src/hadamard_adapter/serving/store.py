@@ -187,7 +187,11 @@ class AdapterStore:
         """
         version = self.show(id).version if version is None else version
         with self.files(id, version) as folder:
-            return version, read_adapter(folder)
+            try:
+                return version, read_adapter(folder)
+            except AdapterError as error:  # it names the temporary folder, another one at each look
+                where = f"adapter {id!r}, version {version!r}"
+                raise AdapterError(str(error).replace(str(folder), where)) from error
 
     @contextlib.contextmanager
     def files(self, id: str, version: str) -> Iterator[Path]:
