@@ -227,6 +227,14 @@ def test_a_config_serves_one_model_after_the_other():
     assert not [name for name in added(third, "default") if "shift" in name and "norm" not in name]
 
 
+def test_what_a_failed_injection_filled_in_is_open_again():
+    config = HadamardConfig(task_type="SEQ_CLS", head_modules=["none"])
+    with pytest.raises(SettingsError, match="head_modules"):
+        get_peft_model(tiny_model("bert"), config)
+    config.head_modules = None
+    assert added(get_peft_model(tiny_model("distilbert"), config), "default")
+
+
 @pytest.mark.parametrize("layers", [range(1, 2), {1}, (1,)])
 def test_layers_of_every_kind_can_be_saved(layers, tmp_path, unchecked):
     model = get_peft_model(

@@ -2,8 +2,9 @@
 
 import copy
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,17 @@ class HadamardConfig(PeftConfig):
             raise SettingsError(
                 "nothing to train: train_scale and train_shift are False and norm_modules is []"
             )
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Remembers what an injection within it fills in, also where it fails."""
+        before = copy.deepcopy({field.name: getattr(self, field.name) for field in fields(self)})
+        try:
+            yield
+        finally:
+            after = copy.deepcopy({name: getattr(self, name) for name in before})
+            changed = [name for name in before if before[name] != after[name]]
+            self.filled_in = {name: (before[name], after[name]) for name in changed}
 
     def as_asked(self) -> "HadamardConfig":
         """Returns a copy for another model: what an injection filled in is open again, what was set stays."""

@@ -3,12 +3,10 @@
 # PEFT's base class types every config as PeftConfig, and fixes more arguments of its hooks than it passes.
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, ClassVar
 
 from peft import PeftConfig
@@ -90,22 +88,17 @@ class HadamardModel(BaseTuner):
         is_shared = any(other is config for name, other in self.peft_config.items() if name != adapter_name)
         if is_shared or config.filled_in is not None:
             self.peft_config[adapter_name] = config = config.as_asked()
-        before = copy.deepcopy({field.name: getattr(config, field.name) for field in fields(config)})
-        with all_or_nothing(model, adapter_name):
+        with config.filling(), all_or_nothing(model, adapter_name):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            check_norms(self.peft_config[adapter_name], model)
+            check_norms(config, model)
             if not any(layer.has_offsets(adapter_name) for layer in self._layers()):
                 raise SettingsError(
                     "nothing to train: no module got a scale, a shift or norm offsets; set train_scale, "
                     "train_shift or norm_modules"
                 )
             lost = uncovered_parameters(model)
-            if lost and not self.peft_config[adapter_name].inference_mode:
+            if lost and not config.inference_mode:
                 warnings.warn(_cannot_save(lost), stacklevel=2)
-        after = copy.deepcopy({name: getattr(config, name) for name in before})
-        config.filled_in = {
-            name: (before[name], after[name]) for name in before if before[name] != after[name]
-        }
         first = next(self._layers())
         first.linked_heads, first.base_labels = list(self._heads()), self._base_labels
 
