@@ -22,8 +22,8 @@ from bench_help import lay_out, processes_of, silent
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
-from hadamard_adapter.analysis.speed import paired, read_speed_groups, score_at, seconds_to, slope
-from hadamard_adapter.analysis.speed_texts import speed_markdown
+from hadamard_adapter.analysis.speed import paired, read_speed_groups, score_at, seconds_to, slope, twins
+from hadamard_adapter.analysis.speed_texts import speed_files, speed_markdown
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed
 from hadamard_adapter.bench.speed.clock import Clock, is_due, steps_of_whole_groups
@@ -482,6 +482,21 @@ def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
         tune = next(row for row in apart.rows if row.variant == "tune")
         assert tune.pairings.keys() == set(), "on other dev rows, or in other steps"
     assert all(row.pairings.keys() == {"lora"} for row in group.rows)
+
+
+def test_two_curves_of_the_same_settings_are_told_and_the_newest_counts(place: Path, tmp_path: Path) -> None:
+    (run,) = runs_of(spec_of(place, "lora", seeds=1))
+    results = Results(tmp_path)
+    assert measure(run, results)
+    (first,) = results.records().values()
+    other = {**first, "identity": "f" * 64, "started_at": "2099-01-01T00:00:00+00:00"}
+    other["points"] = [{**point, "score": 0.125} for point in first["points"]]
+    for records in ([first, other], [other, first]):
+        (row,) = read_speed_groups(records)[0].rows
+        assert {score for _, score in row.curves[0]} == {0.125}
+        (line,) = twins(records)
+        assert "2 runs of these settings" in line and "ffffffffff" in line
+    assert twins([first]) == [] and line in speed_files([first, other])["speed.md"]
 
 
 def test_growth_changes_one_thing_at_a_time(place: Path) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "score_at",
     "seconds_to",
     "slope",
+    "twins",
 ]
 
 SHARE = 0.99
@@ -241,17 +242,47 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]]) -> list[SpeedGroup]:
         records: of runs, of any kind.
     """
     found: dict[tuple[str, str], dict[_Settings, list[Mapping[str, Any]]]] = {}
-    for record in records:
+    for record in _drawn(records):
         run = record["run"]
-        if run["purpose"] == "curve" and record["status"] != "cancelled":
-            variants = found.setdefault((run["model"], _task(run)), {})
-            shared = {name: run["task"].get(name) for name in _SHARED}
-            shared |= {name: run.get(name) for name in ("dev_rows", "points")}
-            shared |= {"machine": machine_of(record)}
-            epochs = run["task"].get("epochs")
-            settings = run["variant"], float(run["lr"]), epochs, json.dumps(shared)
-            variants.setdefault(settings, []).append(record)
+        variants = found.setdefault((run["model"], _task(run)), {})
+        variants.setdefault(_settings_of(record), []).append(record)
     return [_group(*key, variants) for key, variants in sorted(found.items())]
+
+
+def twins(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for every curve of which there are several, alike in all that a table tells apart.
+
+    They differ in something else that their identities hold, a default that changed for one.
+
+    Args:
+        records: of runs, of any kind.
+    """
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for record in _drawn(records):
+        run = record["run"]
+        if record["status"] == "done":
+            key = run["model"], _task(run), run["variant"], f"seed {run['seed']}", _settings_of(record)
+            found.setdefault(key, []).append(record["identity"][:10])
+    return [
+        f"{', '.join(key[:-1])}: {len(names)} runs of these settings ({', '.join(names)}), the newest counts"
+        for key, names in sorted(found.items())
+        if len(names) > 1
+    ]
+
+
+def _drawn(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of curves, the oldest first."""
+    curves = [r for r in records if r["run"]["purpose"] == "curve" and r["status"] != "cancelled"]
+    return sorted(curves, key=lambda record: record["started_at"])
+
+
+def _settings_of(record: Mapping[str, Any]) -> _Settings:
+    """What a row of the table stands for."""
+    run = record["run"]
+    shared = {name: run["task"].get(name) for name in _SHARED}
+    shared |= {name: run.get(name) for name in ("dev_rows", "points")}
+    shared |= {"machine": machine_of(record)}
+    return run["variant"], float(run["lr"]), run["task"].get("epochs"), json.dumps(shared)
 
 
 def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:

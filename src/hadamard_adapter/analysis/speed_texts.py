@@ -20,6 +20,7 @@ from hadamard_adapter.analysis.speed import (
     read_growth,
     read_speed_groups,
     slope,
+    twins,
 )
 from hadamard_adapter.analysis.texts import table_head, table_line
 from hadamard_adapter.bench.search import GOOD_ENOUGH
@@ -52,7 +53,8 @@ def speed_files(records: Sequence[Record], problems: Sequence[str] = ()) -> dict
         "growth": [dataclasses.asdict(line) for line in read_growth(records)],
     }
     text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
-    return {"speed.md": speed_markdown(records, list(pictures), problems), "speed.json": text, **pictures}
+    told = [*problems, *twins(records)]
+    return {"speed.md": speed_markdown(records, list(pictures), told), "speed.json": text, **pictures}
 
 
 def speed_markdown(
