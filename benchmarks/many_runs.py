@@ -3,7 +3,7 @@
 Command:   python benchmarks/many_runs.py --model MODEL --train FILE --dev FILE [--output FILE]
 Expected:  the same scores, bit for bit. Saved: imports, loading and tokenising, stage 1 (no rate of stage 2
            changes it) and what the frozen layers put out; so more with `--layers`, where more is frozen.
-Time:      a quarter of an hour of one core. Nothing else should run meanwhile.
+Time:      twenty minutes of one core. Nothing else should run meanwhile.
 
 The first 2,000 rows of each file, one thread. Each round does everything once, in a shuffled order, and ends
 with the same adapters on disk; processor time of the processes from start to end, medians of the
