@@ -227,6 +227,14 @@ def test_a_config_serves_one_model_after_the_other():
     assert not [name for name in added(third, "default") if "shift" in name and "norm" not in name]
 
 
+def test_a_config_that_was_trained_with_is_kept_where_it_is_loaded_with(tmp_path):
+    base, config = tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS")
+    base.config.id2label = {index: f"word {index}" for index in range(base.config.num_labels)}
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model("bert"), tmp_path, config=config)
+    assert loaded.peft_config["default"] is config and config.id2label[0] == "word 0"
+
+
 def test_what_a_failed_injection_filled_in_is_open_again():
     config = HadamardConfig(task_type="SEQ_CLS", head_modules=["none"])
     with pytest.raises(SettingsError, match="head_modules"):

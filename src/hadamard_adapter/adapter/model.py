@@ -3,6 +3,7 @@
 # PEFT's base class types every config as PeftConfig, and fixes more arguments of its hooks than it passes.
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,8 +87,11 @@ class HadamardModel(BaseTuner):
         """Adds the layers and the head of an adapter; a config that served before is copied."""
         config = self.peft_config[adapter_name]
         is_shared = any(other is config for name, other in self.peft_config.items() if name != adapter_name)
-        if is_shared or config.filled_in is not None:
-            self.peft_config[adapter_name] = config = config.as_asked()
+        if config.inference_mode:  # what is loaded stays as it was saved, and the caller's object, as in PEFT
+            config = copy.deepcopy(config) if is_shared else config
+        elif is_shared or config.filled_in is not None:
+            config = config.as_asked()
+        self.peft_config[adapter_name] = config
         with config.filling(), all_or_nothing(model, adapter_name):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             check_norms(config, model)
