@@ -1,5 +1,6 @@
 """Laws of the store: whole versions or none, checked bytes, ids that are no paths, and its commands."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -351,3 +352,24 @@ def test_what_is_no_adapter_is_told_by_its_id(
     assert f"adapter 'mood', version {version!r}" in str(told.value) and "hadamard-store-" not in str(
         told.value
     )
+
+
+def test_an_adapter_that_could_not_be_opened_for_once_is_read_again(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bank = AdapterStore(tmp_path / "store"), AdapterBank(tiny_model("bert"))
+    follower = Follower(bank, store)
+    store.add("mood", adapters / "first")
+
+    def failing(folder: Path) -> None:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError as error:
+            raise AdapterError("cannot be read") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "read_adapter", failing)
+        follower.look()
+        assert follower.problems.keys() == {"mood"}
+    follower.look()
+    assert bank.ids == ["mood"] and not follower.problems

@@ -100,8 +100,7 @@ class HadamardModel(BaseTuner):
                     "nothing to train: no module got a scale, a shift or norm offsets; set train_scale, "
                     "train_shift or norm_modules"
                 )
-            lost = uncovered_parameters(model)
-            if lost and not config.inference_mode:
+            if not config.inference_mode and (lost := uncovered_parameters(model)):
                 warnings.warn(_cannot_save(lost), stacklevel=2)
         first = next(self._layers())
         first.linked_heads, first.base_labels = list(self._heads()), self._base_labels

@@ -178,13 +178,11 @@ def _labelled(
         logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, options.batch_size)
         found = classifier.read(logits)
         cuts.append(n_cut)
-        is_ragged = separator is None  # JSON lines, of which each row keeps its own keys
-        rows = (
-            table.rows if is_ragged else [{key: row.get(key) for key in table.columns} for row in table.rows]
-        )
+        # Of JSON lines each row keeps its own keys.
+        empty = {} if separator is None else dict.fromkeys(table.columns)
         yield [
-            {**row, **_added(prediction, options, separator)}
-            for row, prediction in zip(rows, found, strict=True)
+            {**empty, **row, **_added(prediction, options, separator)}
+            for row, prediction in zip(table.rows, found, strict=True)
         ]
 
 

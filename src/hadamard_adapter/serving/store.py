@@ -191,7 +191,7 @@ class AdapterStore:
                 return version, read_adapter(folder)
             except AdapterError as error:  # it names the temporary folder, another one at each look
                 where = f"adapter {id!r}, version {version!r}"
-                raise AdapterError(str(error).replace(str(folder), where)) from error
+                raise AdapterError(str(error).replace(str(folder), where)) from error.__cause__
 
     @contextlib.contextmanager
     def files(self, id: str, version: str) -> Iterator[Path]:
