@@ -287,6 +287,22 @@ def test_patterns_of_opposite_adapters(other: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.svg").read_text(encoding="utf-8").count("adapter") >= 1
 
 
+def test_names_with_dollars_are_drawn_and_adapters_of_zeros_too(tmp_path: Path) -> None:
+    folders = list[str]()
+    for name in ("a$^$", "b$"):
+        shutil.copytree(tuned().adapter, tmp_path / name)
+        run = numbers(tmp_path / name / "run.json")
+        run["settings"]["train"] = f"my$^$x{name}/train.csv"
+        (tmp_path / name / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        folders.append(str(tmp_path / name))
+    patterns.patterns_picture(patterns.patterns_of_folders(folders)).savefig(tmp_path / "p.svg")
+    for name in ("b$", "a$^$"):
+        path = tmp_path / name / "adapter_model.safetensors"
+        zeros = {key: t * (not is_offset(key)) for key, t in load_file(path).items()}
+        save_file(zeros, path, metadata={"format": "pt"})
+        sharing.sharing_picture(sharing.sharing_of_folders(folders)).savefig(tmp_path / "s.svg")
+
+
 def test_tasks_of_own_files_are_told_apart_by_their_training_file(tmp_path: Path) -> None:
     folders = list[str]()
     for name, train in (("a", "mood/train.csv"), ("b", "tone/train.csv"), ("c", "/far/mood/train.csv")):
@@ -338,6 +354,17 @@ def test_layers_that_stay_can_be_tuned_again(tmp_path: Path) -> None:
     (once_more,) = numbers(tmp_path / "q.json")["adapters"].values()  # the other layer is not in it
     assert once_more["layers"] == again["layers"] and {*map(len, once_more["scores"].values())} == {1}
     assert [entry["layers"] for entry in once_more["curve"]["zero"]] == [again["layers"], []]
+
+
+def test_an_adapter_that_had_a_start_is_not_tuned_again_with_fewer_layers(tmp_path: Path) -> None:
+    shutil.copytree(tuned().adapter, tmp_path / "a")
+    run = numbers(tmp_path / "a" / "run.json")
+    run["settings"]["start"] = str(tuned().adapter)
+    (tmp_path / "a" / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    found = hadamard(
+        "prune", "--adapters", tmp_path / "a", "--keep", 1, "--output", tmp_path / "o", "--tune-again"
+    )
+    assert found.code == 2 and "tuned with --start" in found.err and not (tmp_path / "o").exists()
 
 
 def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
@@ -434,6 +461,14 @@ def test_the_knobs_of_a_bench_are_told_by_task_and_missing_ones_stay_empty(tmp_p
     assert whole["seeds"] == [0, 1] and whole["scores"]["scale + shift"]["2"] == pytest.approx(0.83)
     assert set(part["scores"]) == {"none", "scale", "scale + shift + norm"} and "shares" not in part
     assert (tmp_path / "k.svg").read_text().count("<svg") == 1
+    for method in ("hadamard-scale", "hadamard"):
+        add(tmp_path, method, 0, score=0.9, run={"select": "dev"}, more=1, extra=1)
+    both = knobs.knobs_of_results(tmp_path)["tasks"]
+    assert both["model, mood, 2 epochs"] == whole | {"scores": both["model, mood, 2 epochs"]["scores"]}
+    assert set(both["model, mood, 2 epochs, epochs chosen on dev"]["scores"]) == {
+        "scale",
+        "scale + shift + norm",
+    }
     found = hadamard("analyse", "knobs", "--results", tmp_path / "nowhere")
     assert found.code == 2 and "expected runs of two or more of hadamard, " in found.err
 

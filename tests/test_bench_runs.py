@@ -29,9 +29,9 @@ from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.bench import Spec, execute, read_spec, rows
 from hadamard_adapter.bench import train as train_room
 from hadamard_adapter.bench.executors import Executor, _share, in_this_process, on_slurm, pool
-from hadamard_adapter.bench.plan import due, estimated
+from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import name_of
+from hadamard_adapter.bench.run import name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
@@ -313,6 +313,30 @@ def test_the_copy_of_a_spec_names_the_model_that_its_records_name(place: Path, t
     assert list(group.specs) == ["tiny"]
 
 
+@pytest.mark.parametrize("named", ["lora", "."])
+def test_only_the_model_of_a_kept_spec_is_renamed(
+    place: Path, tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.toml"
+    text = spec_text(place, "lora head").replace(str(place / "model"), "lora").replace('"tiny"', '"lora"')
+    path.write_text(text, encoding="utf-8")
+    copy = Results(tmp_path / "r").keep_spec(path, "mine")
+    assert copy.read_text(encoding="utf-8") == text.replace('models = ["lora"]', 'models = ["mine"]')
+    monkeypatch.chdir(place / "model")
+    words = (
+        "--results",
+        tmp_path / "r2",
+        "--data",
+        place,
+        "--model",
+        "." if named == "." else place / "model",
+    )
+    path.write_text(text.replace('"lora", "head"', '"tfidf"'), encoding="utf-8")
+    found = hadamard("bench", path, *words)
+    assert found.code == 0, found.err
+    assert 'models = ["model"]' in (tmp_path / "r2" / "specs" / "s.toml").read_text(encoding="utf-8")
+
+
 def test_a_spec_that_replaces_another_of_its_title_says_so(place: Path, tmp_path: Path) -> None:
     words = ("bench", place / "spec.toml", "--results", tmp_path / "r")
     spec_of(place, "tfidf", seeds=1, epochs=1)
@@ -498,6 +522,21 @@ def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Pa
     found = hadamard(*words)
     assert "model mood head: 5 finished; to run: 0 at " in found.out
     assert "bitfit: 0 finished; to run: 3 of a search, then 2; about" in found.out
+    assert "\n5 runs" in found.out and "\n3 runs" in hadamard(*words, "--purpose", "search").out
+    assert "\n2 runs" in hadamard(*words, "--purpose", "score").out
+
+
+def test_an_estimate_is_of_runs_of_the_same_precision_where_there_are_some(place: Path) -> None:
+    wanted = cells_of(spec_of(place, "bitfit", seeds=1))[0].run("score", 2, 0.001, 0)
+
+    def ran(seconds: float, **changes: Any) -> dict[str, Any]:
+        run = {"model": wanted.model, "method": "bitfit", "task": {"name": "mood"}, "bf16": False, **changes}
+        return {"status": "done", "work": work_of(wanted), "seconds": seconds, "run": run}
+
+    half = ran(10.0, bf16=True)
+    assert total_seconds([wanted], {"a": half}) == (pytest.approx(10.0, rel=0.01), 0)
+    other = ran(50.0, method="lora", task={"name": "tone"})  # of the precision, though of another method
+    assert total_seconds([wanted], {"a": half, "b": other}) == (pytest.approx(50.0, rel=0.01), 0)
 
 
 def test_a_record_of_a_method_of_another_version_does_not_stop_the_plan(place: Path, tmp_path: Path) -> None:

@@ -176,6 +176,22 @@ def test_as_many_rows_choose_as_the_spec_says_and_none_of_them_trains(
     assert set(found.held_out.labels or []) == {0, 1}
 
 
+def test_fewer_rows_to_hold_out_than_classes_and_too_few_rows_are_said(tmp_path: Path) -> None:
+    lines = [f"{word} {n},label {n % 50}" for n in range(250) for word in ("good",)]
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    with pytest.raises(
+        DataError, match=r"'topics': held_out: expected [3-5][0-9] or more.*received 30; ask for more"
+    ):
+        read_rows(TaskSpec("topics", rows=100, held_out=30, **files), "")
+    assert len(read_rows(TaskSpec("topics", rows=150, held_out=50, **files), "").held_out) == 50
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.csv").write_text("text,label\na,x\nb,y\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"task 'topics': 2 rows of train are too few to hold some out"):
+        read_rows(TaskSpec("topics", **files), "")
+
+
 def test_more_rows_to_hold_out_than_there_are_is_said(tmp_path: Path) -> None:
     place = lay_out(tmp_path)
     spec = TaskSpec("mood", rows=80, held_out=30, train=str(place / "train.csv"), dev=str(place / "dev.csv"))

@@ -53,6 +53,19 @@ def test_a_merge_into_bfloat16_reports_its_rounding(place: Path, tmp_path: Path)
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_a_model_that_cannot_compute_in_half_precision_is_refused_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    tiny_folder(tmp_path / "model", "deberta")
+    write_rows(tmp_path / "train.csv", 32)
+    tiny_tune(tmp_path / "model", tmp_path / "tuned", tmp_path / "train.csv", stages=1, epochs=1)
+    with pytest.raises(
+        SettingsError, match=r"dtype: this model cannot compute in bfloat16.*expected float32"
+    ):
+        merge(tmp_path / "tuned", tmp_path / "plain", dtype="bfloat16")
+    assert not (tmp_path / "plain").exists() and merge(tmp_path / "tuned", tmp_path / "plain").size_bytes
+
+
 def test_a_merge_replaces_a_merge_only_when_told_and_never_anything_else(place: Path, tmp_path: Path) -> None:
     merge(place / "tuned", tmp_path / "plain")
     with pytest.raises(SettingsError, match="an earlier merge"):

@@ -33,6 +33,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def test_a_launcher_s_precision_is_not_that_of_the_settings(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in ("no", "bf16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", word)
+        tiny_tune(place / "model", tmp_path / word, place / "train.csv", dtype="float32")
+    assert adapter_sha256(tmp_path / "no") == adapter_sha256(tmp_path / "bf16")
+
+
 @pytest.fixture(scope="module")
 def tuned(place: Path) -> Path:
     """A result of two stages in the paper's setting."""

@@ -12,6 +12,7 @@ import pytest
 from bench_help import add
 from command import hadamard
 from hadamard_adapter.analysis.overview import overviews
+from hadamard_adapter.analysis.pictures import scores_picture, seeds_picture
 from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import markdown
@@ -265,6 +266,44 @@ def test_runs_of_an_older_recipe_say_so(tmp_path: Path) -> None:
     assert {row.method: row.older_recipe for row in groups[0].rows} == {"full": None, "bitfit": RECIPE - 1}
     remark = f"another version of the recipe: the bitfit on mood, 2 epochs (recipe {RECIPE - 1})."
     assert remark in markdown(groups, []) and "the full on" not in markdown(groups, [])
+
+
+def test_runs_of_an_older_recipe_do_not_stand_in_for_those_of_now(folder: Path) -> None:
+    tasks = "".join(TASK.format(name=name) for name in ("mood", "other"))
+    keep(folder, HEAD.format(title="main", method="bitfit") + tasks)
+    for task in ("mood", "other"):
+        for seed in range(3):
+            add(folder, "bitfit", seed, task=task, n_wrong=30, settings={"recipe": RECIPE - 1})
+    groups = read_groups(Results(folder))
+    (overview,) = overviews(groups)
+    bitfit = next(row for row in overview.rows if row.first.method == "bitfit")
+    assert (bitfit.means, bitfit.average, bitfit.ratio_percent) == ((None, None), None, None)
+    assert "| BitFit | not run |" in markdown(groups, []) and "another version of the recipe" in markdown(
+        groups, []
+    )
+    add(folder, "bitfit", 0, task="mood", n_wrong=2, settings={"recipe": RECIPE})
+    assert knobs_score(folder, "bitfit") == {0: 0.95}
+
+
+def knobs_score(folder: Path, method: str) -> dict[int, float]:
+    """Scores of what the overview shows of a method on mood."""
+    (overview,) = overviews(read_groups(Results(folder)))
+    row = next(row for row in overview.rows if row.first.method == method).rows[0]
+    return {} if row is None else row.scores
+
+
+def test_a_leftover_run_of_another_rate_owes_no_seeds_and_is_drawn(folder: Path) -> None:
+    keep(folder, HEAD.format(title="main", method="hadamard").replace("seeds = 1", "seeds = 3")
+         + TASK.format(name="mood"))  # fmt: skip
+    add(folder, "hadamard", 0, n_wrong=30, run={"lr": 0.5}, more=1)
+    mood = read_groups(Results(folder))[0]
+    owed = {row.lr: row.n_asked for row in mood.rows if row.method == "hadamard"}
+    assert owed == {(0.001,): 3, (0.5,): 0}
+    write_report(folder)
+    table = list(csv.DictReader((folder / "report.csv").open(encoding="utf-8")))
+    assert not [row for row in table if row["method"] == "hadamard" and row["status"] == "not run"]
+    for picture in (scores_picture(mood), seeds_picture(mood)):
+        assert "hadamard, lr 0.001" in picture and "hadamard, lr 0.5" in picture and "full, lr" not in picture
 
 
 def test_specs_of_one_title_ask_for_the_methods_of_both(folder: Path) -> None:

@@ -272,6 +272,28 @@ def test_the_epoch_whose_mean_score_is_best_is_what_all_tasks_get(
         assert all(torch.equal(own[name], tensor) for name, tensor in seen[0].items())
 
 
+def test_the_batches_of_a_step_of_tasks_together_are_of_one_task(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[set[int]] = []
+    trainer: Any = together_room._TogetherTrainer
+    original = trainer.get_batch_samples
+
+    def seen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        batches, n = original(self, *args, **kwargs)
+        steps.append({int(batch["task"]) for batch in batches})
+        return batches, n
+
+    monkeypatch.setattr(trainer, "get_batch_samples", seen)
+    more: dict[str, Any] = {"epochs": 2, "batch_size": 8, "grad_accumulation": 2, "device": "cpu"}
+    settings = [
+        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), quiet=True, **more)
+        for i in range(2)
+    ]
+    tune_together(settings, tmp_path / "out", silent)
+    assert {*map(frozenset, steps)} == {frozenset({0}), frozenset({1})}
+
+
 @pytest.mark.parametrize("where", ["write_final", "publish"])
 def test_tasks_together_that_were_stopped_late_end_with_the_same_command(
     where: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import mmap
 import signal
@@ -22,10 +23,18 @@ from bench_help import lay_out, processes_of, silent
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
-from hadamard_adapter.analysis.speed import paired, read_speed_groups, score_at, seconds_to, slope, twins
+from hadamard_adapter.analysis.speed import (
+    paired,
+    read_growth,
+    read_speed_groups,
+    score_at,
+    seconds_to,
+    slope,
+    twins,
+)
 from hadamard_adapter.analysis.speed_texts import speed_files, speed_markdown
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed
+from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed, worker
 from hadamard_adapter.bench.speed.clock import Clock, is_due, steps_of_whole_groups
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.plan import epochs_of, missing, rate_of, runs_of
@@ -34,7 +43,7 @@ from hadamard_adapter.bench.speed.schedule import in_a_process, run_missing
 from hadamard_adapter.bench.speed.spec import PACKED
 from hadamard_adapter.bench.speed.variants import GAINS, Gain
 from hadamard_adapter.bench.speed.worker import measure
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.precision import pick_dtype
 from tuning_help import adapter_sha256, tiny_tune
@@ -497,6 +506,66 @@ def test_two_curves_of_the_same_settings_are_told_and_the_newest_counts(place: P
         (line,) = twins(records)
         assert "2 runs of these settings" in line and "ffffffffff" in line
     assert twins([first]) == [] and line in speed_files([first, other])["speed.md"]
+    fixed = [
+        {**one, "run": {**one["run"], "task": {**one["run"]["task"], "epochs": 7}}} for one in (first, other)
+    ]
+    open_ = [{**one, "run": {**one["run"], "task": {**one["run"]["task"], "epochs": None}}} for one in fixed]
+    assert len(twins([*fixed, *open_])) == 2
+
+
+def test_a_gain_is_of_the_newest_curves_and_of_those_that_share_their_settings(
+    place: Path, tmp_path: Path
+) -> None:
+    results = Results(tmp_path)
+    for run in runs_of(spec_of(place, "lora-grouped lora-bf16", seeds=1)):
+        assert measure(run, results)
+    off, on = sorted(results.records().values(), key=lambda record: record["run"]["variant"])
+    for record, seconds in ((on, 2.0), (off, 6.0)):
+        record["stages"] = {"adapter": {"steps": 2, "processor_seconds": seconds, "seconds": seconds}}
+    slow = {"adapter": {"steps": 2, "processor_seconds": 60.0, "seconds": 60.0}}
+    newer = {**off, "identity": "0", "started_at": "2099-01-01T00:00:00+00:00", "stages": slow}
+    for records in ([on, off, newer], [on, newer, off]):
+        (gain,) = gains_of(records)
+        assert (gain.ratio, gain.n) == (30.0, 1)
+    task = {**off["run"]["task"], "rows": 1000}
+    other = {**newer, "run": {**off["run"], "task": task}}
+    assert gains_of([on, other]) == [] and [gain.ratio for gain in gains_of([on, off, other])] == [3.0]
+
+
+def test_points_of_other_rows_or_another_machine_make_a_line_of_their_own(place: Path) -> None:
+    def point(value: int, **changes: Any) -> dict[str, Any]:
+        task = {"name": "mood", "rows": changes.pop("rows", None), "batch_size": 16}
+        run = {"purpose": "growth", "model": "m", "axis": "length", "variant": "tune", "value": value}
+        stages = {"adapter": {"steps": 2, "epochs": 1, "processor_seconds": float(value), "seconds": 0.0}}
+        more = {"status": "done", "started_at": changes.pop("started_at", "2026-01-01T00:00:00+00:00")}
+        machine = {"device": "cpu", "processor": "a", "threads": 1, **changes}
+        spent = {"cache": 0.0}
+        times = {"processor_seconds": spent, "wall_seconds": spent, "stages": stages}
+        return {"run": run | {"task": task}, "machine": machine, "rows": {"train": 9}, **times, **more}
+
+    (line,) = read_growth([point(16), point(32)])
+    assert line.title == VARIANTS["tune"].title and [value for value, _ in line.points] == [16, 32]
+    again = point(16, started_at="2027-01-01T00:00:00+00:00")
+    again["stages"]["adapter"]["processor_seconds"] = 99.0
+    assert read_growth([again, point(16)])[0].points == ((16, 99.0),)
+    lines = read_growth([point(16), point(32), point(64, processor="b"), point(64, rows=20)])
+    assert sorted([value for value, _ in line.points] for line in lines) == [[16, 32], [64], [64]]
+    assert len({line.title for line in lines}) == 3 and all("mood" in line.title for line in lines)
+
+
+def test_a_full_disk_is_no_word_on_a_variant(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: Any, **__: Any) -> Any:
+        raise TrainingError("no checkpoint") from OSError(errno.ENOSPC, "No space left on device")
+
+    (run,) = runs_of(spec_of(place, "lora", seeds=1))
+    results = Results(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_found", no_space)
+        with pytest.raises(TrainingError):
+            measure(run, results)
+    assert not results.records() and measure(run, results)
 
 
 def test_growth_changes_one_thing_at_a_time(place: Path) -> None:

@@ -5,6 +5,7 @@ variants have them, else short runs of one round.
 """
 
 import datetime
+import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench.speed.variants import GAINS, Gain
 
-__all__ = ["SIDE_BY_SIDE", "GainRow", "Source", "gains_of", "machine_of", "seconds_field"]
+__all__ = ["SHARED", "SIDE_BY_SIDE", "GainRow", "Source", "gains_of", "machine_of", "seconds_field"]
 
 Record = Mapping[str, Any]
 Source = Literal["curve", "pace"]
 """The purpose of the runs that were paired."""
+SHARED = ("batch_size", "head_epochs", "max_length")
+"""Settings of a task that two runs share where one is held against the other."""
 SIDE_BY_SIDE = 3600.0
 """Seconds between two short runs of a round, at most, for their ratio to count: a machine's days differ."""
 
@@ -106,30 +109,40 @@ def machine_of(record: Record) -> tuple[Any, Any]:
     return machine.get("processor"), machine.get("threads")
 
 
-_Runs = dict[tuple[Source, int], Record]
-"""(purpose, seed or number of the round) -> run."""
+_Runs = dict[tuple[Source, bool, str, int], Record]
+"""(purpose, whether of few rows, what both runs of a pair share, seed or number of the round) -> run."""
 
 
 def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
+    """Of several runs that are alike, the newest counts, as in the curves."""
     found: dict[tuple[str, str, str], _Runs] = {}
-    for record in records:
+    done = [record for record in records if record["status"] == "done"]
+    for record in sorted(done, key=_at):
         run = record["run"]
-        if run["purpose"] in ("curve", "pace") and record["status"] == "done":
+        if run["purpose"] in ("curve", "pace"):
             runs = found.setdefault((run["model"], run["task"]["name"], run["variant"]), {})
-            pair = run["purpose"], run["seed"] if run["purpose"] == "curve" else run["value"]
-            if pair not in runs or run.get("steps"):  # of a whole task rather than of few rows
-                runs[pair] = record
+            shared = json.dumps([run["task"].get(name) for name in ("rows", *SHARED)])
+            number = run["seed"] if run["purpose"] == "curve" else run["value"]
+            runs[run["purpose"], _is_of_few_rows(record), shared, number] = record
     return found
+
+
+def _is_of_few_rows(record: Record) -> bool:
+    """Whether a run had few rows, as the first short ones had, not the first steps of a whole task."""
+    return record["run"]["purpose"] == "pace" and not record["run"].get("steps")
 
 
 def _row(model: str, task: str, gain: Gain, source: Source, on: _Runs, off: _Runs) -> GainRow | None:
     """The gain by runs of one purpose; None where none of them make a pair."""
-    both = [(on[pair], off[pair]) for pair in sorted(on.keys() & off.keys()) if pair[0] == source]
-    both = [pair for pair in both if machine_of(pair[0]) == machine_of(pair[1])]
-    if source == "pace":
-        both = [pair for pair in both if abs(_at(pair[0]) - _at(pair[1])) <= SIDE_BY_SIDE]
-    if not both:
+    alike: dict[tuple[Any, ...], list[tuple[Record, Record]]] = {}
+    for key in sorted(on.keys() & off.keys()):
+        pair = on[key], off[key]
+        is_apart = source == "pace" and abs(_at(pair[0]) - _at(pair[1])) > SIDE_BY_SIDE
+        if key[0] == source and machine_of(pair[0]) == machine_of(pair[1]) and not is_apart:
+            alike.setdefault(key[:3], []).append(pair)
+    if not alike:
         return None
+    both = max(alike.items(), key=lambda item: (not item[0][1], len(item[1])))[1]
     pairs = [(_step_seconds(with_it, gain), _step_seconds(without, gain)) for with_it, without in both]
     ratios = [without / with_it for with_it, without in pairs]
     return GainRow(
@@ -143,7 +156,7 @@ def _row(model: str, task: str, gain: Gain, source: Source, on: _Runs, off: _Run
         high=max(ratios),
         n=len(pairs),
         source=source,
-        is_of_few_rows=source == "pace" and any(not r["run"].get("steps") for pair in both for r in pair),
+        is_of_few_rows=_is_of_few_rows(both[0][0]),
     )
 
 

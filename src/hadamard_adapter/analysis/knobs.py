@@ -76,7 +76,7 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
         DataError: no task has two combinations that train something, or there is no such folder.
     """
     results = Results(expanded(folder))
-    found = {f"{group.model}, {group.task}": of_group(group) for group in read_groups(results)}
+    found = {_title(group): of_group(group) for group in read_groups(results)}
     found = {name: one for name, one in found.items() if len(set(one["scores"]) - {"none"}) > 1}
     if not found:
         is_there = results.folder.is_dir()
@@ -88,11 +88,15 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
     return {"tasks": found}
 
 
+def _title(group: Group) -> str:
+    return f"{group.model}, {group.task}" + (", epochs chosen on dev" if group.select == "dev" else "")
+
+
 def of_group(group: Group) -> dict[str, Any]:
-    """The part of one table; of a method of several settings the row of most seeds."""
+    """The part of one table; of a method of several settings the row of most seeds, of this recipe."""
     scores: dict[frozenset[str], dict[int, float]] = {}
     for chosen, method in COMBINATIONS.items():
-        rows = [row for row in group.rows if row.method == method and row.scores]
+        rows = [r for r in group.rows if r.method == method and r.scores and r.older_recipe is None]
         row = largest(rows, lambda row: len(row.scores))
         if row is not None:
             scores[chosen] = row.scores

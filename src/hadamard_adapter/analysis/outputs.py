@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import nn
 
 from hadamard_adapter.adapter.families import find_sites
+from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.models import (
@@ -241,7 +242,7 @@ def outputs_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         layers = one["layers"]
         for name, style in {"norm before": "--", "norm after": "-", "change": ":"}.items():
             upper.plot(layers[name], style, marker=".", color="C0" if "norm" in name else "C3", label=name)
-        upper.set(title=title)
+        upper.set(title=without_mathtext(title))
         for index, name in enumerate(FITS):
             lower.plot(layers[name], marker=".", color=f"C{index}", label=name)
         lower.set(xlabel="layer")

@@ -87,8 +87,9 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     baseline = known.pop() if len(known) == 1 else None
     for index, group in enumerate(groups):
         asked = {baseline, *(method for title in titles for method in group.specs.get(title, ()))}
-        for method in dict.fromkeys(row.method for row in group.rows):
-            alike = [row for row in group.rows if row.method == method]
+        now = [row for row in group.rows if row.older_recipe is None]  # one average is of one recipe
+        for method in dict.fromkeys(row.method for row in now):
+            alike = [row for row in now if row.method == method]
             row = largest(alike, lambda row: len(row.scores))  # of several settings that of most seeds
             if row is not None and (not group.specs or method in asked):
                 found.setdefault(method, [None] * len(groups))[index] = row

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hadamard_adapter.analysis.offsets import flat, read_offsets, tasks_of
+from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import SettingsError
 
 __all__ = ["cosines", "patterns_of_folders", "patterns_picture", "principal_components", "rms_by_layer"]
@@ -128,7 +129,7 @@ def patterns_picture(found: Mapping[str, Any]) -> Any:
     for column, kind in enumerate(kinds):
         upper, lower = axes[:, column]
         for name, task, values in zip(names, tasks, found["by_layer"][kind]["rms"], strict=True):
-            upper.plot(values, marker=".", color=colors[task], label=name)
+            upper.plot(values, marker=".", color=colors[task], label=without_mathtext(name))
         upper.set(title=kind.partition(" ")[0].replace("_", " "), xlabel="layer", ylim=(0, None))
         if not column:
             upper.set_ylabel("rms of offsets")
@@ -137,7 +138,8 @@ def patterns_picture(found: Mapping[str, Any]) -> Any:
     second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
     for task, color in colors.items():
         own = [index for index, other in enumerate(tasks) if other == task]
-        axes[0, -1].plot(points[own, 0], second[own], "o", color=color, label=task, alpha=0.7)
+        label = without_mathtext(task)
+        axes[0, -1].plot(points[own, 0], second[own], "o", color=color, label=label, alpha=0.7)
     axes[0, -1].legend(fontsize=7)
     share = [f"{100 * value:.0f} %" for value in [*shares, 0.0][:2]]
     axes[0, -1].set(title="principal components", xlabel=share[0], ylabel=share[1])
@@ -150,7 +152,7 @@ def patterns_picture(found: Mapping[str, Any]) -> Any:
 
 def _cosine_map(axes: Any, matrix: Any, names: Sequence[str]) -> Any:
     image = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), [without_mathtext(name) for name in names], fontsize=7)
     axes.set_xticks([])
     return image
 

@@ -39,12 +39,12 @@ def scores_picture(group: Group) -> str:
     """
 
     def draw(figure: Any, axes: Any) -> None:
-        for index, row in enumerate(_done(group)):
+        for index, (label, row) in enumerate(_labelled(group).items()):
             x = max(row.n_trained or 0, 1)
             color, marker = f"C{index % 10}", "os"[index // 10 % 2]
             axes.plot([x] * len(row.scores), list(row.scores.values()), ".", color=color, alpha=0.4)
             mean = row.summary.mean if row.summary is not None else 0.0
-            axes.plot([x], [mean], marker, color=color, label=row.method)
+            axes.plot([x], [mean], marker, color=color, label=label)
         axes.set_xscale("symlog", linthresh=100)
         axes.margins(0.08)
         axes.set(xlabel="trained parameters beside the head", ylabel=group.metric)
@@ -57,9 +57,35 @@ def seeds_picture(group: Group) -> str:
     """A line a method, a dot a seed, a bar at the mean."""
 
     def draw(figure: Any, axes: Any) -> None:
-        draw_seeds(axes, {row.method: list(row.scores.values()) for row in _done(group)}, group.metric)
+        scores = {label: list(row.scores.values()) for label, row in _labelled(group).items()}
+        draw_seeds(axes, scores, group.metric)
 
     return _svg(draw, (5.2, 0.9 + 0.32 * len(_done(group))))
+
+
+def _labelled(group: Group) -> dict[str, Row]:
+    """The rows that have scores under names of their own: the method, and what tells its rows apart."""
+    rows = _done(group)
+    methods = [row.method for row in rows]
+    found = dict[str, Row]()
+    for row in rows:
+        label = row.method
+        if methods.count(label) > 1:
+            label += f", lr {' '.join(f'{rate:g}' for rate in row.lr)}"
+        while label in found:
+            label += " (another)"
+        found[label] = row
+    return found
+
+
+def without_mathtext(name: str) -> str:
+    r"""A name as matplotlib draws it letter by letter: a folder called a$^$ is no formula.
+
+    Example:
+        >>> print(without_mathtext("a$^$"))
+        a\$^\$
+    """
+    return name.replace("$", r"\$")
 
 
 def draw_seeds(axes: Any, scores: Mapping[str, Sequence[float]], metric: str) -> None:

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hadamard_adapter.analysis.offsets import layer_of
-from hadamard_adapter.errors import AdapterError, DataError
+from hadamard_adapter.analysis.pictures import without_mathtext
+from hadamard_adapter.errors import AdapterError, DataError, SettingsError
 from hadamard_adapter.tasks import Examples, data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.bench import token_rows
@@ -44,6 +45,7 @@ __all__ = [
     "prune_curve",
     "prune_picture",
     "rank_agreement",
+    "refuse_start",
     "score_without",
     "settings_and_data",
     "settings_of",
@@ -257,6 +259,16 @@ def settings_of(folder: Path) -> TuneSettings:
         ) from error
 
 
+def refuse_start(settings: TuneSettings) -> None:
+    """An error where fewer layers cannot be tuned again as the adapter was."""
+    for name in ("start", "basis"):
+        if getattr(settings, name) is not None:
+            raise SettingsError(
+                f"tune again: the adapter was tuned with --{name}, which has offsets for all of its layers; "
+                f"expected an adapter without one: leave tune again out, or tune it without --{name} first"
+            )
+
+
 def tune_again(settings: TuneSettings, data: TuneData, layers: Sequence[int], output: Path) -> dict[str, Any]:
     """Tune an adapter of some layers from the start; the others are not in it. Returns layers and dev score.
 
@@ -267,8 +279,9 @@ def tune_again(settings: TuneSettings, data: TuneData, layers: Sequence[int], ou
         output: new folder.
 
     Raises:
-        SettingsError: as `tune`.
+        SettingsError: as `tune`, or the settings name a start or a basis, which have offsets for all layers.
     """
+    refuse_start(settings)
     chosen = dataclasses.replace(settings, layers=tuple(layers), output=str(output), quiet=True)
     metrics = tune(chosen, data=data).metrics
     return {
@@ -327,7 +340,7 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         again = one.get("again")
         if again is not None:
             upper.plot([len(again["layers"])], [again["score"]], "*", color="black", label="tuned again")
-        upper.set(title=name, xlabel="layers kept", ylabel=one["metric"])
+        upper.set(title=without_mathtext(name), xlabel="layers kept", ylabel=one["metric"])
         heights = np.array(list(one["scores"].values()))
         largest = np.maximum(heights.max(axis=1, keepdims=True), 1e-12)
         lower.imshow(np.maximum(heights, 0) / largest, aspect="auto", cmap="viridis", vmin=0, vmax=1)

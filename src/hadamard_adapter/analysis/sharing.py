@@ -222,12 +222,15 @@ def sharing_picture(found: Mapping[str, Any]) -> Any:
     titles = {"in_basis": "adapters of the basis", "task_left_out": "tasks that had no part in it"}
     for index, (name, title) in enumerate(titles.items()):
         sizes = [int(k) for k in found[name]]
+        if not sizes:  # all of the adapters are zero, or all but one
+            continue
         shares = np.array(list(found[name].values()))
         axes.plot(sizes, shares, ".", color=f"C{index}", alpha=0.4)
         axes.plot(sizes, shares.mean(axis=1), "-", color=f"C{index}", label=title)
     axes.set_xticks([int(k) for k in found["in_basis"]])
     axes.set(xlabel="directions, k", ylabel="share of the squared length", ylim=(0, 1.02))
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     return figure
 
 

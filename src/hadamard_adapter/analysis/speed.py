@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hadamard_adapter.analysis.gains import machine_of, seconds_field
+from hadamard_adapter.analysis.gains import SHARED, machine_of, seconds_field
 from hadamard_adapter.analysis.table import largest
 from hadamard_adapter.bench.speed.spec import PURPOSES
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
@@ -42,9 +42,6 @@ SHARE = 0.99
 _Settings = tuple[str, float, int | None, str]
 """Of a row: variant, learning rate, epochs, and what it shares with those that it is held against. Of a
 reference with several rows that of most seeds counts."""
-
-_SHARED = ("batch_size", "head_epochs", "max_length")
-"""Settings of a task that two curves share where one is held against the other."""
 
 Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
@@ -265,7 +262,7 @@ def twins(records: Iterable[Mapping[str, Any]]) -> list[str]:
             found.setdefault(key, []).append(record["identity"][:10])
     return [
         f"{', '.join(key[:-1])}: {len(names)} runs of these settings ({', '.join(names)}), the newest counts"
-        for key, names in sorted(found.items())
+        for key, names in sorted(found.items(), key=lambda item: str(item[0]))
         if len(names) > 1
     ]
 
@@ -279,7 +276,7 @@ def _drawn(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _settings_of(record: Mapping[str, Any]) -> _Settings:
     """What a row of the table stands for."""
     run = record["run"]
-    shared = {name: run["task"].get(name) for name in _SHARED}
+    shared = {name: run["task"].get(name) for name in SHARED}
     shared |= {name: run.get(name) for name in ("dev_rows", "points")}
     shared |= {"machine": machine_of(record)}
     return run["variant"], float(run["lr"]), run["task"].get("epochs"), json.dumps(shared)
@@ -306,14 +303,21 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
 
 def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
     """The lines of growth, axis by axis, in the seconds that `seconds_field` names."""
-    found: dict[tuple[str, str, str], dict[float, tuple[float, float]]] = {}
-    for record in records:
-        run = record["run"]
-        if run["purpose"] == "growth" and record["status"] == "done":
-            line = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
-            value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
-            line[value] = _epoch_seconds(record), _account(record, "cache")
-    return [_growth_line(key, sorted(line.items())) for key, line in sorted(found.items())]
+    found: dict[tuple[str, str, str], dict[str, dict[float, tuple[float, float]]]] = {}
+    done = [r for r in records if r["run"]["purpose"] == "growth" and r["status"] == "done"]
+    for record in sorted(done, key=lambda record: record["started_at"]):  # of runs that are alike the newest
+        run, task = record["run"], record["run"]["task"]
+        lines = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
+        processor, threads = machine_of(record)
+        of = task["name"] if run["axis"] == "rows" else _task(run)
+        line = lines.setdefault(f"{of}, batches of {task['batch_size']}, {processor}, threads: {threads}", {})
+        value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
+        line[value] = _epoch_seconds(record), _account(record, "cache")
+    return [
+        _growth_line((*key[:2], key[2] + (f" ({of})" if len(lines) > 1 else "")), sorted(line.items()))
+        for key, lines in sorted(found.items())
+        for of, line in sorted(lines.items())
+    ]
 
 
 def _growth_line(

@@ -254,7 +254,8 @@ def _group(
         older = None if recipe == RECIPE else recipe
         row = dataclasses.replace(row, title=title, edge=edge, older_recipe=older)
         rows.append(row if method == baseline else _with_comparison(row, records, baselines, results))
-    there = {row.method for row in rows}
+    rows = _asked_once(rows)
+    there = {row.method for row in rows if row.older_recipe is None}
     missing = [method for method in seeds if method not in there]
     rows += [_row(method, [], published.get(method), seeds[method]) for method in missing]
     rows.sort(key=lambda row: (row.n_trained is None, row.n_trained))
@@ -268,6 +269,16 @@ def _group(
         specs[cell.spec.title] = tuple(dict.fromkeys(both))
     shared = ", ".join(part for part in (sizes, more) if part)
     return Group(model, name, select, metric, tuple(rows), specs, shared, baseline)
+
+
+def _asked_once(rows: Sequence[Row]) -> list[Row]:
+    """What a spec asks of a method, its row of most seeds owes; those of another rate or recipe do not."""
+    owing = dict[str, Row]()
+    for row in rows:
+        most = owing.get(row.method)
+        if row.older_recipe is None and (most is None or len(row.scores) > len(most.scores)):
+            owing[row.method] = row
+    return [row if row is owing.get(row.method) else dataclasses.replace(row, n_asked=0) for row in rows]
 
 
 def _differing(settings: str, others: Sequence[str]) -> str:

@@ -170,15 +170,18 @@ def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
 
     A run takes what runs of the same model, method and task took; where there are none, or all are far
     shorter, those of the same model and method; else those of the same model; a fit without a model is none
-    of these.
+    of these. Runs of the same precision first, of another only where there are none.
 
     Args:
         runs: to come.
         records: what ran, of any spec.
     """
-    wanted = [(work_of(run), _likest_first(run.model, run.method, run.task.name)) for run in runs]
+    wanted = [(work_of(run), _likest_first(run.model, run.method, run.task.name, run.bf16)) for run in runs]
     ran = [
-        ((record["work"], record["seconds"]), _likest_first(run["model"], run["method"], run["task"]["name"]))
+        (
+            (record["work"], record["seconds"]),
+            _likest_first(run["model"], run["method"], run["task"]["name"], bool(run.get("bf16"))),
+        )
         for record in records.values()
         if record["status"] == "done" and record.get("work") is not None
         for run in [record["run"]]
@@ -186,9 +189,10 @@ def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
     return total_estimate(wanted, ran)
 
 
-def _likest_first(model: str, method: str, task: str) -> Traits:
+def _likest_first(model: str, method: str, task: str, bf16: bool) -> Traits:
     own = (Path(model).absolute().name, is_fit(method))
-    return (*own, method, task), (*own, method), own
+    traits = ((*own, method, task), (*own, method), own)
+    return tuple((*trait, f"bf16 {bf16}") for trait in traits) + traits
 
 
 def total_estimate(

@@ -169,8 +169,7 @@ class Results:
         place = self.place_of_spec(path)
         text = Path(path).read_text(encoding="utf-8")
         if model is not None:
-            (named,) = _content_of(Path(path))["models"]
-            text = re.sub(rf"""(["']){re.escape(named)}\1""", lambda _: json.dumps(model), text)
+            text = _MODELS.sub(lambda _: f"models = {json.dumps([model])}", text, count=1)
         with replacing(place, "w", encoding="utf-8") as file:
             file.write(text)
         return place
@@ -236,6 +235,10 @@ def _damage_of(content: Any) -> str | None:
         return "not a record of a run, or written half; the run counts as missing"
     problem = first_wrong(content)
     return None if problem is None else f"damaged ({problem!r}); the run counts as missing"
+
+
+_MODELS = re.compile(r"^models\s*=\s*\[.*?\]", re.MULTILINE | re.DOTALL)
+"""A spec's entry of models, up to the first bracket that closes; a spec with `--model` has one model."""
 
 
 def _content_of(spec: Path) -> dict[str, Any]:

@@ -92,7 +92,18 @@ def _read(spec: TaskSpec, data: str) -> TaskRows:
         )
     train = found.train if spec.rows is None else cut(found.train, spec.rows + n_beside)
     share = (n_beside - 0.5) / len(train) if n_beside else min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))
-    train, held_out = stratified_split(train, found.task, share, SEED)
+    try:
+        train, held_out = stratified_split(train, found.task, share, SEED)
+    except DataError as error:
+        raise DataError(
+            f"task {spec.name!r}: {plural(len(train), 'row')} of train are too few to hold some out, on "
+            "which rates and epochs are chosen; give more"
+        ) from error
+    if n_beside and len(held_out) != n_beside:
+        raise DataError(
+            f"task {spec.name!r}: held_out: expected {len(held_out)} or more, so that every class has a row "
+            f"there, received {n_beside}; ask for more"
+        )
     task = dataclasses.replace(found.task, name=spec.name)
     return TaskRows(task, found.columns, train, held_out, found.dev)
 

@@ -311,6 +311,7 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
         kept_layers,
         layer_scores,
         prune_curve,
+        refuse_start,
         score_without,
         settings_and_data,
         spread_rows,
@@ -321,6 +322,8 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
     from hadamard_adapter.tuning import load
 
     settings, data = settings_and_data(folder)
+    if options.tune_again:
+        refuse_start(settings)
     classifier = load(folder)
     scores = layer_scores(classifier, spread_rows(data.train, options.rows))
     layers = adapted_layers(classifier.model)

@@ -104,12 +104,13 @@ def bench_command(options: BenchOptions) -> None:
     asked = read_spec(path)
     spec = _placed(asked, options)
     if options.plan:
-        _print_plan(spec, results)
+        _print_plan(spec, results, options.purpose)
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    is_named = options.model is None or Path(options.model).name == Path(asked.models[0]).name
-    model = None if is_named else Path(options.model or "").name
+    model = None if options.model is None else Path(options.model).absolute().name
+    if model == Path(asked.models[0]).name:
+        model = None
     is_other = results.is_other_spec(path, model)
     kept = results.keep_spec(path, model)
     if kept.name != path.name:
@@ -193,7 +194,7 @@ def _executor(options: BenchOptions, results: "Results") -> "Executor":
     return in_this_process()
 
 
-def _print_plan(spec: "Spec", results: "Results") -> None:
+def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     """A line for each cell, then the sum."""
     from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
     from hadamard_adapter.cli.board import duration
@@ -201,7 +202,7 @@ def _print_plan(spec: "Spec", results: "Results") -> None:
     records, runs = results.records(), list[Any]()
     for cell in cells_of(spec):
         state = state_of(cell, records)
-        left = [*state.due, *state.later]
+        left = [run for run in (*state.due, *state.later) if purpose in ("all", run.purpose)]
         runs += left
         seconds, n_unknown = total_seconds(left, records)
         time = "unknown" if n_unknown else f"about {duration(seconds)}"

@@ -96,7 +96,14 @@ def merge(
             reloaded = AutoModelForSequenceClassification.from_pretrained(
                 written, dtype=DTYPES[name], trust_remote_code=allow_remote_code
             )
-        difference = float(np.abs(before - _probe(classifier, reloaded.eval())).max())
+        try:
+            difference = float(np.abs(before - _probe(classifier, reloaded.eval())).max())
+        except RuntimeError as error:
+            if name == "float32":
+                raise
+            raise SettingsError(
+                f"dtype: this model cannot compute in {name} ({error}); expected float32"
+            ) from error
         if name == "float32" and not difference <= TOLERANCE:
             raise AdapterError(
                 f"the merged model of {str(folder)!r} differs by {difference:.2g} in a logit, expected at "

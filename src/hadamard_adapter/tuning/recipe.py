@@ -332,7 +332,8 @@ def write_final(bench: Bench, key: dict[str, Any]) -> None:
     stages = {name: read_json(done_folder(bench, name) / "stage.json") for name in names}
     metrics = metrics_of(bench.data, stages, count_parameters(bench.model, bench.n_base, bench.basis))
     if bench.basis is not None:
-        own = coefficients_in(bench.basis.directions, trained_offsets(bench.model))
+        trained = {name: p.detach().cpu() for name, p in trained_offsets(bench.model).items()}
+        own = coefficients_in(bench.basis.directions, trained)
         metrics["coefficients"] = [round(value, 6) for value in own.tolist()]
     run = run_of(bench.settings, bench.data, stages) | {
         "key": key,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -30,7 +31,7 @@ from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.losses import loss_of, mean_loss
-from hadamard_adapter.tuning.models import backbone_of, collator, quiet_libraries
+from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
 from hadamard_adapter.tuning.recipe import (
@@ -101,6 +102,9 @@ def tune_together(
             f"{names[0]!r} was tuned in the directions of {settings[0].basis!r}, and its settings count for "
             "all; expected an adapter with offsets of its own: name one that was tuned without --basis first"
         )
+    n_processes = PartialState(cpu=pick_device(settings[0].device).type == "cpu").num_processes
+    if n_processes > 1:
+        raise SettingsError(f"expected one process, received {n_processes}; start it without a launcher")
     refuse_no_place("output", output.absolute())
     folders = {name: output.absolute() / name for name in names}
     with quiet_libraries(), contextlib.ExitStack() as held:
@@ -234,7 +238,8 @@ class _TogetherTrainer(StageTrainer):
     epoch_loss = 0.0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return OneTaskBlocks(self.train_dataset, self.args.train_batch_size, self.args.seed)
+        rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return OneTaskBlocks(self.train_dataset, rows_a_step, self.args.seed)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)

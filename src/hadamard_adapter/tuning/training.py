@@ -334,6 +334,8 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
     )
     # Several GPUs in one process (DataParallel) are not our way; there is no public setting for it.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
+    # `accelerate launch` may ask for another precision than the settings, by the environment.
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
     return arguments
 
 

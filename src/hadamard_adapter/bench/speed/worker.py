@@ -34,7 +34,7 @@ from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
-from hadamard_adapter.tuning.resume import remove
+from hadamard_adapter.tuning.resume import is_out_of_space, remove
 
 __all__ = ["main", "measure"]
 
@@ -74,6 +74,8 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
         except (DataError, SettingsError):
             raise
         except (HadamardError, torch.OutOfMemoryError) as error:
+            if is_out_of_space(error, work):  # no word on the variant: it is run again
+                raise
             found = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     return {
         "run": described(run),
