@@ -116,14 +116,13 @@ _Runs = dict[tuple[Source, bool, str, int], Record]
 def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
     """Of several runs that are alike, the newest counts, as in the curves."""
     found: dict[tuple[str, str, str], _Runs] = {}
-    done = [record for record in records if record["status"] == "done"]
+    done = [r for r in records if r["status"] == "done" and r["run"]["purpose"] in ("curve", "pace")]
     for record in sorted(done, key=_at):
         run = record["run"]
-        if run["purpose"] in ("curve", "pace"):
-            runs = found.setdefault((run["model"], run["task"]["name"], run["variant"]), {})
-            shared = json.dumps([run["task"].get(name) for name in ("rows", *SHARED)])
-            number = run["seed"] if run["purpose"] == "curve" else run["value"]
-            runs[run["purpose"], _is_of_few_rows(record), shared, number] = record
+        runs = found.setdefault((run["model"], run["task"]["name"], run["variant"]), {})
+        shared = json.dumps([run["task"].get(name) for name in ("rows", *SHARED)])
+        number = run["seed"] if run["purpose"] == "curve" else run["value"]
+        runs[run["purpose"], _is_of_few_rows(record), shared, number] = record
     return found
 
 
