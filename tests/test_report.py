@@ -282,10 +282,10 @@ def test_runs_of_an_older_recipe_do_not_stand_in_for_those_of_now(folder: Path) 
         groups, []
     )
     add(folder, "bitfit", 0, task="mood", n_wrong=2, settings={"recipe": RECIPE})
-    assert knobs_score(folder, "bitfit") == {0: 0.95}
+    assert shown_scores(folder, "bitfit") == {0: 0.95}
 
 
-def knobs_score(folder: Path, method: str) -> dict[int, float]:
+def shown_scores(folder: Path, method: str) -> dict[int, float]:
     """Scores of what the overview shows of a method on mood."""
     (overview,) = overviews(read_groups(Results(folder)))
     row = next(row for row in overview.rows if row.first.method == method).rows[0]

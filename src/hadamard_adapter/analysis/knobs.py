@@ -9,9 +9,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.analysis.pictures import draw_seeds
+from hadamard_adapter.analysis.pictures import draw_seeds, without_mathtext
 from hadamard_adapter.analysis.statistics import summarise
-from hadamard_adapter.analysis.table import Group, largest, read_groups
+from hadamard_adapter.analysis.table import Group, read_groups, row_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import DataError
 from hadamard_adapter.files import expanded
@@ -96,9 +96,8 @@ def of_group(group: Group) -> dict[str, Any]:
     """The part of one table; of a method of several settings the row of most seeds, of this recipe."""
     scores: dict[frozenset[str], dict[int, float]] = {}
     for chosen, method in COMBINATIONS.items():
-        rows = [r for r in group.rows if r.method == method and r.scores and r.older_recipe is None]
-        row = largest(rows, lambda row: len(row.scores))
-        if row is not None:
+        row = row_of(group, method)
+        if row is not None and row.scores:
             scores[chosen] = row.scores
     found: dict[str, Any] = {
         "metric": group.metric,
@@ -138,5 +137,5 @@ def knobs_picture(found: Mapping[str, Any]) -> Any:
     for axes, (title, task) in zip(panels, tasks.items(), strict=True):
         scores = {name: list(task["scores"].get(name, {}).values()) for name in names}
         draw_seeds(axes, scores, task["metric"])
-        axes.set_title(title.partition(", ")[2], fontsize=9)
+        axes.set_title(without_mathtext(title.partition(", ")[2]), fontsize=9)
     return figure

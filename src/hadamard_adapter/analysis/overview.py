@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hadamard_adapter.analysis.statistics import wilcoxon_p
-from hadamard_adapter.analysis.table import Group, Row, largest
+from hadamard_adapter.analysis.table import Group, Row, row_of
 from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Overview", "OverviewRow", "overviews"]
@@ -87,10 +87,8 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     baseline = known.pop() if len(known) == 1 else None
     for index, group in enumerate(groups):
         asked = {baseline, *(method for title in titles for method in group.specs.get(title, ()))}
-        now = [row for row in group.rows if row.older_recipe is None]  # one average is of one recipe
-        for method in dict.fromkeys(row.method for row in now):
-            alike = [row for row in now if row.method == method]
-            row = largest(alike, lambda row: len(row.scores))  # of several settings that of most seeds
+        for method in dict.fromkeys(row.method for row in group.rows):
+            row = row_of(group, method)  # one average is of one recipe
             if row is not None and (not group.specs or method in asked):
                 found.setdefault(method, [None] * len(groups))[index] = row
     base = found.get(baseline or "", [None] * len(groups))

@@ -56,11 +56,12 @@ def scores_picture(group: Group) -> str:
 def seeds_picture(group: Group) -> str:
     """A line a method, a dot a seed, a bar at the mean."""
 
+    scores = {label: list(row.scores.values()) for label, row in _labelled(group).items()}
+
     def draw(figure: Any, axes: Any) -> None:
-        scores = {label: list(row.scores.values()) for label, row in _labelled(group).items()}
         draw_seeds(axes, scores, group.metric)
 
-    return _svg(draw, (5.2, 0.9 + 0.32 * len(_done(group))))
+    return _svg(draw, (5.2, 0.9 + 0.32 * len(scores)))
 
 
 def _labelled(group: Group) -> dict[str, Row]:

@@ -28,7 +28,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS, is_fit
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Comparison", "Group", "Row", "largest", "read_groups"]
+__all__ = ["Comparison", "Group", "Row", "largest", "read_groups", "row_of"]
 
 BASELINES = ("full", "hadamard-wide", "hadamard")
 """Methods that others are compared with: in each table the first of these that it has."""
@@ -136,6 +136,17 @@ def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
     found = sorted(found, key=size, reverse=True)
     is_one = bool(found) and (len(found) == 1 or size(found[0]) > size(found[1]))
     return found[0] if is_one else None
+
+
+def row_of(group: "Group", method: str) -> "Row | None":
+    """A method's row of most seeds, of this recipe's runs; None where there is none, or several have as many.
+
+    Args:
+        group: of `read_groups`.
+        method: its name.
+    """
+    rows = [row for row in group.rows if row.method == method and row.older_recipe is None]
+    return largest(rows, lambda row: len(row.scores))
 
 
 def read_groups(results: Results) -> list[Group]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from hadamard_adapter.bench.executors import Executor, Started
-from hadamard_adapter.bench.plan import due
+from hadamard_adapter.bench.plan import due, of_purpose
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run, described, identity, name_of
 from hadamard_adapter.bench.spec import Spec
@@ -71,7 +71,7 @@ def run_all(
     try:
         while True:
             records = results.records()
-            left = {name_of(run): run for run in due(spec, records) if purpose in ("all", run.purpose)}
+            left = {name_of(run): run for run in of_purpose(due(spec, records), purpose)}
             left = {name: run for name, run in left.items() if name not in outcome.lost}
             if not left and not running:
                 return outcome

@@ -156,10 +156,11 @@ def _placed(spec: "S", options: BenchOptions) -> "S":
 
 
 def _speed(spec: "SpeedSpec", results: "Results", options: BenchOptions, console: "Console") -> None:
+    from hadamard_adapter.bench.plan import of_purpose
     from hadamard_adapter.bench.speed.plan import runs_of
     from hadamard_adapter.bench.speed.schedule import run_missing
 
-    runs = [run for run in runs_of(spec) if options.purpose in ("all", run.purpose)]
+    runs = of_purpose(runs_of(spec), options.purpose)
     if options.plan:
         _print_speed_plan(runs, results.records())
     else:
@@ -196,13 +197,13 @@ def _executor(options: BenchOptions, results: "Results") -> "Executor":
 
 def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     """A line for each cell, then the sum."""
-    from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
+    from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
     from hadamard_adapter.cli.board import duration
 
     records, runs = results.records(), list[Any]()
     for cell in cells_of(spec):
         state = state_of(cell, records)
-        left = [run for run in (*state.due, *state.later) if purpose in ("all", run.purpose)]
+        left = of_purpose((*state.due, *state.later), purpose)
         runs += left
         seconds, n_unknown = total_seconds(left, records)
         time = "unknown" if n_unknown else f"about {duration(seconds)}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
+from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.spec import Spec
 
@@ -47,7 +47,7 @@ class BenchBoard:
         to_come = list[Run]()
         for cell in cells_of(self.spec):
             state = state_of(cell, records)
-            left = [run for run in (*state.due, *state.later) if self.purpose in ("all", run.purpose)]
+            left = of_purpose((*state.due, *state.later), self.purpose)
             n_running = sum(run in running for run in left)
             to_come += left
             table.add_row(
