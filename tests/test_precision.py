@@ -16,6 +16,7 @@ from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.functional import hadamard
 from hadamard_adapter.tuning import load
+from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.precision import (
     FLOAT32_ALONE,
     autocast,
@@ -70,6 +71,29 @@ def test_a_trial_in_float32_leaves_the_cast_weights_as_they_were() -> None:
         model(**{"input_ids": torch.tensor([[5, 6]])})
     assert all(torch.equal(p, before[key]) and p.dtype == before[key].dtype
                for key, p in model.named_parameters())  # fmt: skip
+
+
+def test_a_device_without_memory_for_a_trial_goes_without_the_shortcuts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, stage, said = head_stage_model("bert"), stage_for("bert"), list[str]()
+    cast_frozen(model, "bfloat16")
+    before = {key: p.dtype for key, p in model.named_parameters()}
+    widened, n_widened = Tensor.float, [0]
+
+    def full(tensor: Tensor) -> Tensor:
+        n_widened[0] += 1
+        if n_widened[0] % 3 == 0:
+            raise torch.OutOfMemoryError
+        return widened(tensor)
+
+    monkeypatch.setattr(Tensor, "float", full)
+    with cached_prefix(model, stage, tmp_path, {}, 1.0, said.append) as cached:
+        assert cached is stage
+    with first_token_only(model, stage) as is_on:
+        assert not is_on
+    assert n_widened == [6] and {key: p.dtype for key, p in model.named_parameters()} == before
+    assert said == ["no cache of frozen layers: the device has no memory for a trial of it in float32"]
 
 
 def test_float32_casts_nothing_and_auto_is_looked_up() -> None:

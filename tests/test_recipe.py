@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
@@ -18,6 +19,7 @@ from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, 
 from hadamard_adapter.tuning.bench import class_weights
 from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
+from hadamard_adapter.tuning.processes import processes_on
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
 from models import BOS, EOS
@@ -320,6 +322,24 @@ def test_rows_that_were_cut_are_counted_and_told(place: Path, tmp_path: Path) ->
     lines = (place / "train.csv").read_text().splitlines()[1:]
     assert n_cut == sum(len(line.split(",")[0].split()) + 2 > 6 for line in lines) > 0
     assert any(f"{n_cut} train rows are longer than 6 tokens" in line for line in said)
+
+
+@pytest.mark.parametrize(("pair", "least"), [(False, 3), (True, 5)])
+def test_a_row_is_never_cut_to_special_tokens_alone(tmp_path: Path, pair: bool, least: int) -> None:
+    tiny_folder(tmp_path / "model")
+    rows = write_rows(tmp_path / "rows.csv", 24, pair=pair)
+    few: dict[str, Any] = {"epochs": 1, "head_epochs": 1}
+    message = rf"max_length: expected {least} or more, .* received {least - 1}"
+    with pytest.raises(SettingsError, match=message):
+        tiny_tune(tmp_path / "model", tmp_path / "out", rows, max_length=least - 1, **few)
+    tiny_tune(tmp_path / "model", tmp_path / "out", rows, max_length=least, **few)
+
+
+def test_a_run_is_on_its_own_device_whatever_an_earlier_one_had() -> None:
+    state = processes_on(torch.device("cpu"))
+    state.device = torch.device("meta")  # as if the earlier run had had another
+    assert PartialState().device == torch.device("meta")
+    assert processes_on(torch.device("cpu")).device == PartialState().device == torch.device("cpu")
 
 
 class Recorder:

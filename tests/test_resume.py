@@ -20,7 +20,7 @@ import torch
 from peft import peft_model
 
 from hadamard_adapter.errors import SettingsError, TrainingError
-from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, tune
+from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, training, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
@@ -283,6 +283,28 @@ def test_a_damaged_checkpoint_does_not_count_and_is_deleted(damage: str, tmp_pat
         file.unlink()
     assert resume.last_sealed(tmp_path) == tmp_path / "checkpoint-5"
     assert not checkpoint.exists()
+
+
+def test_a_stage_whose_best_checkpoint_is_damaged_begins_anew(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 1 is taken for the best, epoch 2 is the last; of both there is a checkpoint when it stops."""
+    monkeypatch.setattr(training, "best_epoch", lambda curve, metric: curve[0])
+    few: dict[str, Any] = {"stages": 1, "epochs": 3}
+
+    def run(output: Path, progress: Any = None) -> Path:
+        return tiny_tune(place / "model", output, place / "train.csv", progress=progress, **few).output
+
+    whole = run(tmp_path / "whole")
+    for damaged in ("best", "none"):
+        output = tmp_path / damaged
+        with pytest.raises(Stop):
+            run(output, StopAfterTwoEpochs())
+        best, newest = sorted((output.with_name(f"{damaged}.partial") / "both").iterdir(), key=resume.step_of)
+        assert resume.step_of(best) < resume.step_of(newest)
+        if damaged == "best":
+            (best / "adapter_model.safetensors").write_bytes(b"cut")
+        assert adapter_sha256(run(output)) == adapter_sha256(whole)
 
 
 def test_a_finished_run_leaves_a_work_folder_alone_while_another_works_there(

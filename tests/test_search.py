@@ -1,6 +1,7 @@
 """Several learning rates and seeds in one process: each run as if alone, a head a seed, dev chooses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
-from hadamard_adapter.errors import DataError, SettingsError
+from hadamard_adapter.errors import DataError, DivergedError, SettingsError
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneResult, TuneSettings, bench, load
 from hadamard_adapter.tuning.models import tokenize
@@ -135,6 +136,28 @@ def test_the_rate_with_the_best_mean_is_chosen_then_its_best_seed():
     assert choose([run(0.4), run(0.7), run(0.9), run(0.8)], rates) == 3
     assert choose([run(0.7, 2.0), run(0.2), run(0.7, 1.0), run(0.2)], rates) == 2
     assert choose([run(0.4, metric="rmse"), run(0.7, metric="rmse")], [0.1, 0.2]) == 0
+    assert choose([run(0.4), None, run(0.6), run(0.9)], rates) == 2  # 0.2 diverged once
+    assert choose([None, None, run(0.6), run(0.9)], rates) == 3  # as did 0.1
+
+
+def test_a_rate_that_diverges_is_left_out_and_the_others_choose(
+    place: Path, whole: tuple[TuneResult, Told], tmp_path: Path
+):
+    too_high: dict[str, Any] = {"max_grad_norm": 1e30, "warmup": 0.0}
+    said: list[str] = []
+    result = search(place, tmp_path / "out", lr=(0.03, 3e37), epochs=2, say=said.append, **too_high)
+    good, bad = result.metrics["runs"][::2], result.metrics["runs"][1::2]
+    assert all("dev" in run for run in good) and sum(run["is_chosen"] for run in good) == 1
+    assert all(re.fullmatch(r".*(loss is|not finite).*", run["error"]) for run in bad)
+    assert result.run["settings"]["lr"] == 0.03 and load(result.output).predict(["w10"])[0].label is not None
+    assert sum("is left out: " in line for line in said) == 2 and "  lr 3e+37: 2 diverged" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    told = Told()
+    search(place, tmp_path / "out", told, lr=(0.03, 3e37), epochs=2, **too_high)
+    assert not told.stages
+    with pytest.raises(DivergedError, match=r"expected a finite number|not finite"):
+        search(place, tmp_path / "none", lr=(2e37, 3e37), epochs=2, seeds=1, **too_high)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

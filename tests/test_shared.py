@@ -17,6 +17,7 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning import shortcuts as shortcuts_room
 from hadamard_adapter.tuning import together as together_room
 from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.shared import (
@@ -292,6 +293,29 @@ def test_the_batches_of_a_step_of_tasks_together_are_of_one_task(
     ]
     tune_together(settings, tmp_path / "out", silent)
     assert {*map(frozenset, steps)} == {frozenset({0}), frozenset({1})}
+
+
+def test_tasks_together_keep_less_for_backward_where_the_settings_say_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    original = shortcuts_room.checkpointed
+
+    def seen(model: Any) -> Any:
+        asked.append(any(".hadamard_" in name for name, p in model.named_parameters() if p.requires_grad))
+        return original(model)
+
+    monkeypatch.setattr(shortcuts_room, "checkpointed", seen)
+    results: list[Any] = []
+    for is_on in (False, True):
+        more: dict[str, Any] = {"epochs": 1, "device": "cpu", "quiet": True, "gradient_checkpointing": is_on}
+        settings = [
+            TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), **more) for i in range(2)
+        ]
+        found = tune_together(settings, tmp_path / str(is_on), silent)
+        results.append(load_file(found["0"].output / WEIGHTS))
+    assert asked.count(True) == 2  # the models of stage 2, in which the adapter trains
+    torch.testing.assert_close(results[0], results[1])
 
 
 @pytest.mark.parametrize("where", ["write_final", "publish"])

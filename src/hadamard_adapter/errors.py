@@ -6,7 +6,8 @@ HadamardError
 │   ├── BusyError  another process works in the same place
 │   └── LoadError  a model or tokenizer is not where it was looked for, or cannot be read
 ├── AdapterError   an adapter folder that does not fit its base model, or is damaged
-└── TrainingError  training cannot go on (loss not finite, no space left)
+└── TrainingError  training cannot go on (no space left)
+    └── DivergedError  a loss or a logit is not finite
 
 The message says what was expected, what was received and what to do next. The command line turns each of
 them into one line on standard error and exit code 2.
@@ -72,6 +73,10 @@ class AdapterError(HadamardError, ValueError):
 
 class TrainingError(HadamardError, RuntimeError):
     """Training cannot go on; the last good state is kept."""
+
+
+class DivergedError(TrainingError):
+    """A loss or a logit is not finite."""
 
 
 def refuse_twice(name: str, words: Iterable[str]) -> None:

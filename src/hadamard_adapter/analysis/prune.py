@@ -135,7 +135,7 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
         raise AdapterError(f"{str(classifier.folder)!r}: expected an adapter of layers, found none")
     offset, fisher = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     for name, squares in _squared_gradients(classifier, rows).items():
-        layer, delta = layer_of(name), trained_offsets(classifier.model)[name].detach().double()
+        layer, delta = layer_of(name), trained_offsets(classifier.model)[name].detach().cpu().double()
         if layer is not None:
             offset[layer] += float(delta.square().sum())
             fisher[layer] += float((squares * delta.square()).sum()) / 2
@@ -356,7 +356,7 @@ def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tens
     """Mean over rows of the squared gradient of a row's loss, offset by offset."""
     parameters = trained_offsets(classifier.model)
     were = {name: p.requires_grad for name, p in parameters.items()}
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
     collate = collator(classifier.tokenizer, classifier.task.problem_type)
     tokens, _ = token_rows(classifier.tokenizer, rows, classifier.max_length)
     try:
@@ -368,7 +368,7 @@ def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tens
             losses = row_losses(classifier.task.problem_type, classifier.model(**batch).logits, labels)
             gradients = torch.autograd.grad(losses.mean(), list(parameters.values()))
             for name, gradient in zip(parameters, gradients, strict=True):
-                sums[name] += gradient.double().square()
+                sums[name] += gradient.cpu().double().square()
     finally:
         for name, parameter in parameters.items():
             parameter.requires_grad_(were[name])

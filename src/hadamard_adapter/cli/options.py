@@ -10,6 +10,7 @@ A field with `metadata={"argument": "NAME"}` becomes a positional argument.
 """
 
 import dataclasses
+import os
 import re
 import types
 import typing
@@ -126,6 +127,8 @@ def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]]
         def callback(**values: Any) -> None:
             if "quiet" in names:
                 values["quiet"] = is_quiet()
+            if isinstance(values.get("model"), str):  # a shell leaves the ~ of --model=~/folder to us
+                values["model"] = os.path.expanduser(values["model"])
             function(settings(**values))
 
         return click.Command(

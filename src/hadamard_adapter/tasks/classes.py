@@ -27,7 +27,7 @@ def class_report(
 
     Raises:
         SettingsError: the task is a regression.
-        TrainingError: a logit is not finite.
+        DivergedError: a logit is not finite.
         DataError: the shapes do not fit.
 
     Example:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, SettingsError, TrainingError
+from ..errors import DataError, DivergedError, SettingsError
 from .reading import words
 from .task import PROBLEM_TYPES, Task
 
@@ -51,7 +51,7 @@ def score(task: Task, logits: Array, labels: Sequence[Any] | Array) -> dict[str,
         labels: b class indices, multi-hot rows or numbers, as in `Examples.labels`.
 
     Raises:
-        TrainingError: a logit is not finite.
+        DivergedError: a logit is not finite.
         DataError: the shapes do not fit the task.
 
     Example:
@@ -81,7 +81,7 @@ def predictions(task: Task, logits: Array) -> tuple[list[Any], Array]:
         logits: (b, l), in regression (b, 1) or (b,).
 
     Raises:
-        TrainingError: a logit is not finite.
+        DivergedError: a logit is not finite.
         DataError: the shape does not fit the task.
 
     Example:
@@ -131,7 +131,7 @@ def checked_logits(task: Task, logits: Array) -> Array:
     """Return logits as float64 (b, l) after checking their shape and that they are finite.
 
     Raises:
-        TrainingError: a logit is not finite.
+        DivergedError: a logit is not finite.
         DataError: the shape does not fit the task.
 
     Example:
@@ -149,7 +149,7 @@ def checked_logits(task: Task, logits: Array) -> Array:
         )
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if broken.size:
-        raise TrainingError(
+        raise DivergedError(
             f"{task.name}: {broken.size} of {len(values)} rows of logits are not finite (first: row "
             f"{broken[0]}, "
             f"{values[broken[0]].tolist()!r}); lower the learning rate, or compute in fp32"

@@ -144,7 +144,9 @@ def set_up(
 
 
 def class_weights(settings: TuneSettings, data: TuneData) -> Float[torch.Tensor, " l"] | None:
-    """n / (classes · rows of the class), float32, so that the weights of all rows average 1; None: none.
+    """n / (classes · rows of the class), float32; the weights of all rows average 1 where no class is empty.
+
+    None stands for equal weights.
 
     Raises:
         SettingsError: weights are asked for, and the task has no single labels.

@@ -123,9 +123,9 @@ def cast_frozen(model: nn.Module, dtype: str) -> None:
 def in_float32(model: nn.Module) -> Iterator[None]:
     """Within it weights in bfloat16 are float32 of the same value, so that a trial sees no rounding."""
     cast = [parameter for parameter in model.parameters() if parameter.dtype == torch.bfloat16]
-    for parameter in cast:
-        parameter.data = parameter.data.float()
     try:
+        for parameter in cast:
+            parameter.data = parameter.data.float()
         yield
     finally:
         for parameter in cast:

@@ -153,8 +153,11 @@ def _usable_prefix(
         return None, reason
     if "attention_mask" not in stage.train[0]:
         return None, "the tokenizer gives no attention_mask, which tells tokens from padding"
-    with in_float32(model):
-        prefix = _probe(model, layers, stage, dtype)
+    try:
+        with in_float32(model):
+            prefix = _probe(model, layers, stage, dtype)
+    except torch.OutOfMemoryError:
+        return None, "the device has no memory for a trial of it in float32"
     if prefix is None:
         return None, "with it this model computes something else"
     size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)

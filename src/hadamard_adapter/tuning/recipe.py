@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import DivergedError, SettingsError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import describe_columns, describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, Tokenized, class_weights, set_up
@@ -23,6 +23,7 @@ from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
+from hadamard_adapter.tuning.processes import processes_on
 from hadamard_adapter.tuning.report import (
     count_parameters,
     metrics_of,
@@ -97,7 +98,11 @@ def tune(
     keeps training it, as the preset says) and trains scale, shift and norm. Killed at any moment, the same
     call continues and ends at the same adapter, bit for bit. Several processes (`torchrun --nproc_per_node 2
     ...` or `accelerate launch --multi_gpu ...`; on CPUs with ACCELERATE_USE_CPU=true) share each step: n of
-    them with batch b / n are one with batch b.
+    them with batch b / n are one with batch b, but for an epoch's last step where b does not divide the rows:
+    Accelerate fills it with rows from the epoch's beginning.
+
+    Of several learning rates and seeds, a run that diverges is left out (in one process; of several, it ends
+    the search).
 
     Args:
         settings: see `TuneSettings`.
@@ -111,7 +116,8 @@ def tune(
     Raises:
         DataError: the rows are not as they must be.
         SettingsError: settings do not fit the model, the data, or what the output folder holds.
-        TrainingError: the loss is not finite, or the disk is full; the last complete checkpoint is kept.
+        TrainingError: the loss is not finite (of all runs), or the disk is full; the last complete checkpoint
+            is kept.
 
     Example:
         >>> result = tune(TuneSettings("bert-base-uncased", "out", train="train.csv"))  # doctest: +SKIP
@@ -119,7 +125,7 @@ def tune(
         0.91
     """
     device = pick_device(settings.device)
-    state = PartialState(cpu=device.type == "cpu")
+    state = processes_on(device)
     if settings.quiet or not state.is_main_process:
         say = _say_nothing
     progress = progress if state.is_main_process else None
@@ -192,26 +198,35 @@ def _search(
     state.wait_for_everyone()  # all have looked before one publishes
     if not is_chosen:
         trials = [dataclasses.replace(trial, settings=resolved_for(trial.settings, data)) for trial in trials]
-        folders = [partial / "runs" / trial.name for trial in trials]
+        outcomes: list[Path | str] = []
         tokenized: Tokenized = {}
-        for number, (trial, folder) in enumerate(zip(trials, folders, strict=True), start=1):
+        for number, trial in enumerate(trials, start=1):
             say(f"run {number} of {len(trials)}: lr {trial.settings.lr:g}, seed {trial.settings.seed}")
+            folder = partial / "runs" / trial.name
             own_key = run_key(trial.settings, data, state.num_processes)
             is_finished = check_output(folder, own_key, overwrite=True)
             state.wait_for_everyone()
+            end: Path | str = folder
             if not is_finished:
-                with workspace(folder, own_key, overwrite=True):
-                    shared = partial / "shared"
-                    _run(trial.settings, data, own_key, folder, say, progress, shared, tokenized)
-                    state.wait_for_everyone()
+                try:
+                    with workspace(folder, own_key, overwrite=True):
+                        shared = partial / "shared"
+                        _run(trial.settings, data, own_key, folder, say, progress, shared, tokenized)
+                        state.wait_for_everyone()
+                except DivergedError as error:
+                    is_none_left = number == len(trials) and all(isinstance(end, str) for end in outcomes)
+                    if is_none_left or state.num_processes > 1:  # the others wait for this one's gradients
+                        raise
+                    end = str(error).partition(";")[0]
+                    say(f"run {number} of {len(trials)} is left out: {end}")
                 gc.collect()  # its model
+            outcomes.append(end)
         if state.is_main_process:
-            metrics = [read_json(folder / "metrics.json") for folder in folders]
-            seconds = [read_json(folder / "run.json")["seconds"] for folder in folders]
-            runs = describe(trials, metrics, seconds)
+            runs = describe(trials, outcomes)
             for line in as_lines(runs, data.dev_name):
                 say(line)
-            write_chosen(folders, runs, key, partial / FINAL)
+            chosen = next(end for end, run in zip(outcomes, runs, strict=True) if run["is_chosen"])
+            write_chosen(Path(chosen), runs, key, partial / FINAL)
     if state.is_main_process:
         publish(partial, output)
 
@@ -352,7 +367,7 @@ def write_final(bench: Bench, key: dict[str, Any]) -> None:
 
 
 def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
-    """Stage 1 by itself: identity offsets and the tuned head, to be loaded like the whole result."""
+    """Stage 1 by itself: untrained offsets and the tuned head, to be loaded like the whole result."""
     shutil.copytree(done_folder(bench, "head"), folder, ignore=shutil.ignore_patterns("stage.json"))
     bench.tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", run)

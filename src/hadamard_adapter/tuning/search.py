@@ -7,6 +7,7 @@ out, and, for each seed, the head of stage 1, which does not depend on the adapt
 import dataclasses
 import shutil
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,14 @@ def trials_of(settings: TuneSettings) -> list[Trial]:
     ]
 
 
-def choose(metrics: list[dict[str, Any]], rates: list[float]) -> int:
+def choose(metrics: Sequence[dict[str, Any] | None], rates: list[float]) -> int:
     """Index of the run to keep: of the rate with the best mean dev score over seeds, the best run.
 
-    Among equals it is the lowest dev loss that counts, then the first.
+    Among equals it is the lowest dev loss that counts, then the first. A rate that diverged with a seed
+    stands behind all that did with none.
 
     Args:
-        metrics: content of metrics.json of every run.
+        metrics: content of metrics.json of every run; None: it diverged. One is there.
         rates: learning rate of every run.
 
     Example:
@@ -69,20 +71,20 @@ def choose(metrics: list[dict[str, Any]], rates: list[float]) -> int:
         >>> choose([run(0.5), run(0.7), run(0.9), run(0.8)], [0.1, 0.2, 0.1, 0.2])
         3
     """
-    name = metrics[0]["metric"]
+    finished = [
+        (index, rate, entry)
+        for index, (entry, rate) in enumerate(zip(metrics, rates, strict=True))
+        if entry is not None
+    ]
+    name = finished[0][2]["metric"]
     sign = METRICS[name].sign
 
-    def mean_of(lr: float) -> float:
-        return statistics.fmean(
-            sign * entry["dev"][name] for entry, rate in zip(metrics, rates, strict=True) if rate == lr
-        )
+    def rank(lr: float) -> tuple[bool, float]:
+        own = [sign * entry["dev"][name] for _, rate, entry in finished if rate == lr]
+        return len(own) == rates.count(lr), statistics.fmean(own)
 
-    best_lr = max(dict.fromkeys(rates), key=mean_of)
-    ranked = [
-        {**_best_of(entry), "epoch": index}
-        for index, (entry, rate) in enumerate(zip(metrics, rates, strict=True))
-        if rate == best_lr
-    ]
+    best_lr = max(dict.fromkeys(rate for _, rate, _ in finished), key=rank)
+    ranked = [{**_best_of(entry), "epoch": index} for index, rate, entry in finished if rate == best_lr]
     return best_epoch(ranked, name)["epoch"]
 
 
@@ -92,16 +94,15 @@ def _best_of(metrics: dict[str, Any]) -> dict[str, Any]:
     return best_epoch(last, metrics["metric"])
 
 
-def write_chosen(folders: list[Path], runs: list[dict[str, Any]], key: dict[str, Any], final: Path) -> None:
+def write_chosen(chosen: Path, runs: list[dict[str, Any]], key: dict[str, Any], final: Path) -> None:
     """The chosen run's folder as the result, with the figures of all; it appears by a rename.
 
     Args:
-        folders: results of the runs.
+        chosen: result of the chosen run.
         runs: one entry a run, as `describe` gives them.
         key: of the whole search.
         final: folder to make.
     """
-    chosen = next(folder for folder, entry in zip(folders, runs, strict=True) if entry["is_chosen"])
     metrics, run = (read_json(chosen / f"{name}.json") for name in ("metrics", "run"))
     metrics["selected_on"] = f"{metrics['selected_on']}, best of {len(runs)} runs"
     metrics["runs"] = runs
@@ -112,30 +113,28 @@ def write_chosen(folders: list[Path], runs: list[dict[str, Any]], key: dict[str,
             write_json(folder / "head" / "run.json", {**run, "key": key})
 
 
-def describe(
-    trials: list[Trial], metrics: list[dict[str, Any]], seconds: list[dict[str, float]]
-) -> list[dict[str, Any]]:
+def describe(trials: list[Trial], outcomes: Sequence[Path | str]) -> list[dict[str, Any]]:
     """One entry a run: learning rate, seed, dev scores, best epochs, seconds, and whether it is chosen.
+
+    Of a run that diverged there is its error instead of scores, epochs and seconds. Seconds are by stage; of
+    a head that runs share it is the same time.
 
     Args:
         trials: their settings resolved.
-        metrics: content of metrics.json of every run.
-        seconds: by stage; of a head that runs share it is the same time.
+        outcomes: of every run the folder of its result, or in words how it diverged.
     """
     rates: list[Any] = [trial.settings.lr for trial in trials]
+    metrics = [None if isinstance(end, str) else read_json(end / "metrics.json") for end in outcomes]
     chosen = choose(metrics, rates)
-    return [
-        {
-            "lr": trial.settings.lr,
-            "seed": trial.settings.seed,
-            "dev": entry["dev"],
-            "stage1_dev": entry["stage1_dev"],
-            "best_epoch": entry["best_epoch"],
-            "seconds": spent,
-            "is_chosen": index == chosen,
-        }
-        for index, (trial, entry, spent) in enumerate(zip(trials, metrics, seconds, strict=True))
-    ]
+    runs: list[dict[str, Any]] = []
+    for index, (trial, entry, end) in enumerate(zip(trials, metrics, outcomes, strict=True)):
+        shown: dict[str, Any] = {"error": end}
+        if entry is not None and isinstance(end, Path):
+            shown = {name: entry[name] for name in ("dev", "stage1_dev", "best_epoch")}
+            shown["seconds"] = read_json(end / "run.json")["seconds"]
+        which = {"lr": trial.settings.lr, "seed": trial.settings.seed}
+        runs.append({**which, **shown, "is_chosen": index == chosen})
+    return runs
 
 
 def as_lines(runs: list[dict[str, Any]], dev_name: str) -> list[str]:
@@ -147,18 +146,26 @@ def as_lines(runs: list[dict[str, Any]], dev_name: str) -> list[str]:
 
     Example:
         >>> runs = [{"lr": 0.1, "seed": s, "dev": {"f1": 0.5 + s / 10}, "is_chosen": s == 1} for s in (0, 1)]
+        >>> runs.append({"lr": 9.0, "seed": 0, "error": "loss is nan at step 3", "is_chosen": False})
         >>> for line in as_lines(runs, "dev"):
         ...     print(line)
         dev f1 by learning rate: mean ± sd (n) of the seeds' values
           lr 0.1: 0.5500 ± 0.0707 (2) of 0.5000, 0.6000
+          lr 9: 1 diverged
         chosen on dev: lr 0.1, seed 1
     """
-    name = next(iter(runs[0]["dev"]))
+    chosen = next(run for run in runs if run["is_chosen"])
+    name = next(iter(chosen["dev"]))
     lines = [f"{dev_name} {name} by learning rate: mean ± sd (n) of the seeds' values"]
     for lr in dict.fromkeys(run["lr"] for run in runs):
-        values = [run["dev"][name] for run in runs if run["lr"] == lr]
-        sd = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        shown = ", ".join(f"{value:.4f}" for value in values)
-        lines.append(f"  lr {lr:g}: {statistics.fmean(values):.4f}{sd} ({len(values)}) of {shown}")
-    chosen = next(run for run in runs if run["is_chosen"])
+        own = [run for run in runs if run["lr"] == lr]
+        values = [run["dev"][name] for run in own if "dev" in run]
+        shown: list[str] = []
+        if values:
+            sd = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            each = ", ".join(f"{value:.4f}" for value in values)
+            shown.append(f"{statistics.fmean(values):.4f}{sd} ({len(values)}) of {each}")
+        if len(values) < len(own):
+            shown.append(f"{len(own) - len(values)} diverged")
+        lines.append(f"  lr {lr:g}: {'; '.join(shown)}")
     return [*lines, f"chosen on {dev_name}: lr {chosen['lr']:g}, seed {chosen['seed']}"]

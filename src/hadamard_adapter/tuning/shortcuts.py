@@ -13,7 +13,7 @@ from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, float32_attention
 
-__all__ = ["shortcuts"]
+__all__ = ["lean", "shortcuts"]
 
 
 @contextlib.contextmanager
@@ -54,12 +54,25 @@ def shortcuts(
             say("no cache of frozen layers: with dropout they compute something else in every epoch")
         if settings.first_token_only and not stack.enter_context(first_token_only(model, stage)):
             say("the last layer computes all tokens: the head was not found to read the first one alone")
+        stack.enter_context(lean(model, settings))
+        yield stage
+
+
+@contextlib.contextmanager
+def lean(model: Any, settings: TuneSettings) -> Iterator[None]:
+    """Within it the model's layers keep less for backward, as the settings say.
+
+    Args:
+        model: with the stage's masks set, on its device.
+        settings: resolved, with device and dtype.
+    """
+    with contextlib.ExitStack() as stack:
         stack.enter_context(float32_attention(model, settings.dtype))
         if settings.gradient_checkpointing:
             stack.enter_context(checkpointed(model))
         if settings.torch_compile:
             stack.enter_context(compiled(model))
-        yield stage
+        yield
 
 
 def _size_gb(folder: Path, without: Path) -> float:

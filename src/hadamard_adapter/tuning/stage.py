@@ -36,7 +36,10 @@ class Progress(Protocol):
     """What a display of the run's progress must offer; `tune` calls it, a terminal or a notebook shows it."""
 
     def start(self, stage: str, n_steps: int, step: int) -> None:
-        """A stage ("head", "adapter", "both") begins at `step` of `n_steps` (above 0 when it is resumed)."""
+        """A stage ("head", "adapter", "both") begins at `step` of `n_steps` (above 0 when it is resumed).
+
+        "cache" is the pass of frozen layers over the rows before a stage; its steps are rows.
+        """
         ...
 
     def step(self, step: int, loss: float | None) -> None:

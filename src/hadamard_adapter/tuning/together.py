@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -34,6 +33,7 @@ from hadamard_adapter.tuning.losses import loss_of, mean_loss
 from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
+from hadamard_adapter.tuning.processes import processes_on
 from hadamard_adapter.tuning.recipe import (
     TuneResult,
     do_stage,
@@ -57,8 +57,8 @@ from hadamard_adapter.tuning.resume import (
 )
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import trained_offsets
+from hadamard_adapter.tuning.shortcuts import lean
 from hadamard_adapter.tuning.stage import Row
-from hadamard_adapter.tuning.trained_layers import float32_attention
 from hadamard_adapter.tuning.training import StageTrainer, make_optimizer, training_arguments
 
 __all__ = ["OneTaskBlocks", "tune_together"]
@@ -79,7 +79,8 @@ def tune_together(
     """Tune one adapter for several tasks; leave a complete folder for each, all with the same offsets.
 
     The epoch is chosen by the mean over tasks of each task's first metric on its dev rows. A run that was
-    killed keeps the heads of stage 1 and begins stage 2 anew. One process, one learning rate, one seed.
+    killed keeps the heads of stage 1 and begins stage 2 anew. One process, one learning rate, one seed. In
+    stage 2 frozen layers are not cached and the last one computes all tokens, whatever the settings say.
 
     Args:
         settings: one for each task, whose rows they say; everything else is the first one's.
@@ -102,7 +103,7 @@ def tune_together(
             f"{names[0]!r} was tuned in the directions of {settings[0].basis!r}, and its settings count for "
             "all; expected an adapter with offsets of its own: name one that was tuned without --basis first"
         )
-    n_processes = PartialState(cpu=pick_device(settings[0].device).type == "cpu").num_processes
+    n_processes = processes_on(pick_device(settings[0].device)).num_processes
     if n_processes > 1:
         raise SettingsError(f"expected one process, received {n_processes}; start it without a launcher")
     refuse_no_place("output", output.absolute())
@@ -197,9 +198,9 @@ def _train(benches: Sequence[Bench], say: Say) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = False  # the loss is ours, whatever **inputs looks like
     watch.trainer = trainer
-    with contextlib.ExitStack() as attention:
+    with contextlib.ExitStack() as held:
         for bench in benches:
-            attention.enter_context(float32_attention(bench.model, settings.dtype))
+            held.enter_context(lean(bench.model, settings))
         set_seed(settings.seed)
         trainer.train()
     watch.restore_best()

@@ -11,13 +11,13 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.errors import DivergedError
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.losses import loss_of
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.prefix import is_all_frozen
-from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, seal
+from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, remove, seal
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offsets
 from hadamard_adapter.tuning.stage import (
@@ -84,15 +84,14 @@ def run_stage(
         progress: told of every step and epoch.
 
     Raises:
-        TrainingError: the loss is not finite.
+        DivergedError: the loss is not finite.
     """
-    state = PartialState()
+    state, metric = PartialState(), chosen_by(stage, task)
     if state.is_main_process:
-        last_sealed(folder)  # removes what is not sealed, before any process looks
+        _remove_damaged(folder, metric)  # before any process looks
     state.wait_for_everyone()
     checkpoint = last_sealed(folder) if folder.is_dir() else None
     arguments = training_arguments(stage, settings, folder)
-    metric = chosen_by(stage, task)
     keeper = _Keeper(folder, stage, metric, settings.early_stopping, checkpoint, progress)
     rows: Any = {
         "train_dataset": stage.train,
@@ -126,6 +125,16 @@ def run_stage(
         entry["scores"] = {name: entry["scores"][name] for name in task.metrics}
     best = best_epoch(curve, metric)
     return Outcome(curve, best, folder / f"checkpoint-{best['step']}", keeper.seconds)
+
+
+def _remove_damaged(folder: Path, metric: str | None) -> None:
+    """Every checkpoint that is not sealed; and all, where the best epoch's is not: its weights are gone."""
+    checkpoint = last_sealed(folder)
+    if checkpoint is None:
+        return
+    curve = read_curve(read_json(checkpoint / "trainer_state.json")["log_history"])
+    if curve and not (folder / f"checkpoint-{best_epoch(curve, metric)['step']}").is_dir():
+        remove(folder)
 
 
 class EpochSampler(Sampler[int]):
@@ -220,12 +229,12 @@ class StageTrainer(Trainer):
         """The Trainer's forward and backward pass of one batch; its share of the step's mean loss, a scalar.
 
         Raises:
-            TrainingError: it is not finite.
+            DivergedError: it is not finite.
         """
         loss = super().training_step(*args, **kwargs)
         value, step = float(loss), self.state.global_step + 1
         if not np.isfinite(value):
-            raise TrainingError(
+            raise DivergedError(
                 f"loss is {value} at step {step}; expected a finite number. Try a lower learning rate, a "
                 "longer warmup, or dtype float32, with overwrite to replace this run; its last good "
                 "checkpoint is kept"
