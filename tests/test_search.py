@@ -175,8 +175,11 @@ def test_rates_and_seeds_out_of_range_are_told(settings: dict[str, Any], message
         TuneSettings("m", "o", train="t.csv", **settings)
 
 
-def test_the_command_searches_and_shows_the_runs(place: Path, tmp_path: Path):
-    words = ("--model", place / "model", "--train", place / "train.csv", "--dev", place / "dev.csv")
+def test_the_command_searches_and_shows_the_runs(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(place))
+    words = ("--model=~/model", "--train", place / "train.csv", "--dev", place / "dev.csv")
     few = ("--epochs", 1, "--head-epochs", 1, "--batch-size", 8, "--lr", "3e-3,3e-2", "--seeds", 2)
     found = hadamard("tune", *words, *few, "--output", tmp_path / "out")
     assert found.code == 0, found.err
