@@ -150,12 +150,12 @@ def test_a_rate_that_diverges_is_left_out_and_the_others_choose(
     assert all("dev" in run for run in good) and sum(run["is_chosen"] for run in good) == 1
     assert all(re.fullmatch(r".*(loss is|not finite).*", run["error"]) for run in bad)
     assert result.run["settings"]["lr"] == 0.03 and load(result.output).predict(["w10"])[0].label is not None
-    assert sum("is left out: " in line for line in said) == 2 and "  lr 3e+37: 2 diverged" in said
+    assert sum(line.startswith("it is left out: ") for line in said) == 2 and "  lr 3e+37: 2 diverged" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     told = Told()
     search(place, tmp_path / "out", told, lr=(0.03, 3e37), epochs=2, **too_high)
     assert not told.stages
-    with pytest.raises(DivergedError, match=r"expected a finite number|not finite"):
+    with pytest.raises(DivergedError, match=r"all 2 runs diverged, the last one: .*lower learning rates"):
         search(place, tmp_path / "none", lr=(2e37, 3e37), epochs=2, seeds=1, **too_high)
     assert not (tmp_path / "none").exists()
 

@@ -202,25 +202,13 @@ def _search(
         tokenized: Tokenized = {}
         for number, trial in enumerate(trials, start=1):
             say(f"run {number} of {len(trials)}: lr {trial.settings.lr:g}, seed {trial.settings.seed}")
-            folder = partial / "runs" / trial.name
-            own_key = run_key(trial.settings, data, state.num_processes)
-            is_finished = check_output(folder, own_key, overwrite=True)
-            state.wait_for_everyone()
-            end: Path | str = folder
-            if not is_finished:
-                try:
-                    with workspace(folder, own_key, overwrite=True):
-                        shared = partial / "shared"
-                        _run(trial.settings, data, own_key, folder, say, progress, shared, tokenized)
-                        state.wait_for_everyone()
-                except DivergedError as error:
-                    is_none_left = number == len(trials) and all(isinstance(end, str) for end in outcomes)
-                    if is_none_left or state.num_processes > 1:  # the others wait for this one's gradients
-                        raise
-                    end = str(error).partition(";")[0]
-                    say(f"run {number} of {len(trials)} is left out: {end}")
-                gc.collect()  # its model
-            outcomes.append(end)
+            outcomes.append(_outcome_of(trial, data, partial, say, progress, tokenized))
+            gc.collect()  # its model
+        if all(isinstance(end, str) for end in outcomes):
+            raise DivergedError(
+                f"all {len(trials)} runs diverged, the last one: {outcomes[-1]}; expected a finite loss of "
+                "one or more. Try lower learning rates, a longer warmup, or dtype float32, with overwrite"
+            )
         if state.is_main_process:
             runs = describe(trials, outcomes)
             for line in as_lines(runs, data.dev_name):
@@ -229,6 +217,34 @@ def _search(
             write_chosen(Path(chosen), runs, key, partial / FINAL)
     if state.is_main_process:
         publish(partial, output)
+
+
+def _outcome_of(
+    trial: Trial,
+    data: TuneData,
+    partial: Path,
+    say: Say,
+    progress: Progress | None,
+    tokenized: Tokenized,
+) -> Path | str:
+    """The folder of a run's result, trained unless it is there, or in words how the run diverged."""
+    state, folder = PartialState(), partial / "runs" / trial.name
+    key = run_key(trial.settings, data, state.num_processes)
+    is_finished = check_output(folder, key, overwrite=True)
+    state.wait_for_everyone()  # all have looked before one publishes
+    if is_finished:
+        return folder
+    try:
+        with workspace(folder, key, overwrite=True):
+            _run(trial.settings, data, key, folder, say, progress, partial / "shared", tokenized)
+            state.wait_for_everyone()
+    except DivergedError as error:
+        if state.num_processes > 1:  # the others wait for this one's gradients
+            raise
+        reason = str(error).partition(";")[0]
+        say(f"it is left out: {reason}")
+        return reason
+    return folder
 
 
 def _run(
