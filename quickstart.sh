@@ -51,3 +51,6 @@ merge_seconds=$((SECONDS - before))
 echo
 echo "== What it is worth: accuracy on $folder/test.csv, which no choice has seen"
 .venv/bin/python examples/quickstart/table.py --folder "$folder" --merge-seconds "$merge_seconds"
+
+echo
+echo "== Your own rows: first 'source .venv/bin/activate', then 'hadamard tune --help'"

