@@ -2,6 +2,8 @@
 
 import dataclasses
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from adapter_help import BOTH, STD, randomize
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
+from hadamard_adapter.serving import rows as rows_room
 from hadamard_adapter.serving.backbone import ENCODERS
 from hadamard_adapter.serving.layers import BankProjection
+from hadamard_adapter.serving.tables import RowTable
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.models import load_tokenizer
 from models import TINY, tiny_inputs, tiny_model
@@ -254,6 +258,77 @@ def test_slots_of_what_is_gone_are_used_again_and_leave_no_trace(place: Path) ->
     found, expected = bank.predict(TEXTS[:2], ["b4"] * 2), fresh.predict(TEXTS[:2], ["b4"] * 2)
     for one, other in zip(found, expected, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("fails_at", range(6))
+def test_memory_that_fails_once_leaves_the_bank_as_it_was(
+    fails_at: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, like = bank_in(place), read_adapter(place / "mood")
+    bank.add("a", random_adapter(like, 0))
+    expected, n_calls, put = bank.predict(TEXTS[:2], ["a"] * 2), [0], RowTable.put
+
+    def full(table: RowTable, row: torch.Tensor) -> int:
+        n_calls[0] += 1
+        if n_calls[0] == fails_at + 1:
+            raise torch.OutOfMemoryError
+        return put(table, row)
+
+    monkeypatch.setattr(RowTable, "put", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        bank.add("b", random_adapter(like, 1))
+    assert bank.ids == ["a"]
+    for id, seed in (("b", 1), ("c", 2)):
+        bank.add(id, random_adapter(like, seed))
+    assert [bank.slot_of(id) for id in bank.ids] == [1, 2, 3]
+    fresh = bank_in(place)
+    for id, seed in (("b", 1), ("c", 2)):
+        fresh.add(id, random_adapter(like, seed))
+        assert bank.predict(TEXTS[:2], [id] * 2) == fresh.predict(TEXTS[:2], [id] * 2)
+    assert bank.predict(TEXTS[:2], ["a"] * 2) == expected
+
+
+def test_threads_take_turns_at_the_tokenizer_which_keeps_where_it_cuts(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, n_at_work, most, original = bank_in(place, "mood"), [0], [0], rows_room.tokenize
+
+    def seen(*args: Any) -> Any:
+        n_at_work[0] += 1
+        most[0] = max(most[0], n_at_work[0])
+        time.sleep(0.01)
+        found = original(*args)
+        n_at_work[0] -= 1
+        return found
+
+    monkeypatch.setattr(rows_room, "tokenize", seen)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: bank.predict(TEXTS[:2], ["mood"] * 2), range(8)))) == 8
+    assert most == [1]
+
+
+def test_the_pace_is_that_of_rows_that_differ_and_fit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, seen, original = bank_in(place), list[torch.Tensor](), AdapterBank.forward
+
+    def forward(self: AdapterBank, slots: list[int], **inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(inputs["input_ids"])
+        return original(self, slots, **inputs)
+
+    monkeypatch.setattr(AdapterBank, "forward", forward)
+    assert bank.measure_pace() > 0
+    monkeypatch.setattr(bank, "_limit", 5)
+    assert bank.measure_pace() > 0
+    assert [len(ids.unique(dim=0)) for ids in seen] == [8] * 4
+    assert [ids.shape[1] for ids in seen[::2]] == [min(64, bank_in(place)._limit or 64), 5]
+
+
+def test_token_ids_have_no_second_text(place: Path) -> None:
+    bank = bank_in(place, "mood")
+    entries = [dataclasses.replace(one, adapter=dataclasses.replace(one.adapter, has_pair=None))
+               for one in bank.hold(["mood"])]  # fmt: skip
+    assert bank.tokenize([(5, 6)], entries, None)[0]["input_ids"] == [5, 6]
+    with pytest.raises(SettingsError, match="text 0: expected texts where there is a second one"):
+        bank.tokenize([(5, 6)], entries, ["second"])
 
 
 def test_a_prediction_is_wholly_of_one_version_while_adapters_change(place: Path) -> None:

@@ -342,3 +342,22 @@ def test_other_settings_on_a_finished_folder_are_refused_by_name() -> None:
     found = hadamard(*tuned().words, "--lr", 0.01)
     assert found.code == 2 and re.search(r"lr 0.05 there, 0.01 now\).*--overwrite", found.err)
     assert tree_of(tuned().adapter) == before
+
+
+@pytest.mark.parametrize("name", ["~/rows.csv", "linked.csv", "hard.csv"])
+def test_a_file_to_write_is_never_the_one_that_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\nw10,good\n")
+    Path("linked.csv").symlink_to(rows)
+    Path("hard.csv").hardlink_to(rows)
+    for words in (
+        ["eval", "--data", rows, f"--errors={name}"],
+        ["predict", "--input", rows, f"--output={name}"],
+    ):
+        found = hadamard(*words, "--adapter", tuned().adapter)
+        assert found.code == 2 and re.search("would overwrite --data|is the input file", found.err)
+    assert rows.read_text() == "text,label\nw10,good\n"

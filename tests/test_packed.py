@@ -43,6 +43,10 @@ def write(folder: Path, adapters: dict[str, BankAdapter], **settings: object) ->
     return PackedAdapters(folder)
 
 
+def of_one_base(adapters: dict[str, BankAdapter]) -> dict[str, BankAdapter]:
+    return {id: dataclasses.replace(found, base_fingerprint="one") for id, found in adapters.items()}
+
+
 @pytest.mark.parametrize("shard_bytes", [1, 1 << 28])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_packed_is_read_back(
@@ -50,7 +54,7 @@ def test_what_is_packed_is_read_back(
 ):
     pack = write(tmp_path / "pack", packed, dtype=dtype, shard_bytes=shard_bytes)
     assert (len(pack), pack.ids) == (4, sorted(packed))
-    assert "mood" in pack and "mod" not in pack
+    assert "mood" in pack and "mod" not in pack and "\ud800" not in pack
     assert len(list((tmp_path / "pack").glob("shard-*"))) == (4 if shard_bytes == 1 else 2)
     for id, adapter in packed.items():
         found = pack.read(id)
@@ -85,7 +89,7 @@ def test_a_flipped_bit_or_a_cut_is_told_and_the_others_are_still_read(
 def test_a_pack_is_there_whole_or_not_at_all(packed: dict[str, BankAdapter], tmp_path: Path):
     other = dataclasses.replace(packed["topic"], base_fingerprint="another")
     with pytest.raises(AdapterError, match="expected a store of one base model"):
-        write(tmp_path / "pack", {**packed, "other": other})
+        write(tmp_path / "pack", {**of_one_base(packed), "other": other})
     with pytest.raises(SettingsError, match="expected each id once"):
         write_pack(tmp_path / "pack", [("mood", "v", packed["mood"]), ("mood", "v", packed["mood"])])
     assert not list(tmp_path.iterdir())
@@ -221,6 +225,14 @@ def test_a_store_comes_before_a_pack_and_leaves_it_as_it_was(many: dict[str, Ban
     follower.look()
     assert set(bank.ids) == {"a3", "a4"} and not follower.problems
     assert bank.entry("a0").version == "version of a0"
+
+
+def test_an_adapter_that_does_not_say_its_base_model_is_packed_with_the_others(
+    packed: dict[str, BankAdapter], tmp_path: Path
+):
+    assert packed["mood"].base_fingerprint is None
+    pack = write(tmp_path / "pack", {"silent": packed["mood"], **of_one_base(packed)})
+    assert pack.base_fingerprint == "one" and len(pack) == len(packed) + 1
 
 
 def test_a_pack_of_another_base_model_is_refused(packed: dict[str, BankAdapter], tmp_path: Path):

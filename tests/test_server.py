@@ -14,6 +14,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +383,8 @@ def test_pages_probes_and_metrics(server: Served) -> None:
         text = server.client.get(path).text
         assert text.startswith("<!doctype html>") and "http://" not in text and "https://" not in text
     assert server.client.get("/health").status_code == server.client.get("/ready").status_code == 200
-    assert server.client.get("/info").json()["limits"]["queue_texts"] == 512
+    limits = server.client.get("/info").json()["limits"]
+    assert limits["queue_texts"] == 512 and limits.keys() == {limit.name for limit in fields(Limits)}
     server.client.post("/classify", json={"model": "mood", "input": "a secret text"})
     assert 'hadamard_texts_total{adapter="mood"}' in server.client.get("/metrics").text
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]

@@ -175,6 +175,46 @@ def test_a_first_publication_that_was_killed_is_not_served_and_not_reported(adap
     assert store.served() == [] and store.verify() == (0, [])
 
 
+def test_a_removal_that_was_stopped_ends_with_the_same_command(
+    adapters: Path, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    store = AdapterStore(url)
+    store.add("mood", adapters / "first")
+    before = store.generation()
+
+    def stopped(self: AdapterStore) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AdapterStore, "_changed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove("mood")
+    monkeypatch.undo()
+    assert store.find("mood") is None and store.generation() == before
+    store.remove("mood")
+    assert store.ids() == [] and store.generation() != before
+    with pytest.raises(AdapterError, match="no adapter 'mood'"):
+        store.remove("mood")
+
+
+class NoCredentialsError(Exception):
+    """As the clients of object stores have them: no OSError."""
+
+
+@pytest.mark.parametrize("method", ["generation", "ids", "served"])
+def test_an_object_store_s_own_errors_are_told_in_one_line(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    store = AdapterStore(f"memory://{tmp_path.name}")
+    monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(AdapterError, match="cannot be used: Unable to locate credentials") as found:
+        getattr(store, method)()
+    assert isinstance(found.value.__cause__, OSError)  # a follower tries again
+
+
 def test_what_is_no_adapter_is_refused_and_nothing_is_written(adapters: Path, tmp_path: Path):
     store = AdapterStore(tmp_path / "store")
     broken = shutil.copytree(adapters / "first", tmp_path / "broken")

@@ -30,14 +30,29 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths are of one file, which need not be there; links and ~ are followed.
+
+    Example:
+        >>> is_same_file("./rows.csv", "rows.csv"), is_same_file("rows.csv", "other.csv")
+        (True, False)
+    """
+    first, second = expanded(one), expanded(other)
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.resolve() == second.resolve()
+
+
 def is_no_space(error: BaseException) -> bool:
-    """Whether an error says that a disk is full; safetensors and Arrow keep the system's text alone.
+    """Whether an error says that a disk is full; safetensors, Arrow and SQLite keep a text alone.
 
     Example:
         >>> is_no_space(OSError(errno.ENOSPC, "No space left on device")), is_no_space(ValueError("no"))
         (True, False)
     """
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    says = str(error)
+    is_said = "No space left" in says or "database or disk is full" in says
+    return is_said or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager

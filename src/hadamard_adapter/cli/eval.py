@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hadamard_adapter.cli.adapter_options import RowOptions
@@ -10,6 +9,7 @@ from hadamard_adapter.cli.console import cut_line, data_console, message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import is_same_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ class EvalOptions(RowOptions):
     def __post_init__(self) -> None:
         """Check the options before the model is loaded."""
         super().__post_init__()
-        if self.errors is not None and Path(self.errors).resolve() == Path(self.data).resolve():
+        if self.errors is not None and is_same_file(self.errors, self.data):
             raise SettingsError(f"--errors {self.errors!r} would overwrite --data; choose another file")
         if self.errors is not None:
             refuse_no_file("--errors", self.errors)

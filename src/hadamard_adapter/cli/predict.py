@@ -1,6 +1,5 @@
 """`hadamard predict`: labels and probabilities beside the columns of a file, a batch at a time."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from hadamard_adapter.cli.console import cut_line, message_console, waiting
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import DataError, SettingsError
+from hadamard_adapter.files import is_same_file
 
 if TYPE_CHECKING:
     from hadamard_adapter.tasks import Columns, Table, Task
@@ -140,8 +140,7 @@ def _in_dtype(
 def _check_output(source: str, target: str) -> None:
     if target == "-":
         return
-    path = Path(target)
-    if source != "-" and path.exists() and Path(source).exists() and os.path.samefile(source, target):
+    if source != "-" and is_same_file(source, target):
         raise SettingsError(f"--output {target!r} is the input file; choose another file")
     refuse_no_file("--output", target, ", or - for standard output")
 

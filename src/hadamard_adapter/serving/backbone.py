@@ -64,9 +64,20 @@ class Backbone:
         self.n_slots, self._free = 1, list[int]()
 
     def fill(self, adapter: BankAdapter) -> int:
-        """Write an adapter's numbers into a slot that nobody reads; the slot."""
-        slot = self._free.pop() if self._free else self.n_slots
+        """Write an adapter's numbers into a slot that nobody reads; the slot. An error changes nothing."""
+        slot = self._free[-1] if self._free else self.n_slots
+        try:
+            self._write(slot, adapter)
+        except BaseException:
+            for layer in self._heads.values():
+                layer.drop(slot)
+            raise
+        if self._free:
+            self._free.pop()
         self.n_slots = max(self.n_slots, slot + 1)
+        return slot
+
+    def _write(self, slot: int, adapter: BankAdapter) -> None:
         for kind, table in self._offsets.items():
             row = torch.zeros_like(table.values[0])
             for (path, own), value in adapter.offsets.items():
@@ -84,7 +95,6 @@ class Backbone:
         self._sizes[slot] = adapter.task.n_outputs
         layers = [self._layer_of_site[self._places[place]] for place in adapter.offsets]
         self._depths[slot] = min(layers, default=len(self.layers))
-        return slot
 
     def free(self, slot: int) -> None:
         """Give a slot to the next `fill`."""

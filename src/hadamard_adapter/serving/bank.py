@@ -107,6 +107,8 @@ class AdapterBank:
         """Of tables and entries."""
         self._turn = threading.Lock()
         """Of forward passes."""
+        self._words = threading.Lock()
+        """Of the tokenizer, which keeps where it cuts."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -263,8 +265,9 @@ class AdapterBank:
 
     def measure_pace(self) -> float:
         """Seconds a token that a pass of the base model over 8 rows of 64 takes now, after one to warm up."""
-        n_rows, n_tokens = 8, 64
+        n_rows, n_tokens = 8, min(64, self._limit or 64)
         tokens = torch.ones(n_rows, n_tokens, dtype=torch.int64, device=self.backbone.model.device)
+        tokens[:, 0] = torch.arange(n_rows)  # equal rows would run once for all
         inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
         self.forward([0] * n_rows, **inputs).cpu()
         started = time.perf_counter()
@@ -298,7 +301,8 @@ class AdapterBank:
                 "expected a bank with a tokenizer, received none; pass AdapterBank(model, tokenizer)"
             )
         adapters = [entry.adapter for entry in entries]
-        return encode_rows(self.tokenizer, self._limit, texts, adapters, pairs)
+        with self._words:
+            return encode_rows(self.tokenizer, self._limit, texts, adapters, pairs)
 
     def longest_text(self, entry: BankEntry) -> int:
         """Tokens after which a text is cut for an adapter."""

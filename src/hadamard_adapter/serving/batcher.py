@@ -2,7 +2,8 @@
 
 A request's rows are tokenised in a thread, wait in one queue, and are taken from it in turns: one row of each
 adapter after the other until the token budget is full (`choose`). A turn is computed shortest rows first, in
-passes of rows of like length, in a second thread. The event loop never computes.
+passes of rows of like length, in a second thread. The event loop computes nothing; what it waits for is an
+adapter that is not held and has to be read from a pack.
 """
 
 import asyncio

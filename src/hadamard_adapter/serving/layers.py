@@ -113,7 +113,11 @@ class _HeadLayer(nn.Module):
 
     def _put_row(self, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."] | None) -> int:
         row = self.weight.put(weight.t())
-        same = self.bias.put(torch.zeros_like(self.bias.values[0]) if bias is None else bias)
+        try:
+            same = self.bias.put(torch.zeros_like(self.bias.values[0]) if bias is None else bias)
+        except BaseException:  # no memory for more rows
+            self.weight.drop(row)
+            raise
         assert row == same, "both tables are filled and emptied together"
         return row
 
@@ -123,8 +127,8 @@ class _HeadLayer(nn.Module):
         return self.weight.values[rows].to(like.dtype), self.bias.values[rows].to(like.dtype)
 
     def drop(self, slot: int) -> None:
-        """Free a slot's layer."""
-        row = int(self.slots.index[slot])
+        """Free a slot's layer, if it has one."""
+        row = int(self.slots.index[slot]) if slot < len(self.slots.index) else 0
         if row:
             self.slots.set(slot, 0)
             if row != self.identity_row:
@@ -181,8 +185,7 @@ class BankOutput(nn.Module):
     def drop(self, slot: int) -> None:
         """Free a slot's layer."""
         for table in self.of_size.values():
-            if slot < len(table.slots.index):
-                table.drop(slot)
+            table.drop(slot)
 
 
 class BankHeadNorm(_HeadLayer):

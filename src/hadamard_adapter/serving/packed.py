@@ -65,7 +65,8 @@ def write_pack(
 
     Raises:
         SettingsError: the folder exists, or an id comes twice.
-        AdapterError: adapters of several base models, or the disk is full.
+        AdapterError: adapters of several base models.
+        TrainingError: the disk is full.
     """
     target = expanded(folder).absolute()
     if target.exists():
@@ -115,6 +116,10 @@ class PackedAdapters:
             return index.execute("SELECT count(*) FROM adapters").fetchone()[0]
 
     def __contains__(self, id: object) -> bool:
+        try:
+            str(id).encode()
+        except UnicodeEncodeError:  # half a character, which JSON can spell and SQLite does not take
+            return False
         with self._index() as index:
             return index.execute("SELECT 1 FROM adapters WHERE id = ?", (id,)).fetchone() is not None
 
@@ -194,7 +199,7 @@ def _write(
     with closing(sqlite3.connect(folder / INDEX)) as index:
         index.executescript(_TABLES)
         for id, version, adapter in adapters:
-            bases.add(adapter.base_fingerprint)
+            bases |= {adapter.base_fingerprint} - {None}  # one without it is checked by its shapes
             if len(bases) > 1:
                 raise AdapterError(
                     f"adapter {id!r} belongs to base model {adapter.base_fingerprint}, those before it to "

@@ -60,6 +60,10 @@ def encode_rows(
             )
         longest = longest_text(adapter, limit)
         if isinstance(text, tuple):
+            if second is not None:
+                raise SettingsError(
+                    f"text {row}: expected texts where there is a second one, received token ids of the first"
+                )
             found[row] = _row_of_ids(row, text, tokenizer, longest)
             continue
         groups.setdefault((longest, second is not None), {}).setdefault((text, second), []).append(row)

@@ -28,7 +28,7 @@ from typing import Any, TypeGuard
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
 from hadamard_adapter.files import expanded, replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
@@ -123,15 +123,16 @@ class AdapterStore:
                 return self._point(id, version, self._pointer(id))
 
     def remove(self, id: str) -> None:
-        """Serve an adapter no more, and delete its versions.
+        """Serve an adapter no more, and delete its versions; what a removal that was killed left, too.
 
         Raises:
             AdapterError: no such adapter.
         """
-        self.show(id)
+        self._refuse_missing(id)
         with self._writing():
-            self.show(id)
-            self._fs.rm_file(self._path(f"adapters/{id}/current.json"))
+            self._refuse_missing(id)
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(f"adapters/{id}/current.json"))
             self._changed()
             self._fs.rm(self._path(f"adapters/{id}"), recursive=True)
 
@@ -145,6 +146,14 @@ class AdapterStore:
         if published is None:
             raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
         return published
+
+    def _refuse_missing(self, id: str) -> None:
+        _check_id(id)
+        folder = self._path(f"adapters/{id}")
+        with self._explained():
+            self._fs.invalidate_cache(folder)
+            if not self._fs.exists(folder):
+                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
 
     def find(self, id: str) -> Published | None:
         """What is served under an id, None where nothing is.
@@ -323,11 +332,18 @@ class AdapterStore:
         """Turn an error of the file system into one line."""
         try:
             yield
-        except OSError as error:
+        except HadamardError:
+            raise
+        except Exception as error:
+            # Clients of object stores have errors of their own (no credentials, no endpoint) beside OSError.
+            if not isinstance(error, OSError) and isinstance(self._fs, LocalFileSystem):
+                raise
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            cause = error if isinstance(error, OSError) else OSError(reason)  # who follows tries again
             raise AdapterError(
-                f"store {self.url!r} cannot be used: {error.strerror or error}; look whether it is there, "
+                f"store {self.url!r} cannot be used: {reason}; look whether it is there, "
                 "has space and may be read and written"
-            ) from error
+            ) from cause
 
 
 def _check_id(id: str) -> None:

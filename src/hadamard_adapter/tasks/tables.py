@@ -88,7 +88,7 @@ def read_table(
     format = format_of(source, format)
     dialect = replace(dialect_of(format, quoting, delimiter, header), skips_short_rows=skip_short_rows)
     if format == "parquet":
-        return _read_parquet(source)
+        return _read_parquet(path, source)
     try:
         with path.open("rb") as handle:
             columns, records = records_of(handle, source, format, dialect)
@@ -145,7 +145,7 @@ def table_of(
     return Table(name, names, rows, [number for number, _ in numbered], unit, first_record)
 
 
-def _read_parquet(source: str) -> Table:
+def _read_parquet(path: Path, source: str) -> Table:
     try:
         import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
@@ -153,7 +153,7 @@ def _read_parquet(source: str) -> Table:
             f"{source}: Parquet needs pyarrow: pip install 'hadamard-adapter[datasets]'"
         ) from error
     try:
-        content: Any = parquet.read_table(source)  # pyright: ignore[reportUnknownMemberType]
+        content: Any = parquet.read_table(path)  # pyright: ignore[reportUnknownMemberType]
         rows: list[dict[str, object]] = content.to_pylist()
     # pyarrow's own errors derive from these; dates beyond the year 9999 are an OverflowError
     except (OSError, ValueError, TypeError, ArithmeticError, NotImplementedError) as error:

@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.files import is_no_space
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, ServingNow
 from hadamard_adapter.serving.http.upload import unpack
@@ -102,7 +103,11 @@ def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
 async def put(
     id: AdapterId, request: Request, serving: ServingNow, key: Administrator, dry_run: bool = False
 ) -> Described:
-    """Publish an uploaded adapter (a zip of its folder), or serve an earlier version again (JSON)."""
+    """Publish an uploaded adapter, or serve an earlier version again (JSON).
+
+    An upload is a zip of adapter_config.json, adapter_model.safetensors and, where they are, run.json and
+    metrics.json.
+    """
     _check_id(serving, key, id)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     content = await request.body()
@@ -153,6 +158,9 @@ def _upload(serving: Serving, id: str, content: bytes, is_dry: bool) -> Describe
             adapter = read_adapter(folder)
             serving.bank.backbone.check_fit(id, adapter)
         except Exception as error:
+            if is_no_space(error):
+                message = "this server's disk has no space left to unpack an upload; nothing was changed"
+                raise ApiError(503, "no_space", message, {"Retry-After": "5"}) from error
             # Whatever a reader raises is about the bytes that were sent; it names the temporary folder.
             message = str(error).replace(folder, "upload")
             raise ApiError(422, "unfit_adapter", f"{message}; nothing was changed") from error

@@ -1,5 +1,6 @@
 """Pages and probes: the page for people at /, /docs without a CDN, /health, /ready, /info, /metrics."""
 
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from hadamard_adapter import __version__
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Administrator, ServingNow, metrics_page
+from hadamard_adapter.serving.limits import Limits
 
 __all__ = ["ROUTES"]
 
@@ -52,7 +54,7 @@ def info(serving: ServingNow) -> dict[str, Any]:
         "model": serving.model,
         "base_fingerprint": serving.bank.backbone.base_fingerprint,
         "needs_key": bool(serving.keys),
-        "limits": vars(serving.limits),
+        "limits": {limit.name: getattr(serving.limits, limit.name) for limit in fields(Limits)},
     }
 
 

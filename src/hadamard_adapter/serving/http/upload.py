@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.files import is_no_space
 from hadamard_adapter.serving.store import FILES
 
 __all__ = ["unpack"]
@@ -20,6 +21,7 @@ def unpack(content: bytes, folder: str | Path, size_bytes: int) -> None:
 
     Raises:
         AdapterError: no zip, a damaged one, a name that leads elsewhere or is unknown, or too many bytes.
+        OSError: the disk is full.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -37,7 +39,9 @@ def unpack(content: bytes, folder: str | Path, size_bytes: int) -> None:
                 (Path(folder) / name).write_bytes(data)
     except AdapterError:
         raise
-    except Exception as error:  # zipfile raises whatever its decompressors do on damaged bytes
+    except Exception as error:
+        if is_no_space(error):
+            raise  # zipfile raises whatever its decompressors do on damaged bytes
         raise AdapterError(
             f"expected a zip with {', '.join(FILES)}, received a damaged one or none: {error}"
         ) from error
