@@ -588,7 +588,7 @@ def test_a_bench_of_which_every_run_failed_is_an_error(place: Path, tmp_path: Pa
     path.write_text(spec_text(place, "head bitfit", seeds=1).replace(str(place / "model"), str(model)))
     found = hadamard("bench", path, "--results", tmp_path / "r")
     assert found.code == 2 and found.err.count("error: ") == 1, found.err
-    assert re.search(r"error: all 2 runs failed, the first one model-mood-\w+-.*: TrainingError: ", found.err)
+    assert re.search(r"error: all 2 runs failed, the first one model-mood-\w+-.*: DivergedError: ", found.err)
     assert {record["status"] for record in Results(tmp_path / "r").records().values()} == {"failed"}
     assert hadamard("bench", path, "--results", tmp_path / "r").code == 0, "nothing is left to run"
 

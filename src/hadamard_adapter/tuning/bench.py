@@ -187,8 +187,19 @@ def poolers_of(base: torch.nn.Module) -> list[str]:
 
 
 def token_rows(tokenizer: Any, examples: Examples, max_length: int) -> TokenRows:
-    """Labelled examples as model inputs with "labels", and the number of rows that were cut."""
+    """Labelled examples as model inputs with "labels", and the number of rows that were cut.
+
+    Raises:
+        SettingsError: a row would be cut to special tokens alone.
+    """
     tokens = tokenize(tokenizer, examples.texts, examples.pairs, max_length)
+    n_texts = 1 if examples.pairs is None else 2
+    least = tokenizer.num_special_tokens_to_add(pair=n_texts == 2) + n_texts
+    if tokens.n_truncated and max_length < least:
+        raise SettingsError(
+            f"max_length: expected {least} or more, one token of each text beside a row's special ones, "
+            f"received {max_length!r}"
+        )
     labels = examples.labels or []
     return [
         {**row, "labels": label} for row, label in zip(tokens.rows, labels, strict=True)

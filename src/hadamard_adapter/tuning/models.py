@@ -184,21 +184,12 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_leng
         texts: first texts.
         pairs: second texts, or None.
         max_length: tokens, special ones included.
-
-    Raises:
-        SettingsError: a row would be cut to special tokens alone.
     """
     if not texts:
         return Tokens([], 0)
     rows = _encode(tokenizer, texts, pairs, truncation=False)
     too_long = [index for index, row in enumerate(rows) if len(row["input_ids"]) > max_length]
     if too_long:
-        least = tokenizer.num_special_tokens_to_add(pair=pairs is not None) + (1 if pairs is None else 2)
-        if max_length < least:
-            raise SettingsError(
-                f"max_length: expected {least} or more, one token of each text beside a row's special ones, "
-                f"received {max_length!r}"
-            )
         first = [texts[index] for index in too_long]
         second = None if pairs is None else [pairs[index] for index in too_long]
         cut = _encode(tokenizer, first, second, truncation=True, max_length=max_length)
