@@ -301,11 +301,15 @@ def test_a_file_that_must_not_be_read_is_told_as_such(name: str, copy: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
-def test_a_pickle_file_is_refused_without_being_read(name: str, copy: Path) -> None:
+def test_a_pickle_file_is_refused_without_being_read(
+    name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (copy / "adapter_model.safetensors").unlink()
     (copy / name).write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
     with pytest.raises(AdapterError, match="pickle"):
         load(copy)
+    assert not Path("ran").exists()
 
 
 def test_a_tensor_that_lacks_or_is_strange_is_refused(copy: Path) -> None:

@@ -66,6 +66,15 @@ def test_a_model_that_cannot_compute_in_half_precision_is_refused_and_nothing_is
     assert not (tmp_path / "plain").exists() and merge(tmp_path / "tuned", tmp_path / "plain").size_bytes
 
 
+def test_a_merge_that_computes_something_else_is_not_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hadamard_adapter.tuning.export.TOLERANCE", -1.0)
+    with pytest.raises(AdapterError, match=r"differs by .* nothing was written"):
+        merge(place / "tuned", tmp_path / "plain")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_merge_replaces_a_merge_only_when_told_and_never_anything_else(place: Path, tmp_path: Path) -> None:
     merge(place / "tuned", tmp_path / "plain")
     with pytest.raises(SettingsError, match="an earlier merge"):

@@ -510,6 +510,13 @@ def test_balanced_class_weights_average_one_over_the_rows(tmp_path: Path) -> Non
     assert weights[data.task.label_names.index("rare")] > weights[data.task.label_names.index("common")]
 
 
+def test_balanced_class_weights_are_what_a_run_trains_with(place: Path, tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "rows.csv", 48, label_of=lambda text: "rare" if "w10" in text else "common")
+    for words in ("none", "balanced"):
+        tiny_tune(place / "model", tmp_path / words, train, stages=1, epochs=1, class_weights=words)
+    assert adapter_sha256(tmp_path / "none") != adapter_sha256(tmp_path / "balanced")
+
+
 def test_balanced_class_weights_need_classes(tmp_path: Path, place: Path) -> None:
     train = write_rows(tmp_path / "train.csv", 40, label_of=lambda text: len(text) / 7)
     with pytest.raises(SettingsError, match="class_weights"):

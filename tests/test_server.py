@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import io
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -26,12 +28,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.testclient import TestClient
 
 from command import assert_refused, hadamard
+from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.serving import AdapterStore, read_adapter, write_pack
 from hadamard_adapter.serving.http.app import make_app
 from hadamard_adapter.serving.http.classify import ClassifyRequest
 from hadamard_adapter.serving.http.predict import PredictRequest
 from hadamard_adapter.serving.http.run import make_serving
 from hadamard_adapter.serving.http.state import Serving
+from hadamard_adapter.serving.http.upload import unpack
 from hadamard_adapter.serving.keys import make_key
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.load import load_bank
@@ -225,6 +229,19 @@ def test_ids_that_are_paths_are_refused(
     place: Path, server: Served, id: str, status: tuple[int, ...]
 ) -> None:
     assert put(server, id, zipped(place / "mood-0")).status_code in status
+
+
+def test_a_body_without_a_length_is_read_up_to_the_limit_and_a_zip_is_unpacked_up_to_its_own(
+    server: Served, tmp_path: Path
+) -> None:
+    parts = iter([b"x" * 600_000] * 2)
+    assert server.client.post("/classify", content=parts).status_code == 413
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("run.json", b"\0" * 10_000_000)
+    with pytest.raises(AdapterError, match="expected at most 1000 bytes unpacked"):
+        unpack(packed.getvalue(), tmp_path, 1000)
+    assert not list(tmp_path.iterdir())
 
 
 def test_zip_names_that_lead_elsewhere_are_refused(place: Path, server: Served) -> None:
