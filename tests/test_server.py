@@ -443,6 +443,7 @@ def test_keys_use_what_they_may_and_learn_of_nothing_else(place: Path, tmp_path:
         store.add(id, place / f"{id}-0")
     shop = make_key(tmp_path / "keys", "shop", ["shop-*"])
     root = make_key(tmp_path / "keys", "root", ["*"], may_administrate=True)
+    clerk = make_key(tmp_path / "keys", "clerk", ["shop-*"], may_administrate=True)
     words = ("--keys", tmp_path / "keys")
     with served(place / "model", tmp_path / "store", tmp_path / "log", *words) as server:
 
@@ -464,6 +465,26 @@ def test_keys_use_what_they_may_and_learn_of_nothing_else(place: Path, tmp_path:
         assert server.client.delete("/v1/adapters/shop-size", headers=headers).status_code == 403
         assert server.client.get("/metrics", headers=headers).status_code == 403
         assert shop not in server.log.read_text() and shop not in (tmp_path / "keys").read_text()
+        zip_headers = {"content-type": "application/zip"}
+        routes: list[tuple[str, str, dict[str, Any], tuple[int, int]]] = [
+            # method, path, what is sent, status for the caller's key and the administrator's of shop-* alone
+            ("PUT", "/v1/adapters/mood", {"content": zipped(place / "mood-1")}, (403, 403)),
+            ("DELETE", "/v1/adapters/mood", {}, (403, 403)),
+            ("PUT", "/v1/adapters/shop-size", {"content": zipped(place / "shop-size-0")}, (403, 200)),
+            ("GET", "/v1/adapters/mood", {}, (403, 403)),
+            ("GET", "/v1/adapters/shop-size", {}, (200, 200)),
+            ("POST", "/tokenize", {"json": {"model": "mood", "prompt": "w1"}}, (403, 403)),
+            ("GET", "/v1/problems", {}, (403, 200)),
+        ]
+        for method, path, sent, expected in routes:
+            found = []
+            for key in (None, shop, clerk):
+                given = {} if key is None else {"authorization": f"Bearer {key}"}
+                more = zip_headers if method == "PUT" else {}
+                reply = server.client.request(method, path, headers=given | more, **sent)
+                found.append(reply.status_code)
+            assert found == [401, *expected], (method, path)
+        assert ask(root, "mood").status_code == 200
 
 
 def test_sigterm_ends_what_is_in_flight_and_leaves_with_zero(place: Path, tmp_path: Path) -> None:
