@@ -265,7 +265,7 @@ def check_task(task: TaskSpec) -> None:
     """
     if (task.train is None) != (task.dev is None):
         raise SettingsError(f"task {task.name!r}: expected both train and dev, or neither")
-    if task.train is not None and task.dev is not None and _are_one_file(task.train, task.dev):
+    if task.train is not None and task.dev is not None and files.is_same_file(task.train, task.dev):
         raise SettingsError(
             f"task {task.name!r}: expected a dev file with rows that are not trained on, received "
             f"{task.dev!r}, which is the train file itself; split it into two"
@@ -303,14 +303,6 @@ def check_task(task: TaskSpec) -> None:
             raise SettingsError(
                 f"task {task.name!r}: {name}: expected a number from {least} on, received {value!r}"
             )
-
-
-def _are_one_file(one: str, other: str) -> bool:
-    """Whether two paths lead to one file, however they are spelled or linked."""
-    paths = [os.path.expanduser(path) for path in (one, other)]
-    if all(os.path.exists(path) for path in paths):
-        return os.path.samefile(*paths)
-    return len({os.path.abspath(path) for path in paths}) == 1
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -65,15 +65,12 @@ class Backbone:
 
     def fill(self, adapter: BankAdapter) -> int:
         """Write an adapter's numbers into a slot that nobody reads; the slot. An error changes nothing."""
-        slot = self._free[-1] if self._free else self.n_slots
+        slot = self._free.pop() if self._free else self.n_slots
         try:
             self._write(slot, adapter)
         except BaseException:
-            for layer in self._heads.values():
-                layer.drop(slot)
+            self.free(slot)  # the next one takes it, before any new slot
             raise
-        if self._free:
-            self._free.pop()
         self.n_slots = max(self.n_slots, slot + 1)
         return slot
 
