@@ -337,6 +337,28 @@ def test_a_pruned_adapter_is_the_adapter_without_these_layers(tmp_path: Path) ->
     assert json.loads(scored.out)["accuracy"] == pytest.approx(one["kept_score"])
 
 
+@pytest.mark.parametrize("by", ["offset", "zero", "fisher"])
+def test_the_layer_that_is_kept_is_the_best_by_the_criterion_that_is_asked(by: str, tmp_path: Path) -> None:
+    shutil.copytree(tuned().adapter, tmp_path / "a")
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    # The first layer's offsets are the larger ones, and do nothing: its norm puts out what it did before.
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if ".hadamard_" in name and layer_of(name) == 0:
+            tensor.zero_()
+            tensor += 1e-4 if "shift" in name else 0
+    words = ("--keep", 1, "--rows", 12, "--by", by, "--json", tmp_path / "p.json")
+    kept = list[list[int]]()
+    for factor in (1, 1e4):
+        save_file({n: t * (factor if layer_of(n) == 0 else 1) for n, t in tensors.items()}, path)
+        assert hadamard("prune", "--adapters", tmp_path / "a", *words).code == 0
+        (one,) = numbers(tmp_path / "p.json")["adapters"].values()
+        scores = dict(zip(one["layers"], one["scores"][by], strict=True))
+        kept.append(one["kept"])
+        assert one["kept"] == [max(scores, key=scores.__getitem__)]
+    assert kept[0] == [1] and (by != "offset" or kept[1] == [0])
+
+
 def test_layers_that_stay_can_be_tuned_again(tmp_path: Path) -> None:
     out = tmp_path / "again"
     words = ("--keep", 1, "--rows", 12, "--output", out, "--tune-again", "--json", tmp_path / "p.json")
@@ -373,6 +395,29 @@ def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
     assert found.code == 0, found.err
     layers = numbers(tmp_path / "o.json")["model"]["layers"]
     assert layers["change"] == [0.0, 0.0] and layers["norm before"] == layers["norm after"]
+
+
+@pytest.mark.parametrize("position", ["output", "input"])
+def test_a_doubled_projection_doubles_its_outputs_and_leaves_its_inputs(
+    position: str, tmp_path: Path
+) -> None:
+    """Of the first layer, whose change reaches the inputs of the second alone."""
+    shutil.copytree(tuned().model, tmp_path / "double")
+    path, name = tmp_path / "double" / "model.safetensors", "encoder.layer.0.attention.output.dense."
+    weights = load_file(path)
+    changed = {key: weight * (2 if name in key else 1) for key, weight in weights.items()}
+    assert sum(name in key for key in changed) == 2
+    save_file(changed, path, metadata={"format": "pt"})
+    words = ("--tuned", tmp_path / "double", "--data", tuned().train, "--json", tmp_path / "o.json")
+    found = hadamard("analyse", "outputs", "--model", tuned().model, *words, "--position", position)
+    assert found.code == 0, found.err
+    layers = numbers(tmp_path / "o.json")["double"]["layers"]
+    factor = 2 if position == "output" else 1
+    assert layers["norm after"][0] == pytest.approx(factor * layers["norm before"][0], rel=1e-5)
+    assert layers["change"][0] == pytest.approx((factor - 1) * layers["norm before"][0], abs=1e-5)
+    assert layers["change"][1] > 0.01
+    if position == "output":
+        assert layers["linear"][0] == pytest.approx(1, abs=1e-5) and layers["shift"][0] < 0.9
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Laws of the batcher: turns are fair and within the budget, and what nobody waits for is not computed."""
 
 import asyncio
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ def test_rows_that_have_waited_long_come_first_in_the_order_of_arrival(seed: int
     n_old = chance.randint(1, 30)
     chosen = choose(ids, n_tokens, chance.choice([1, 500, 2000, 100_000]), n_old)
     assert chosen[:n_old] == list(range(min(n_old, len(chosen))))
+
+
+def test_rows_that_have_waited_long_overtake_another_adapter_s_first() -> None:
+    assert choose(["a", "a", "a", "b"], [10] * 4, budget=20) == [0, 3]
+    assert choose(["a", "a", "a", "b"], [10] * 4, budget=20, n_old=2) == [0, 1]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,26 @@ def test_a_full_queue_and_unknown_ids_are_refused_and_hold_nothing(bank: Adapter
 
     run(batcher, scenario)
     assert n_held(bank) == 0 and batcher.n_rows == 0
+
+
+def test_more_work_than_the_deadline_allows_is_refused_with_the_seconds_to_wait(bank: AdapterBank) -> None:
+    batcher = Batcher(bank)
+
+    async def scenario() -> None:
+        under_way = asyncio.ensure_future(batcher.predict(["w1 w2 w3"], ["mood"], [None], 60))
+        while not batcher._queue:
+            await asyncio.sleep(0)
+        batcher._s_per_token = 0.5
+        (row,) = batcher._queue
+        expected_s = 0.5 * row.n_tokens
+        batcher.refuse_full(1, expected_s / 0.4 + 0.01)
+        with pytest.raises(QueueFullError, match=f"about {expected_s:.1f} s of work") as refused:
+            batcher.refuse_full(1, expected_s / 0.4 - 0.01)
+        assert refused.value.retry_after_s == math.ceil(expected_s / 2)
+        await under_way
+
+    run(batcher, scenario)
+    assert n_held(bank) == 0
 
 
 def test_token_ids_have_the_limits_of_predictions(bank: AdapterBank) -> None:

@@ -112,7 +112,8 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
 @pytest.mark.parametrize("name", ["design.md", "paper_to_code.md"])
 def test_every_file_of_the_code_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:adapter|tasks|tuning|cli)/\w+\.py|functional\.py)`(?: `(\w+)`)?", text)
+    rooms = "adapter|analysis|bench|cli|methods|serving|tasks|tuning"
+    paths = re.findall(rf"`((?:{rooms})/[\w/]+\.py|functional\.py)`(?: `(\w+)`)?", text)
     for path, symbol in paths:
         file = ROOT / "src" / "hadamard_adapter" / path
         assert file.is_file(), path

@@ -54,11 +54,16 @@ def test_as_many_parameters_train_as_the_formula_says(name: str, family: str) ->
 @pytest.mark.parametrize(("name", "family"), CASES)
 def test_the_head_has_its_rate_and_the_method_its_own(name: str, family: str) -> None:
     _, model, head = made(name, family)
-    rates = {**dict.fromkeys(("scale", "shift", "norm"), 1.0), "head": 2.0}
-    sizes = {1.0: 0, 2.0: 0}
+    rates = {"scale": 1.0, "shift": 3.0, "norm": 4.0, "head": 2.0}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    sizes, parts = dict.fromkeys(rates.values(), 0), dict[float, set[str]]()
     for group in parameter_groups(model, rates, head):
         sizes[group["lr"]] += sum(p.numel() for p in group["params"])
-    assert (sizes[1.0], sizes[2.0]) == trained_counts(model, head)
+        own = {names[id(p)].partition(".hadamard_")[2] for p in group["params"]}
+        parts[group["lr"]] = {name.partition(".")[0].partition("_")[0] for name in own}
+    assert (sizes[1.0] + sizes[3.0] + sizes[4.0], sizes[2.0]) == trained_counts(model, head)
+    assert parts.get(3.0, {"shift"}) == {"shift"} and parts.get(4.0, {"norm"}) == {"norm"}
+    assert parts.get(1.0, set()) <= {"scale", ""}  # "": what other methods train, at the rate of scale
 
 
 @pytest.mark.parametrize(("name", "family"), CASES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerCallback
 
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
@@ -400,6 +401,53 @@ def test_accumulated_batches_train_as_one_whole_batch_does(
         assert curve == pytest.approx(curves[0], rel=1e-4)
         for name, tensor in adapter.items():
             torch.testing.assert_close(tensor, adapters[0][name], atol=1e-4, rtol=1e-3)
+
+
+class Steps(Losses):
+    """Sees each step's rates, and the norm of its gradient after clipping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates: list[dict[float, float]] = []
+        self.norms: list[float] = []
+        self.decays = set[float]()
+
+    def watch(self, trainer: Any) -> None:
+        steps = self
+
+        class Callback(TrainerCallback):
+            def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                groups = trainer.optimizer.param_groups
+                steps.rates.append({group["initial_lr"]: group["lr"] for group in groups})
+                steps.decays |= {group["weight_decay"] for group in groups}
+                grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+                steps.norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+        trainer.add_callback(Callback())
+
+
+SCHEDULES = {
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: (1 + math.cos(math.pi * share)) / 2,
+    "constant_with_warmup": lambda share: 1.0,
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_each_part_has_its_rate_decay_and_clipping_in_every_step(
+    schedule: str, place: Path, tmp_path: Path
+) -> None:
+    """64 rows, batches of 8, two epochs: 16 steps, of which a quarter warms up."""
+    seen, bases = Steps(), {"scale_lr": 1e-3, "shift_lr": 3e-3, "norm_lr": 4e-3, "stage2_head_lr": 2e-3}
+    tiny_tune(
+        place / "model", tmp_path / "out", place / "train.csv", seen, stages=1, weight_decay=0.05,
+        warmup=0.25, max_grad_norm=1e-3, schedule=schedule, **bases,
+    )  # fmt: skip
+    assert len(seen.rates) == 16 and seen.decays == {0.05}
+    for step, rates in enumerate(seen.rates):
+        factor = step / 4 if step < 4 else SCHEDULES[schedule]((step - 4) / 12)
+        assert rates == pytest.approx({base: base * factor for base in bases.values()}, rel=1e-6, abs=1e-12)
+    assert max(seen.norms) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_early_stopping_ends_a_stage_that_no_longer_gets_better(place: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from hadamard_adapter.bench.speed.run import SpeedRun, data_of, settings_of
 from hadamard_adapter.errors import TrainingError
 from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resolve
 from hadamard_adapter.tuning.data import TuneData, read_data
-from hadamard_adapter.tuning.precision import has_bfloat16
 from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import EpochSampler
@@ -140,7 +139,6 @@ class CountsHalf(Clock):
         trainer.add_callback(Callback())
 
 
-@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
 @pytest.mark.parametrize("variant", ["tune", "lora-ours-last-step", "lora-grouped"])
 def test_frozen_weights_are_cast_once_on_our_path_whatever_the_method(variant: str, tmp_path: Path) -> None:
     place = lay_out(tmp_path)

@@ -46,7 +46,7 @@ from hadamard_adapter.bench.speed.worker import measure
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.precision import pick_dtype
-from tuning_help import adapter_sha256, tiny_tune
+from tuning_help import adapter_sha256, tiny_folder, tiny_tune
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = [
@@ -207,8 +207,9 @@ def test_time_of_caches_evaluation_and_checkpoints_is_held_apart(
 
 def test_what_is_trained_is_the_same_with_the_clock_and_without(place: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 1, "dropout": True}
+    model = tiny_folder(tmp_path / "model", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     for name, clock in (("with", Clock("accuracy", 5)), ("without", None)):
-        tiny_tune(place / "model", tmp_path / name, place / "train.csv", clock, **settings)
+        tiny_tune(model, tmp_path / name, place / "train.csv", clock, **settings)
         assert clock is None or len(clock.points) > 5
     assert adapter_sha256(tmp_path / "with") == adapter_sha256(tmp_path / "without")
 

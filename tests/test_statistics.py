@@ -64,14 +64,17 @@ def test_holm_equals_the_definition_and_never_lowers_a_p() -> None:
 
 def test_the_bootstrap_covers_the_difference_as_often_as_it_says() -> None:
     """Two methods right with 0.8 and 0.7, independently: the interval holds 0.1 in about 95 of 100 draws."""
-    n_covered = 0
+    n_covered, widths = 0, list[float]()
     for trial in range(60):
         draw = np.random.default_rng(trial)
         labels = draw.integers(0, 2, 150)
         one, other = (np.where(draw.uniform(size=150) < right, labels, 1 - labels) for right in (0.8, 0.7))
         found = bootstrap(labels, one, other, n_draws=200)
         n_covered += found.low <= 0.1 <= found.high
+        widths.append(found.high - found.low)
     assert 51 <= n_covered <= 60
+    variance = (0.8 * 0.2 + 0.7 * 0.3) / 150
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.1)
 
 
 def test_the_same_predictions_differ_by_nothing_in_every_draw() -> None:

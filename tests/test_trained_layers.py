@@ -61,7 +61,8 @@ def test_checkpointing_composes_with_a_cached_prefix_and_half_precision(tmp_path
 
 
 def test_a_checkpointed_run_ends_at_the_same_adapter(tmp_path: Path) -> None:
-    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 32)
+    drops = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    model, train = tiny_folder(tmp_path / "model", **drops), write_rows(tmp_path / "train.csv", 32)
     for name, is_on in (("plain", False), ("again", True)):
         settings: dict[str, Any] = {"dropout": True, "epochs": 1, "head_epochs": 1}  # random states come back
         tiny_tune(model, tmp_path / name, train, gradient_checkpointing=is_on, **settings)
