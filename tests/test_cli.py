@@ -30,6 +30,7 @@ from hadamard_adapter.cli.reference import page
 from hadamard_adapter.cli.tune import summary
 from hadamard_adapter.tuning import Evaluation, TuneResult, TuneSettings
 from models import TINY, tiny_config, tiny_model
+from tuning_help import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(group.commands)
@@ -285,6 +286,57 @@ def test_eval_and_predict_take_another_delimiter(tmp_path: Path) -> None:
     words = ("--adapter", tuned().adapter, "--delimiter", ";")
     assert json.loads(hadamard("eval", *words, "--data", path, "--json").out)["n"] == 24
     assert "24 rows labelled" in hadamard("predict", *words, "--input", path).err
+
+
+def test_quotes_in_a_tsv_enclose_cells_where_that_is_said(tmp_path: Path) -> None:
+    path, words = tmp_path / "dev.tsv", ("--adapter", tuned().adapter)
+    path.write_text('text\tlabel\n"w10\tw40"\tgood\n"w20\tw41"\tbad\n')
+    split = hadamard("eval", *words, "--data", path, "--json")
+    assert split.code == 2 and "line 2" in split.err
+    assert json.loads(hadamard("eval", *words, "--data", path, "--quoting", "--json").out)["n"] == 2
+    found = hadamard("predict", *words, "--input", path, "--quoting", "--probability-column", "sure")
+    assert found.code == 0, found.err
+    rows = list(csv.DictReader(io.StringIO(found.out), delimiter="\t"))
+    assert [row["text"] for row in rows] == ["w10\tw40", "w20\tw41"]
+    assert all(0.5 <= float(row["sure"]) <= 1 for row in rows) and "probability" not in rows[0]
+
+
+def test_tune_and_eval_read_the_split_that_is_named(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    parts = {"first": 40, "second": 16, "third": 9}
+    rows = {
+        name: list(csv.DictReader(write_rows(tmp_path / f"{name}.csv", n, seed=n).open()))
+        for name, n in parts.items()
+    }
+    saved = {name: datasets.Dataset.from_list(rows[name]) for name in parts}
+    datasets.DatasetDict(saved).save_to_disk(str(tmp_path / "parts"))
+    done = hadamard(
+        *("tune", "--model", tuned().model, "--train", tmp_path / "parts", "--dev", tmp_path / "parts"),
+        *("--train-split", "first", "--dev-split", "second", "--output", tmp_path / "out", "--device", "cpu"),
+        *("--head-epochs", 1, "--epochs", 1),
+    )
+    assert done.code == 0, done.err
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["rows"]["train"], run["rows"]["dev"]) == (40, 16)
+    words = ("eval", "--adapter", tmp_path / "out", "--data", tmp_path / "parts", "--json")
+    assert json.loads(hadamard(*words, "--split", "third").out)["n"] == 9
+
+
+def test_inspect_counts_an_adapter_at_the_inputs(tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from hadamard_adapter import HadamardConfig
+
+    tiny_config("bert").save_pretrained(tmp_path)
+    counts = []
+    for position in ("output", "input"):
+        model = get_peft_model(
+            tiny_model("bert"), HadamardConfig(sites=["attention", "ffn"], position=position)
+        )
+        counts.append(sum(p.numel() for key, p in model.named_parameters() if ".hadamard_" in key))
+        shown = hadamard("inspect", tmp_path, "--position", position)
+        assert f"adapter                {counts[-1]:>13,}  " in shown.out, shown.err
+    assert counts[0] != counts[1]
 
 
 def test_a_later_row_of_a_stream_without_a_text_is_told() -> None:

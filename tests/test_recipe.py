@@ -662,6 +662,28 @@ def test_a_model_with_code_of_its_own_is_refused(place: Path, tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
+def test_code_of_a_model_runs_where_it_is_allowed(place: Path, tmp_path: Path) -> None:
+    """Its classes are BERT's under another name, which no family has."""
+    folder = tiny_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    model = "AutoModelForSequenceClassification"
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", model: "mine.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "class Config(BertConfig):\n    model_type = 'mine'\n"
+        "class Model(BertForSequenceClassification):\n    config_class = Config\n"
+    )
+    with pytest.raises(HadamardError, match="'mine'"):
+        tiny_tune(folder, tmp_path / "out", place / "train.csv", allow_remote_code=True)
+    assert (
+        "mine"
+        in load_base(
+            str(folder), read_data(TuneSettings("m", "o", train=str(place / "train.csv"))).task, 1, True
+        ).__module__
+    )
+
+
 def test_roberta_takes_fewer_tokens_than_it_has_positions(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "model", "roberta")
     task = read_data(TuneSettings("m", "o", train=str(write_rows(tmp_path / "t.csv", 20)))).task

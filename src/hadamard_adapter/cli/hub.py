@@ -29,8 +29,9 @@ def stay_offline_without_hub(names: Iterable[str | None]) -> None:
     wanted = [name for name in names if name is not None and not expanded(name).exists()]
     if not wanted or "HF_HUB_OFFLINE" in os.environ:
         return
-    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
+        request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         return  # it answered
