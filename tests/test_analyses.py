@@ -15,8 +15,9 @@ from adapter_help import adapted
 from bench_help import add
 from command import hadamard, tuned
 from hadamard_adapter.analysis import knobs, outputs, patterns, prune, sharing
-from hadamard_adapter.analysis.offsets import flat, is_offset, layer_of, read_offsets, stacked, tasks_of
+from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets, stacked, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.offset_name import is_offset
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
 from models import tiny_inputs, tiny_model

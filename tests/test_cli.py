@@ -254,11 +254,12 @@ def test_eval_without_a_wrong_row_writes_the_header_alone(tmp_path: Path) -> Non
     assert (tmp_path / "empty.csv").read_text() == "row,text,pair,label,predicted,probability\n"
 
 
-def as_multi_label(folder: Path) -> Path:
+def as_multi_label(folder: Path, separator: str = "|") -> Path:
     """The tiny adapter, its two labels no longer exclusive."""
     adapter = Path(shutil.copytree(tuned().adapter, folder / "multi"))
     run = json.loads((adapter / "run.json").read_text())
-    run["task"] |= {"problem_type": "multi_label_classification", "metrics": ["micro-f1"]}
+    kind = {"problem_type": "multi_label_classification", "metrics": ["micro-f1"]}
+    run["task"] |= {**kind, "separator": separator}
     (adapter / "run.json").write_text(json.dumps(run))
     return adapter
 
@@ -278,6 +279,19 @@ def test_what_predict_writes_of_several_labels_eval_reads(format: str, tmp_path:
     )
     n_wrong = len((tmp_path / "w.csv").read_text().splitlines()) - 1
     assert json.loads(scored.out)["accuracy"] == pytest.approx(1 - n_wrong / 24)
+
+
+def test_labels_are_joined_as_the_training_rows_join_them(tmp_path: Path) -> None:
+    rows = [{"text": "w10 w50", "label": "bad,good"}, {"text": "w20", "label": "bad,good"}]
+    with (tmp_path / "dev.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ("--adapter", as_multi_label(tmp_path, ","), "--errors", tmp_path / "wrong.csv")
+    assert hadamard("eval", *words, "--data", tmp_path / "dev.csv").code == 0
+    with (tmp_path / "wrong.csv").open() as file:
+        wrong = list(csv.DictReader(file))
+    assert wrong and {row["label"] for row in wrong} == {"bad,good"}
 
 
 def test_eval_and_predict_take_another_delimiter(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 from transformers import BertForSequenceClassification
 
@@ -15,6 +16,8 @@ from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.heads import find_head, fresh_parameters, uncovered_parameters
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.offset_name import PREFIX, split
+from hadamard_adapter.tuning.report import count_parameters
 from models import TINY, tiny_inputs, tiny_model
 
 TASKS = [(name, task) for name in TINY for task in TINY[name].tasks if task != "headless"]
@@ -198,7 +201,11 @@ def test_a_head_named_like_the_adapter_s_tensors_survives_the_round_trip(tmp_pat
     randomize(model, "default", 1)
     assert len([key for key in added(model, "default") if "hadamard_head" in key]) == 2
     assert not [k for k, p in model.named_parameters() if p.requires_grad and "original_module" in k]
+    n_head = sum(parameter.numel() for parameter in base().hadamard_head.parameters())
+    assert count_parameters(model, 1)["head_parameters"] == n_head
     model.save_pretrained(tmp_path)
+    _, head = split(load_file(tmp_path / "adapter_model.safetensors"))
+    assert {key.removeprefix(PREFIX) for key in head} == {"hadamard_head.weight", "hadamard_head.bias"}
     for is_empty_first in (False, True):
         loaded = PeftModel.from_pretrained(base(), tmp_path, low_cpu_mem_usage=is_empty_first).eval()
         assert torch.equal(logits(loaded, inputs), logits(model, inputs))

@@ -15,6 +15,7 @@ from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
 from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.offset_name import is_offset, split
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import TuneSettings, load
 from hadamard_adapter.tuning import shortcuts as shortcuts_room
@@ -23,7 +24,6 @@ from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.shared import (
     BasisAdamW,
     coefficients_in,
-    offsets_in,
     read_basis,
     trained_offsets,
     write_basis,
@@ -71,7 +71,7 @@ def test_a_mean_is_the_mean_of_the_offsets_and_has_no_head(place: Path, tmp_path
     expected = np.mean([vector(folder) for folder in folders(place)], axis=0)
     np.testing.assert_allclose(vector(tmp_path / "mean"), expected, rtol=1e-6)
     tensors = load_file(tmp_path / "mean" / WEIGHTS)
-    assert tensors.keys() == offsets_in(tensors).keys()
+    assert all(map(is_offset, tensors))
     assert json.loads((tmp_path / "mean" / "shared.json").read_text()) == {"mean_of": ["0", "1", "2"]}
 
 
@@ -106,7 +106,7 @@ def test_directions_are_orthogonal_and_as_long_as_adapters_on_average(place: Pat
     rows = np.stack([vector_of({n: part[j] for n, part in basis.directions.items()}) for j in range(3)])
     mean_square = np.mean([np.square(vector(folder)).sum() for folder in folders(place)])
     np.testing.assert_allclose(rows @ rows.T, mean_square * np.eye(3), atol=1e-4 * mean_square)
-    offsets = offsets_in(load_file(place / "0" / WEIGHTS))
+    offsets, _ = split(load_file(place / "0" / WEIGHTS))
     own = coefficients_in(basis.directions, offsets)
     for name, part in basis.directions.items():
         torch.testing.assert_close(torch.tensordot(own, part, dims=1), offsets[name], atol=1e-5, rtol=1e-4)
@@ -223,7 +223,7 @@ def together(place: Path) -> dict[str, Any]:
 
 def test_one_adapter_for_several_tasks_has_the_same_offsets_and_own_heads(together: dict[str, Any]) -> None:
     tensors = {name: load_file(result.output / WEIGHTS) for name, result in together.items()}
-    first = offsets_in(tensors["first"])
+    first, _ = split(tensors["first"])
     assert any(bool(tensor.any()) for tensor in first.values())
     for own in tensors.values():
         assert all(torch.equal(own[name], tensor) for name, tensor in first.items())
@@ -341,7 +341,7 @@ def test_tasks_together_that_were_stopped_late_end_with_the_same_command(
     if where == "publish":  # all is trained: nothing is trained again
         monkeypatch.setattr(together_room, "_train", None)
     found = tune_together(settings, tmp_path / "out", silent)
-    one, other = (offsets_in(load_file(result.output / WEIGHTS)) for result in found.values())
+    one, other = (split(load_file(result.output / WEIGHTS))[0] for result in found.values())
     assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "1"]
 

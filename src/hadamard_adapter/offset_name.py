@@ -1,14 +1,21 @@
 """The name of an offset in a file, base_model.model.STACK.LAYER.PATH.hadamard_KIND, taken apart."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
-__all__ = ["KINDS", "OffsetName", "offset_name"]
+__all__ = ["KINDS", "PREFIX", "OffsetName", "is_offset", "offset_name", "split"]
 
 KINDS = ("scale", "shift", "norm_weight", "norm_bias")
 """Of offsets, in the order in which tables show them."""
 
+PREFIX = "base_model.model."
+"""What PEFT puts before the name of each of the model's tensors."""
+
 _LAYER = re.compile(r"(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)")
+
+
+Value = TypeVar("Value")
 
 
 class OffsetName(NamedTuple):
@@ -23,6 +30,11 @@ class OffsetName(NamedTuple):
     kind: str
     """A word of KINDS."""
 
+    @property
+    def module(self) -> str:
+        """Path of the module in the model."""
+        return self.path if self.layer is None else f"{self.stack}.{self.layer}.{self.path}"
+
 
 def offset_name(name: str) -> OffsetName | None:
     """The parts of a tensor's name, PEFT's prefix and the adapter's name left out; None: no offset.
@@ -33,7 +45,7 @@ def offset_name(name: str) -> OffsetName | None:
         >>> offset_name("base_model.model.model.final_norm.hadamard_norm_weight.default").layer
         >>> offset_name("base_model.model.classifier.bias")
     """
-    module, _, rest = name.removeprefix("base_model.model.").rpartition(".hadamard_")
+    module, _, rest = name.removeprefix(PREFIX).rpartition(".hadamard_")
     kind = rest.partition(".")[0]
     if not module or kind not in KINDS:
         return None
@@ -41,3 +53,26 @@ def offset_name(name: str) -> OffsetName | None:
     if found is None:
         return OffsetName(module, None, module, kind)
     return OffsetName(found["stack"], int(found["layer"]), found["path"], kind)
+
+
+def is_offset(name: str) -> bool:
+    """Whether a tensor is an offset, in a layer or outside (a model's last norm), and not the head's.
+
+    Example:
+        >>> is_offset("base_model.model.model.final_norm.hadamard_norm_weight"), is_offset("classifier.bias")
+        (True, False)
+        >>> is_offset("base_model.model.hadamard_head.weight")
+        False
+    """
+    return offset_name(name) is not None
+
+
+def split(tensors: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The offsets among an adapter's named tensors, and the others, which are its head; both in their order.
+
+    Example:
+        >>> split({"h.0.attn.hadamard_scale": 1, "score.weight": 2})
+        ({'h.0.attn.hadamard_scale': 1}, {'score.weight': 2})
+    """
+    offsets = {name: value for name, value in tensors.items() if is_offset(name)}
+    return offsets, {name: value for name, value in tensors.items() if name not in offsets}

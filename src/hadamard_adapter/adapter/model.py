@@ -29,6 +29,7 @@ from hadamard_adapter.adapter.undo import all_or_nothing
 from hadamard_adapter.adapter.weighted import add_weighted
 from hadamard_adapter.adapter.wrap import wrap_module
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.offset_name import PREFIX
 
 __all__ = ["HadamardModel"]
 
@@ -319,7 +320,7 @@ class HadamardModel(BaseTuner):
 
 
 def _cannot_save(lost: Sequence[str]) -> str:
-    module = lost[0].removeprefix("base_model.model.").replace(".base_layer.", ".").rpartition(".")[0]
+    module = lost[0].removeprefix(PREFIX).replace(".base_layer.", ".").rpartition(".")[0]
     return (
         f"cannot save: the checkpoint lacks {lost[0]!r} (and {len(lost) - 1} more) and no saved module "
         f"covers it, so a reload would lose it; name its module in modules_to_save: {module!r}"

@@ -17,7 +17,6 @@ from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = [
     "flat",
-    "is_offset",
     "layer_of",
     "made_with",
     "read_offsets",
@@ -36,16 +35,6 @@ def layer_of(name: str) -> int | None:
     """
     found = offset_name(name)
     return None if found is None else found.layer
-
-
-def is_offset(name: str) -> bool:
-    """Whether a tensor of an adapter's file is an offset, in a layer or outside (a model's last norm).
-
-    Example:
-        >>> is_offset("base_model.model.model.final_norm.hadamard_norm_weight"), is_offset("classifier.bias")
-        (True, False)
-    """
-    return offset_name(name) is not None
 
 
 def read_offsets(folders: Sequence[str | Path]) -> dict[str, Float[np.ndarray, "a l d"]]:

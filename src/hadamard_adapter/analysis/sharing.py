@@ -13,13 +13,14 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hadamard_adapter.analysis.offsets import flat, is_offset, read_offsets, tasks_of
+from hadamard_adapter.analysis.offsets import flat, read_offsets, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import expanded
+from hadamard_adapter.offset_name import split
 from hadamard_adapter.tuning.folder import MEAN, WEIGHTS, read_config
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
 from hadamard_adapter.tuning.resume import filled, write_json
-from hadamard_adapter.tuning.shared import Basis, offsets_in, write_basis
+from hadamard_adapter.tuning.shared import Basis, write_basis
 from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = [
@@ -48,7 +49,7 @@ def vector_of(tensors: Mapping[str, Tensor]) -> Float[np.ndarray, " n"]:
         >>> vector_of({name.format(1): torch.ones(2), name.format(0): torch.zeros(1)}).tolist()
         [0.0, 1.0, 1.0]
     """
-    return np.concatenate([tensors[name].float().numpy().ravel() for name in _offsets(tensors)])
+    return np.concatenate([tensors[name].float().numpy().ravel() for name in sorted(split(tensors)[0])])
 
 
 def as_tensors(vector: Float[np.ndarray, " n"], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -57,7 +58,7 @@ def as_tensors(vector: Float[np.ndarray, " n"], like: Mapping[str, Tensor]) -> d
     Raises:
         SettingsError: the vector has another length than the offsets.
     """
-    names = _offsets(like)
+    names = sorted(split(like)[0])
     sizes = [like[name].numel() for name in names]
     if sum(sizes) != len(vector):
         raise SettingsError(f"expected {sum(sizes)} offsets, received {len(vector)}; another kind of adapter")
@@ -237,7 +238,7 @@ def sharing_picture(found: Mapping[str, Any]) -> Any:
 def _alike(folders: Sequence[str]) -> list[dict[str, Tensor]]:
     """The offsets of adapters that adapt the same things of one base model."""
     read_offsets(folders)  # refuses other base models
-    adapters = [offsets_in(read_weights(expanded(folder) / WEIGHTS)) for folder in folders]
+    adapters = [split(read_weights(expanded(folder) / WEIGHTS))[0] for folder in folders]
     positions = [read_config(expanded(folder)).position for folder in folders]
     for folder, tensors, position in zip(folders, adapters, positions, strict=True):
         if position != positions[0]:
@@ -260,7 +261,3 @@ def _rank(vectors: Float[np.ndarray, "a n"]) -> int:
         return 0
     s = np.linalg.svd(np.asarray(vectors, dtype=np.float64), compute_uv=False)
     return int((s > 1e-9 * s[0]).sum())
-
-
-def _offsets(tensors: Mapping[str, Any]) -> Sequence[str]:
-    return sorted(name for name in tensors if is_offset(name))

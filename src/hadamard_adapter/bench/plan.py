@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -14,7 +13,7 @@ from hadamard_adapter.bench.results import is_over
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, name_of, work_of
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs, next_rates
-from hadamard_adapter.bench.spec import Spec, TaskSpec
+from hadamard_adapter.bench.spec import Spec, TaskSpec, model_name
 from hadamard_adapter.methods import METHODS, is_fit
 from hadamard_adapter.tasks import METRICS
 
@@ -210,7 +209,7 @@ def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
 
 
 def _likest_first(model: str, method: str, task: str, bf16: bool) -> Traits:
-    own = (Path(model).absolute().name, is_fit(method))
+    own = (model_name(model), is_fit(method))
     traits = ((*own, method, task), (*own, method), own)
     return tuple((*trait, f"bf16 {bf16}") for trait in traits) + traits
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadamard_adapter.bench.rows import TaskRows, files_of, read_rows
-from hadamard_adapter.bench.spec import OPTIMIZERS, Optimizer, TaskSpec
+from hadamard_adapter.bench.spec import OPTIMIZERS, Optimizer, TaskSpec, model_name
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
@@ -82,7 +82,7 @@ def described(run: Any) -> dict[str, Any]:
         run: one of any kind that has `model`, `task` and `data`.
     """
     is_on_hub = not Path(run.model).is_dir()
-    model = run.model if is_on_hub else Path(run.model).absolute().name
+    model = run.model if is_on_hub else model_name(run.model)
     places = {"model": model, "data": Path(run.data).name}
     files = {"train": run.task.train, "dev": run.task.dev}
     names = {part: None if path is None else Path(path).name for part, path in files.items()}
@@ -161,7 +161,7 @@ def key_of(run: Run) -> dict[str, Any]:
 def name_of(run: Run) -> str:
     """The name of the run's file: readable first, the beginning of its identity last."""
     rows = run.task.name + (f"_{run.task.rows}" if run.task.rows else "")
-    start = f"{Path(run.model).absolute().name}-{rows}-{run.method}"
+    start = f"{model_name(run.model)}-{rows}-{run.method}"
     kind = "search-" if run.purpose == "search" else ""
     return f"{start}-{kind}lr{run.lr:g}-s{run.seed}-{identity(run)[:10]}"
 

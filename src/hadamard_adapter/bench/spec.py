@@ -27,6 +27,7 @@ __all__ = [
     "at_home",
     "check_task",
     "made",
+    "model_name",
     "nearest",
     "read_spec",
     "read_toml",
@@ -149,7 +150,7 @@ class Spec:
         for method in self.methods:
             if method not in METHODS:
                 raise SettingsError(f"methods: no method {method!r}{nearest(method, METHODS)}")
-        refuse_twice("models", [Path(model).name for model in self.models])
+        refuse_twice("models", [model_name(model) for model in self.models])
         refuse_twice("methods", self.methods)
         refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
@@ -188,6 +189,16 @@ def read_spec(path: str | Path) -> Spec:
         hadamard_adapter.errors.SettingsError: no/such.toml: No such file or directory
     """
     return read_toml(path, lambda given: at_home(made(Spec, given, "the spec")))
+
+
+def model_name(model: str) -> str:
+    """The short name of a model: that of its folder, or the last part of what it is called on the hub.
+
+    Example:
+        >>> model_name("downloads/all-MiniLM-L6-v2/"), model_name("google-bert/bert-base-uncased")
+        ('all-MiniLM-L6-v2', 'bert-base-uncased')
+    """
+    return Path(model).absolute().name
 
 
 def at_home(spec: T) -> T:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from hadamard_adapter.bench.run import Run
 from hadamard_adapter.errors import HadamardError
 from hadamard_adapter.tuning.resume import write_json
 
-__all__ = ["BUSY", "DONE", "MENDABLE", "do_job", "last_line", "main", "run_as_child", "write_job"]
+__all__ = ["BUSY", "DONE", "MENDABLE", "Do", "do_job", "last_line", "main", "run_as_child", "write_job"]
 
 DONE, MENDABLE, BUSY = 0, 2, 3
+
+Do = Callable[[dict[str, Any], Results], bool]
+"""A run as JSON, and the results that receive its record -> False where another process is at it."""
 
 
 def write_job(name: str, run: Any, results: Results) -> Path:
@@ -44,19 +48,19 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def do_job(path: str) -> tuple[int, str]:
+def do_job(path: str, do: Do = lambda run, results: execute(Run.from_json(run), results)) -> tuple[int, str]:
     """Do what a job says; the exit code, and the line of an error that the user can mend (else empty)."""
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
-        is_here = execute(Run.from_json(job["run"]), Results(Path(job["results"])))
+        is_here = do(job["run"], Results(Path(job["results"])))
     except HadamardError as error:
         return MENDABLE, f"error: {' '.join(str(error).split())}"
     return (DONE if is_here else BUSY), ""
 
 
-def main(path: str) -> int:
-    """Do what a job says and return the exit code; an error of the user's is one line on standard error."""
-    code, line = do_job(path)
+def main(path: str, *do: Do) -> int:
+    """`do_job`, its line on standard error; returns the exit code."""
+    code, line = do_job(path, *do)
     if line:
         print(line, file=sys.stderr)
     return code

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.offset_name import KINDS, offset_name
+from hadamard_adapter.files import expanded
+from hadamard_adapter.offset_name import KINDS, PREFIX, offset_name, split
 
 __all__ = ["Anatomy", "Part", "build_on_meta", "plan_adapter", "read_adapter"]
 
@@ -123,15 +123,10 @@ def plan_adapter(
         layers_to_transform=chosen,
         modules_to_save=poolers_of(model) or None,
     )
-    tensors = [
-        (key, p.numel()) for key, p in get_peft_model(model, config).named_parameters() if p.requires_grad
-    ]
-    parts = [_part(key, size) for key, size in tensors if ".hadamard_" in key]
-    head = _by_module(
-        (key.replace(".modules_to_save.default", ""), size)
-        for key, size in tensors
-        if ".hadamard_" not in key
-    )
+    trained = {k: p.numel() for k, p in get_peft_model(model, config).named_parameters() if p.requires_grad}
+    offsets, others = split(trained)
+    parts = [_part(key, size) for key, size in offsets.items()]
+    head = _by_module((key.replace(".modules_to_save.default", ""), size) for key, size in others.items())
     return Anatomy(name, model_type, tuple(sorted(parts, key=_in_order)), head, n_total)
 
 
@@ -152,14 +147,11 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
     from hadamard_adapter.tuning.folder import WEIGHTS, read_config
     from hadamard_adapter.tuning.weights import read_weights
 
-    config = read_config(Path(folder))
-    tensors = read_weights(Path(folder) / WEIGHTS)
-    parts = tuple(
-        _part(key, tensor.numel(), tensor.float().abs().mean().item())
-        for key, tensor in tensors.items()
-        if offset_name(key) is not None
-    )
-    head = _by_module((key, tensor.numel()) for key, tensor in tensors.items() if offset_name(key) is None)
+    place = expanded(folder)
+    config = read_config(place)
+    offsets, others = split(read_weights(place / WEIGHTS))
+    parts = tuple(_part(key, t.numel(), t.float().abs().mean().item()) for key, t in offsets.items())
+    head = _by_module((key, tensor.numel()) for key, tensor in others.items())
     base = str(config.base_model_name_or_path)
     try:
         n_model = _n_without(build_on_meta(base, allow_remote_code), head) + sum(head.values())
@@ -197,7 +189,7 @@ def _by_module(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Parameters of each module, by the module's name without PEFT's prefix and the tensor's own name."""
     sizes: dict[str, int] = {}
     for key, size in tensors:
-        module = key.removeprefix("base_model.model.").rpartition(".")[0]
+        module = key.removeprefix(PREFIX).rpartition(".")[0]
         sizes[module] = sizes.get(module, 0) + size
     return sizes
 

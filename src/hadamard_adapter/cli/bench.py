@@ -5,7 +5,6 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hadamard_adapter.cli.console import message_console
@@ -77,7 +76,7 @@ def bench_command(options: BenchOptions) -> None:
     from hadamard_adapter.bench.plan import due
     from hadamard_adapter.bench.results import Results
     from hadamard_adapter.bench.schedule import run_all
-    from hadamard_adapter.bench.spec import read_spec
+    from hadamard_adapter.bench.spec import model_name, read_spec
     from hadamard_adapter.bench.speed import PURPOSES, find_spec, kind_of, read_speed
     from hadamard_adapter.cli.board import BenchBoard
 
@@ -108,8 +107,8 @@ def bench_command(options: BenchOptions) -> None:
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    model = None if options.model is None else Path(options.model).absolute().name
-    if model == Path(asked.models[0]).name:
+    model = None if options.model is None else model_name(options.model)
+    if model == model_name(asked.models[0]):
         model = None
     is_other = results.is_other_spec(path, model)
     kept = results.keep_spec(path, model)
@@ -198,6 +197,7 @@ def _executor(options: BenchOptions, results: "Results") -> "Executor":
 def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     """A line for each cell, then the sum."""
     from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
+    from hadamard_adapter.bench.spec import model_name
     from hadamard_adapter.cli.board import duration
 
     records, runs = results.records(), list[Any]()
@@ -211,7 +211,7 @@ def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
         what = f"{n_search} of a search, then {len(left) - n_search}" if n_search else f"{len(left)}"
         rate = "" if state.lr is None else f" at {state.lr:g}"
         rate += f", {state.epochs} epochs" if cell.task.search_epochs and state.epochs else ""
-        name = f"{Path(cell.model).name} {cell.task.name} {cell.method}"
+        name = f"{model_name(cell.model)} {cell.task.name} {cell.method}"
         print(f"{name}: {len(state.finished)} finished; to run: {what}{rate}" + (f"; {time}" if left else ""))
     seconds, n_unknown = total_seconds(runs, records)
     known = f"{len(runs) - n_unknown} of them take about {duration(seconds)} one after the other"
@@ -220,13 +220,14 @@ def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
 
 def _print_speed_plan(runs: "list[SpeedRun]", records: "Records") -> None:
     """A line for each model, task, variant and purpose, then the sum."""
+    from hadamard_adapter.bench.spec import model_name
     from hadamard_adapter.bench.speed.plan import missing, total_seconds
     from hadamard_adapter.cli.board import duration
 
     groups: dict[tuple[str, ...], list[SpeedRun]] = {}
     for run in runs:
         rows = run.task.name if run.purpose != "growth" else f"{run.task.name} {run.axis}"
-        groups.setdefault((Path(run.model).name, rows, run.variant, run.purpose), []).append(run)
+        groups.setdefault((model_name(run.model), rows, run.variant, run.purpose), []).append(run)
     for key, members in groups.items():
         left = missing(members, records)
         seconds, n_unknown = total_seconds(left, records)

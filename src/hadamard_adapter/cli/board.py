@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
 from hadamard_adapter.bench.run import Run
-from hadamard_adapter.bench.spec import Spec
+from hadamard_adapter.bench.spec import Spec, model_name
 
 __all__ = ["BenchBoard", "duration"]
 
@@ -51,7 +51,7 @@ class BenchBoard:
             n_running = sum(run in running for run in left)
             to_come += left
             table.add_row(
-                f"{cell.model.rstrip('/').rpartition('/')[2]} {cell.task.name} {cell.method}",
+                f"{model_name(cell.model)} {cell.task.name} {cell.method}",
                 str(len(state.finished)),
                 str(n_running or ""),
                 str(len(left) - n_running or ""),

@@ -5,7 +5,6 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
-from pathlib import Path
 
 from hadamard_adapter.files import expanded
 
@@ -47,7 +46,7 @@ def base_model_of(adapter: str) -> str | None:
         True
     """
     try:
-        config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((expanded(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
         return str(config["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is wrong with the folder is said by whoever loads it

@@ -13,6 +13,7 @@ from hadamard_adapter.cli.console import data_console, message_console
 from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_picture
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import expanded
 from hadamard_adapter.tuning.settings import PRESETS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def inspect_command(options: InspectOptions) -> None:
       hadamard inspect sentence-transformers/all-MiniLM-L6-v2
       hadamard inspect adapter --plot adapter.png
     """
-    is_adapter = (Path(options.target) / "adapter_config.json").is_file()
+    is_adapter = (expanded(options.target) / "adapter_config.json").is_file()
     stay_offline_without_hub([base_model_of(options.target) or options.target])
     from hadamard_adapter.tuning.models import quiet_libraries
 

@@ -11,6 +11,7 @@ from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.adapter.heads import find_head
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.offset_name import PREFIX
 from hadamard_adapter.tasks import Examples, Task
 from hadamard_adapter.tuning.bench import poolers_of
 
@@ -101,7 +102,8 @@ def shape_of(base: nn.Module) -> Shape:
         )
     (layers,) = stacks
     sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
-    sizes = {name: size for name, size in sizes.items() if not _is_in(name, head_of(base))}
+    head = head_of(base)
+    sizes = {name: size for name, size in sizes.items() if not _is_in(name, head)}
     in_layers = {id(parameter) for parameter in layers.parameters()}
     outside = {name for name, p in base.named_parameters() if id(p) not in in_layers} & sizes.keys()
     norms = [f"{name}.weight" for name, module in base.named_modules() if is_norm(module)]
@@ -123,7 +125,7 @@ def trained_counts(model: nn.Module, head: tuple[str, ...]) -> tuple[int, int]:
         head: of its base model, as `head_of` names it.
     """
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    n_head = sum(size for name, size in sizes.items() if _is_in(name.removeprefix("base_model.model."), head))
+    n_head = sum(size for name, size in sizes.items() if _is_in(name.removeprefix(PREFIX), head))
     return sum(sizes.values()) - n_head, n_head
 
 

@@ -11,6 +11,7 @@ from hadamard_adapter.adapter.families import find_sites, layer_stacks
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
 from hadamard_adapter.adapter.heads import find_head, fresh_parameters
 from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.offset_name import KINDS
 from hadamard_adapter.serving.layers import (
     BankHeadNorm,
     BankLinear,
@@ -20,7 +21,7 @@ from hadamard_adapter.serving.layers import (
     Batch,
     bias_of,
 )
-from hadamard_adapter.serving.source import KINDS, BankAdapter
+from hadamard_adapter.serving.source import BankAdapter
 from hadamard_adapter.serving.tables import RowTable
 from hadamard_adapter.tuning.onednn import pack_linears
 

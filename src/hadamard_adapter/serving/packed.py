@@ -29,7 +29,8 @@ from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import expanded
-from hadamard_adapter.serving.source import KINDS, BankAdapter
+from hadamard_adapter.offset_name import split
+from hadamard_adapter.serving.source import BankAdapter, by_place
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.resume import complete, disk_errors_explained
 
@@ -243,18 +244,12 @@ def _pack(adapter: BankAdapter, dtype: torch.dtype) -> tuple[Layout, Float[Tenso
 def _unpack(
     values: Float[Tensor, " w"], layout: Layout, described: dict[str, Any], base_fingerprint: str | None
 ) -> BankAdapter:
-    offsets: dict[tuple[str, str], Tensor] = {}
-    head: dict[str, Tensor] = {}
-    for (name, shape), part in zip(layout, values.split([_size(shape) for _, shape in layout]), strict=True):
-        path, is_offset, kind = name.rpartition(".hadamard_")
-        if is_offset and kind in KINDS:
-            offsets[path, kind] = part.view(shape)
-        else:
-            head[name] = part.view(shape)
+    parts = values.split([_size(shape) for _, shape in layout])
+    offsets, head = split({name: part.view(shape) for (name, shape), part in zip(layout, parts, strict=True)})
     task = described.pop("task")
     task |= {name: tuple(task[name]) for name in ("label_names", "metrics")}
     described["identity"] = tuple(described.get("identity", ()))
-    return BankAdapter(Task(**task), offsets, head, base_fingerprint=base_fingerprint, **described)
+    return BankAdapter(Task(**task), by_place(offsets), head, base_fingerprint=base_fingerprint, **described)
 
 
 def _describe(adapter: BankAdapter) -> dict[str, Any]:

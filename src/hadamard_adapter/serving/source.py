@@ -1,5 +1,6 @@
 """What a bank takes in: an adapter's tensors, sorted into offsets and head, with what it says of itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,16 +9,13 @@ from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
+from hadamard_adapter.offset_name import PREFIX, offset_name, split
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
 from hadamard_adapter.tuning.models import DEFAULT_MAX_LENGTH
 from hadamard_adapter.tuning.weights import read_weights
 
-__all__ = ["KINDS", "BankAdapter", "read_adapter"]
-
-KINDS = ("scale", "shift", "norm_weight", "norm_bias")
-"""The kinds of offsets, as the keys of a file name them behind `hadamard_`."""
-PREFIX = "base_model.model."
+__all__ = ["BankAdapter", "by_place", "read_adapter"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,18 @@ class BankAdapter:
         return replace(self, offsets=offsets, head=head)
 
 
+def by_place(offsets: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+    """Offsets by module and kind, from what a file calls them.
+
+    Example:
+        >>> import torch
+        >>> list(by_place({"bert.encoder.layer.0.output.dense.hadamard_shift": torch.zeros(2)}))
+        [('bert.encoder.layer.0.output.dense', 'shift')]
+    """
+    places = {name: offset_name(name) for name in offsets}
+    return {(place.module, place.kind): offsets[name] for name, place in places.items() if place is not None}
+
+
 def read_adapter(folder: str | Path) -> BankAdapter:
     """The adapter in a folder that `hadamard tune` or `save_pretrained` made.
 
@@ -74,18 +84,11 @@ def read_adapter(folder: str | Path) -> BankAdapter:
             f'{str(folder)!r}: expected position "output", received {config.position!r}; a bank holds '
             "offsets of outputs, which all have one width: tune with position output, or serve it merged"
         )
-    offsets: dict[tuple[str, str], Tensor] = {}
-    head: dict[str, Tensor] = {}
-    for key, tensor in read_weights(place / WEIGHTS).items():
-        path, is_offset, kind = key.removeprefix(PREFIX).rpartition(".hadamard_")
-        if is_offset and kind in KINDS:
-            offsets[path, kind] = tensor
-        else:
-            head[key.removeprefix(PREFIX)] = tensor
+    offsets, head = split(read_weights(place / WEIGHTS))
     return BankAdapter(
         task=task_of(place, config, run),
-        offsets=offsets,
-        head=head,
+        offsets=by_place(offsets),
+        head={key.removeprefix(PREFIX): tensor for key, tensor in head.items()},
         max_length=run.max_length or DEFAULT_MAX_LENGTH,
         base_fingerprint=config.base_fingerprint,
         has_pair=None if run.columns is None else run.columns.pair is not None,

@@ -21,7 +21,6 @@ from hadamard_adapter.tuning.models import (
     collator,
     load_base,
     load_tokenizer,
-    longest_input,
     tokenize,
     usable_length,
 )
@@ -106,7 +105,7 @@ def set_up(
     tokenizer = load_tokenizer(source, settings.allow_remote_code)
     set_seed(settings.seed)
     base = load_base(source, data.task, tokenizer.pad_token_id, settings.allow_remote_code)
-    max_length = _max_length(settings, base, tokenizer)
+    max_length = usable_length(base, tokenizer, settings.max_length)
     base_fingerprint, n_base = fingerprint(base), sum(p.numel() for p in base.parameters())
     if base.config.model_type not in FAMILIES:
         raise SettingsError(
@@ -219,13 +218,3 @@ def _try_dtype(settings: TuneSettings, model: Any, tokenizer: Any) -> None:
             f"dtype: expected 'float32' for {settings.model!r}, whose code does not compute in "
             f"{settings.dtype} ({error}); pass --dtype float32"
         ) from error
-
-
-def _max_length(settings: TuneSettings, base: Any, tokenizer: Any) -> int:
-    limit = longest_input(base, tokenizer)
-    wanted = settings.max_length or usable_length(base, tokenizer)
-    if limit is not None and wanted > limit:
-        raise SettingsError(
-            f"max_length: expected at most {limit}, what {settings.model!r} can take, received {wanted!r}"
-        )
-    return wanted

@@ -17,6 +17,7 @@ from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
 from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError, option
 from hadamard_adapter.files import expanded
+from hadamard_adapter.offset_name import split
 from hadamard_adapter.tasks import Columns, Table, Task, find_columns, predictions
 from hadamard_adapter.tasks.reading import words
 from hadamard_adapter.tuning.first_token import cut_last_layer
@@ -334,7 +335,7 @@ def _check_base(folder: Path, config: HadamardConfig, base: torch.nn.Module, sou
     found = fingerprint(base)
     if found == config.base_fingerprint:
         return
-    widths = {len(t) for name, t in read_weights(folder / WEIGHTS).items() if ".hadamard_" in name}
+    widths = {len(t) for t in split(read_weights(folder / WEIGHTS))[0].values()}
     width = getattr(base.config, "hidden_size", None)
     other = f" (width {width}, the adapter's tensors: {sorted(widths)})" if width not in widths else ""
     raise AdapterError(

@@ -11,6 +11,7 @@ from hadamard_adapter.tasks import (
     METRICS,
     Examples,
     Table,
+    Task,
     class_report,
     encode,
     predictions,
@@ -118,8 +119,8 @@ def _errors(
         return []
     predicted, probabilities = predictions(task, logits)
     for index, label in enumerate(examples.labels or []):
-        true, said = _name(task.label_names, label), predicted[index]
-        said = said if isinstance(said, str) else "|".join(said)
+        true, said = _name(task, label), predicted[index]
+        said = said if isinstance(said, str) else task.separator.join(said)
         if said == true:
             continue
         errors.append(
@@ -135,8 +136,8 @@ def _errors(
     return errors
 
 
-def _name(names: tuple[str, ...], label: Any) -> str:
-    """Name of a true label; for several, joined by a bar."""
+def _name(task: Task, label: Any) -> str:
+    """Name of a true label; of several, as the training rows join them."""
     if isinstance(label, (int, np.integer)):
-        return names[label]
-    return "|".join(name for name, hit in zip(names, label, strict=True) if hit)
+        return task.label_names[label]
+    return task.separator.join(name for name, hit in zip(task.label_names, label, strict=True) if hit)

@@ -164,14 +164,24 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
 
 
 def usable_length(model: Any, tokenizer: Any, wanted: int | None = None) -> int:
-    """Tokens after which a row is cut: those wanted, else the default, but no more than the model can take.
+    """Tokens after which a row is cut: those wanted, else the default or what the model can take.
 
     Args:
         model: the base model.
         tokenizer: of the base model.
         wanted: a setting; None: the default.
+
+    Raises:
+        SettingsError: more is wanted than the model can take.
     """
-    return min(wanted or DEFAULT_MAX_LENGTH, longest_input(model, tokenizer) or DEFAULT_MAX_LENGTH)
+    limit = longest_input(model, tokenizer)
+    if wanted is None:
+        return DEFAULT_MAX_LENGTH if limit is None else min(DEFAULT_MAX_LENGTH, limit)
+    if limit is not None and wanted > limit:
+        raise SettingsError(
+            f"max_length: expected at most {limit}, what {model.name_or_path!r} can take, received {wanted!r}"
+        )
+    return wanted
 
 
 def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int) -> Tokens:

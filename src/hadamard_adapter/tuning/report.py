@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict
 
+from hadamard_adapter.offset_name import offset_name, split
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.resume import write_json
@@ -47,10 +48,8 @@ def count_parameters(model: torch.nn.Module, n_base: int, basis: Basis | None = 
         adapter_parameters, head_parameters, base_parameters, share_percent (the head is not counted in it).
     """
     saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-    sizes = {name: tensor.numel() for name, tensor in saved.items()}
-    n_offsets = sum(size for name, size in sizes.items() if ".hadamard_" in name)
+    n_offsets, n_head = (sum(t.numel() for t in part.values()) for part in split(saved))
     n_adapter = n_offsets if basis is None else basis.n
-    n_head = sum(sizes.values()) - n_offsets
     return {
         "adapter_parameters": n_adapter,
         "head_parameters": n_head,
@@ -203,10 +202,9 @@ _KINDS = {
 
 def _kinds_in(folder: Path) -> str:
     """The kinds of tensors of the adapter in a folder, as words: "scales, shifts and offsets of norms"."""
-    names = list(read_weights(folder / "adapter_model.safetensors"))
-    found = dict.fromkeys(
-        words for kind, words in _KINDS.items() if any(f".hadamard_{kind}" in name for name in names)
-    )
+    offsets, _ = split(read_weights(folder / "adapter_model.safetensors"))
+    kinds = {found.kind for found in map(offset_name, offsets) if found is not None}
+    found = dict.fromkeys(words for kind, words in _KINDS.items() if kind in kinds)
     *first, last = found or ["no tensors of its own"]
     return f"{', '.join(first)} and {last}" if first else last
 

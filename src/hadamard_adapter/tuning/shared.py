@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hadamard_adapter.errors import AdapterError, option
 from hadamard_adapter.files import expanded, replacing
+from hadamard_adapter.offset_name import is_offset, split
 from hadamard_adapter.tuning.averaging import AveragedAdamW
 from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.resume import file_sha256
@@ -32,7 +33,6 @@ __all__ = [
     "Basis",
     "BasisAdamW",
     "coefficients_in",
-    "offsets_in",
     "read_basis",
     "shared_content",
     "start_from",
@@ -63,18 +63,13 @@ class Basis:
         return len(next(iter(self.directions.values())))
 
 
-def offsets_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The offsets among the tensors of an adapter's file; the head is left out."""
-    return {name: tensor for name, tensor in tensors.items() if ".hadamard_" in name}
-
-
 def trained_offsets(model: nn.Module) -> dict[str, nn.Parameter]:
     """The offsets of a PEFT model's adapter "default", by their names in its file."""
     ending = ".default"
     return {
         name.removesuffix(ending): parameter
         for name, parameter in model.named_parameters()
-        if ".hadamard_" in name and name.endswith(ending)
+        if is_offset(name) and name.endswith(ending)
     }
 
 
@@ -105,7 +100,7 @@ def start_from(model: nn.Module, folder: str, base_fingerprint: str) -> None:
     config = read_config(place)
     _refuse_base(f"start {folder!r}", config.base_fingerprint, base_fingerprint)
     _refuse_position(f"start {folder!r}", config.position, model)
-    given, own = offsets_in(read_weights(place / WEIGHTS)), trained_offsets(model)
+    (given, _), own = split(read_weights(place / WEIGHTS)), trained_offsets(model)
     _refuse_names(f"start {folder!r}", {name: tuple(t.shape) for name, t in given.items()}, own)
     with torch.no_grad():
         for name, parameter in own.items():

@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hadamard_adapter.errors import DivergedError
+from hadamard_adapter.offset_name import PREFIX, offset_name
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.losses import loss_of
@@ -58,10 +59,13 @@ def parameter_groups(
     groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in ("scale", "shift", "norm", "head")}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = name.partition(".hadamard_")[2].partition(".")[0].partition("_")[0]
-            own = name.removeprefix("base_model.model.")
-            other = "head" if starts is None or own.startswith(starts) else "scale"
-            groups[kind if kind in groups else other].append(parameter)
+            offset = offset_name(name)
+            if offset is not None:
+                kind = offset.kind.partition("_")[0]
+            else:
+                own = name.removeprefix(PREFIX)
+                kind = "head" if starts is None or own.startswith(starts) else "scale"
+            groups[kind].append(parameter)
     return [{"params": members, "lr": rates[name]} for name, members in groups.items() if members]
 
 

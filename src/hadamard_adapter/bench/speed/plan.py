@@ -4,13 +4,12 @@ import dataclasses
 import math
 import random
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.bench.plan import Records, Traits, quality_of, total_estimate
 from hadamard_adapter.bench.results import Results, is_over
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
-from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.spec import TaskSpec, model_name
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
 from hadamard_adapter.bench.speed.spec import Purpose, SpeedSpec
 from hadamard_adapter.bench.speed.variants import VARIANTS
@@ -99,8 +98,8 @@ def _searches(
     by_part: dict[tuple[bool, bool, bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
     for record in searched.values():
         run = record["run"]
-        wanted = ("search", Path(model).name, task.name, row.method)
-        own = (run["purpose"], Path(run["model"]).name, run["task"]["name"], run.get("method"))
+        wanted = ("search", model_name(model), task.name, row.method)
+        own = (run["purpose"], model_name(run["model"]), run["task"]["name"], run.get("method"))
         if own == wanted and record["status"] == "done":
             rows = run["task"].get("rows")
             is_alike = run.get("optimizer") == row.path.optimizer
@@ -131,7 +130,7 @@ def total_seconds(runs: Iterable[SpeedRun], records: Records) -> tuple[float, in
 
 
 def _likest_first(run: Mapping[str, Any]) -> Traits:
-    model, purpose, variant = Path(run["model"]).name, run["purpose"], run["variant"]
+    model, purpose, variant = model_name(run["model"]), run["purpose"], run["variant"]
     return (
         (model, purpose, variant, run["task"]["name"]),
         (model, purpose, variant),
@@ -145,7 +144,7 @@ def _turns(spec: SpeedSpec, model: str, seed: int) -> list[tuple[TaskSpec, str]]
     return [
         (task, variant)
         for task in spec.tasks
-        for variant in _shuffled(spec.variants, f"{seed} {Path(model).name} {task.name}")
+        for variant in _shuffled(spec.variants, f"{seed} {model_name(model)} {task.name}")
     ]
 
 
@@ -159,7 +158,7 @@ def _paces(spec: SpeedSpec) -> list[SpeedRun]:
         for number in range(spec.pace.rounds)
         for model in spec.models
         for part in parts
-        for variant in _shuffled(spec.variants, f"pace {number} {Path(model).name} {part.name}")
+        for variant in _shuffled(spec.variants, f"pace {number} {model_name(model)} {part.name}")
     ]
 
 

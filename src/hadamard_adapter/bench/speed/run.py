@@ -6,12 +6,11 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from hadamard_adapter.bench import run as bench_run
 from hadamard_adapter.bench.rows import cut, read_rows
-from hadamard_adapter.bench.spec import OPTIMIZERS, TaskSpec
+from hadamard_adapter.bench.spec import OPTIMIZERS, TaskSpec, model_name
 from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS
@@ -136,7 +135,7 @@ def name_of(run: SpeedRun) -> str:
     rows = run.task.name + (f"_{run.task.rows}" if run.task.rows else "")
     what = {"curve": f"s{run.seed}", "growth": f"{run.axis}{run.value}"}
     which = what.get(run.purpose, f"{run.purpose}{run.value}")
-    start = f"{Path(run.model).absolute().name}-{rows}-{run.variant}-{which}"
+    start = f"{model_name(run.model)}-{rows}-{run.variant}-{which}"
     return f"{start}-{identity(run)[:10]}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, nearest, read_toml
+from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, model_name, nearest, read_toml
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.files import expanded
@@ -115,7 +115,7 @@ class SpeedSpec:
                 if name not in VARIANTS:
                     raise SettingsError(f"{where}: no variant {name!r}{nearest(name, VARIANTS)}")
             refuse_twice(where, names)
-        refuse_twice("models", [Path(model).name for model in self.models])
+        refuse_twice("models", [model_name(model) for model in self.models])
         refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
             check_task(task)

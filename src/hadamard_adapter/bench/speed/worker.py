@@ -7,7 +7,6 @@ continued: what a killed one left is thrown away, since half a time says nothing
 
 import contextlib
 import datetime
-import json
 import os
 import sys
 import time
@@ -30,13 +29,13 @@ from hadamard_adapter.bench.speed.run import (
     settings_of,
 )
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
+from hadamard_adapter.bench.worker import main
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
 from hadamard_adapter.tuning.resume import is_out_of_space, remove
 
-__all__ = ["main", "measure"]
+__all__ = ["measure"]
 
 
 def measure(run: SpeedRun, results: Results) -> bool:
@@ -48,16 +47,10 @@ def measure(run: SpeedRun, results: Results) -> bool:
     return results.do_once(name_of(run), lambda work: _record(run, work))
 
 
-def main(path: str) -> int:
-    """Do what a job says and return the exit code; an error of the user's is one line on standard error."""
-    job = json.loads(Path(path).read_text(encoding="utf-8"))
-    run = SpeedRun.from_json(job["run"])
-    VARIANTS[run.variant].path.begin()
-    try:
-        return DONE if measure(run, Results(Path(job["results"]))) else BUSY
-    except HadamardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MENDABLE
+def _begin_and_measure(run: dict[str, Any], results: Results) -> bool:
+    timed = SpeedRun.from_json(run)
+    VARIANTS[timed.variant].path.begin()
+    return measure(timed, results)
 
 
 def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
@@ -121,4 +114,4 @@ def _load() -> Iterator[list[float]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], _begin_and_measure))
