@@ -124,6 +124,19 @@ def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_
     assert results.is_finished(name_of(wild))
 
 
+@pytest.mark.parametrize("method", ["hadamard", "lora", "full"])
+def test_rows_longer_than_the_model_takes_are_refused_whatever_the_method(
+    method: str, place: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(place, method, seeds=1)
+    spec = dataclasses.replace(spec, tasks=(dataclasses.replace(spec.tasks[0], max_length=65),))
+    (one,), results = due(spec, {}), Results(tmp_path)
+    assert execute.execute(one, results)
+    (record,) = results.records().values()
+    assert record["status"] == "failed"
+    assert re.search("max_length: expected at most 64.*received 65", record["error"])
+
+
 def test_a_model_that_is_away_for_now_leaves_no_record_and_runs_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

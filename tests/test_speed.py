@@ -590,7 +590,9 @@ def test_the_upper_layers_alone_are_a_variant_whose_memory_is_not_measured(place
     assert settings_of(runs["curve", "tune"]).layers is None
 
 
-def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(place: Path) -> None:
+def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = spec_of(place, "lora", 'rates = { "lora" = 0.5, "mood lora" = 0.25 }', seeds=1)
     model, task = spec.models[0], spec.tasks[0]
 
@@ -621,6 +623,8 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(plac
     assert rate_of(spec, model, task, "lora-ours", {**searched, **of_tune}) == (7e-3, "searched")
     assert rate_of(spec, model, task, "lora", of_tune) == (7e-3, "searched")  # better than none
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
+    monkeypatch.chdir(model)
+    assert rate_of(spec, ".", task, "lora", {"a": record(1e-3, 0.7)}) == (1e-3, "searched")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
     assert rate_of(dataclasses.replace(spec, rates={}), model, task, "lora", {})[0] == METHODS["lora"].lr
 
