@@ -34,11 +34,11 @@ from transformers import AutoModelForSequenceClassification
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.train import train
+from hadamard_adapter.files import read_json, remove, write_json
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import TuneSettings, tune
 from hadamard_adapter.tuning.data import read_data
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import read_json, remove, write_json
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = {"sst2": 3, "stsb": 5, "mrpc": 5, "cola": 5}
@@ -181,7 +181,7 @@ def analyse(model: str, work: Path, results: Path, pictures: Path, workers: int)
         workers,
         command,
         [
-            ("prune", "--adapters", every, "--curve"),
+            ("prune", "--adapters", every, "--by", "offset", "--curve"),
             ("analyse", "patterns", "--adapters", every),
             ("analyse", "sharing", "--adapters", every),
             ("analyse", "outputs", "--model", model, "--tuned", tuned, "--data", rows),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.files import write_json
 
 __all__ = ["keep"]
 

@@ -37,11 +37,11 @@ from hadamard_adapter.analysis.pictures import save_figure
 from hadamard_adapter.analysis.sharing import save_basis, save_mean
 from hadamard_adapter.bench.rows import cut, read_rows
 from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.files import read_json, write_json
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import TuneSettings, tune
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.report import versions
-from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.together import tune_together
 
 ROOT = Path(__file__).parent.parent

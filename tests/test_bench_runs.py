@@ -35,9 +35,9 @@ from hadamard_adapter.bench.run import name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
+from hadamard_adapter.files import locked
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Task
-from hadamard_adapter.tuning.resume import locked
 from tuning_help import tiny_folder
 
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "quickstart"))
 
 import data as quickstart
+from hadamard_adapter.files import read_json, write_json
 from hadamard_adapter.tuning import TuneSettings, evaluate, load, merge, resume, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -128,11 +129,11 @@ def test_two_processes_are_one_of_twice_the_batch_and_only_one_publishes(tmp_pat
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=name)
     assert not resume.partial_of(tmp_path / "two").exists()
     # Killed just before its publication: a second process that looks late must not train again.
-    key = resume.read_json(tmp_path / "two" / "run.json")["key"]
+    key = read_json(tmp_path / "two" / "run.json")["key"]
     partial = resume.partial_of(tmp_path / "two")
     partial.mkdir()
     (tmp_path / "two").rename(partial / resume.FINAL)
-    resume.write_json(partial / "settings.json", key)
+    write_json(partial / "settings.json", key)
     run_two(tmp_path, LATE)
     assert (tmp_path / "two" / "adapter_model.safetensors").exists() and not partial.exists()
 
@@ -142,7 +143,7 @@ def test_two_processes_with_a_rest_step_equally_often_and_score_each_dev_row_onc
     write_rows(tmp_path / "train.csv", 45)
     dev = write_rows(tmp_path / "dev.csv", 31, seed=1)
     run_two(tmp_path, "")
-    metrics = resume.read_json(tmp_path / "two" / "metrics.json")
+    metrics = read_json(tmp_path / "two" / "metrics.json")
     last = [entry for entry in metrics["curve"] if entry["stage"] == "adapter"]
     assert [entry["step"] for entry in last] == [6, 12]  # 45 rows in steps of 8: five whole ones and a rest
     assert evaluate(tmp_path / "two", str(dev), device="cpu").scores == pytest.approx(

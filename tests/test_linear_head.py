@@ -11,8 +11,8 @@ from adapter_help import BOTH, adapted, add_random_adapter, added, logits, rando
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.files import read_json
 from hadamard_adapter.tuning import load, merge
-from hadamard_adapter.tuning.resume import read_json
 from models import TINY, tiny_inputs, tiny_model
 from tuning_help import tiny_folder, tiny_tune, write_rows
 

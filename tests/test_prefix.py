@@ -73,11 +73,19 @@ def outcome(model: Any, stage: Stage, rows: list[dict[str, Any]]) -> tuple[Tenso
 
 
 def assert_cached_equals_uncached(model: Any, stage: Stage, folder: Path, n_layers: int) -> Stage:
+    states: list[Any] = []
+    hook = frozen_prefix(model)[0][-1].register_forward_hook(lambda _, args, output: states.append(output))
     expected = [outcome(model, stage, rows) for rows in (stage.train, stage.dev)]
+    hook.remove()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with cached_prefix(model, stage, folder, {}, 1.0, silent) as cached:
         assert "prefix" in cached.train[0] and len(frozen_prefix(model)[0]) == n_layers
         assert model.state_dict().keys() == before.keys()
+        for rows, state in zip((cached.train, cached.dev), states, strict=True):
+            hidden = state[0] if isinstance(state, tuple) else state
+            for row, one in zip(rows, hidden.detach(), strict=True):
+                prefix = torch.as_tensor(row["prefix"])
+                torch.testing.assert_close(prefix, one[: len(prefix)], atol=1e-5, rtol=1e-5)
         found = [outcome(model, cached, rows) for rows in (cached.train, cached.dev)]
     for (logits, gradients), (expected_logits, expected_gradients) in zip(found, expected, strict=True):
         torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=1e-5)

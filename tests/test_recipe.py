@@ -403,6 +403,53 @@ def test_accumulated_batches_train_as_one_whole_batch_does(
             torch.testing.assert_close(tensor, adapters[0][name], atol=1e-4, rtol=1e-3)
 
 
+class Gradients(Losses):
+    """Sees each step's rows and whole gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.gradients, self.n_rows = list[int](), list[torch.Tensor](), 0
+
+    def watch(self, trainer: Any) -> None:
+        steps = self
+
+        def count(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            if model.training:
+                steps.n_rows += len(kwargs["input_ids"])
+
+        class Callback(TrainerCallback):
+            def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                members = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+                steps.gradients.append(torch.cat([p.grad.flatten().clone() for p in members]))
+                steps.rows.append(steps.n_rows)
+                steps.n_rows = 0
+
+        trainer.model.register_forward_pre_hook(count, with_kwargs=True)
+        trainer.add_callback(Callback())
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4)])
+def test_micro_batches_have_the_gradient_and_the_rows_of_the_plain_batch(
+    batch: int, accumulation: int, place: Path, tmp_path: Path
+) -> None:
+    """22 rows in steps of 8, the last of 6, at a rate so low that the weights stay those of the start."""
+    train, seen = write_rows(tmp_path / "train.csv", 22), list[Gradients]()
+    rates = dict.fromkeys(("lr", "stage2_head_lr"), 1e-30)
+    for size, n in ((8, 1), (batch, accumulation)):
+        seen.append(Gradients())
+        settings = TuneSettings(
+            str(place / "model"), str(tmp_path / f"{size}"), train=str(train), dev=str(place / "dev.csv"),
+            stages=1, epochs=2, device="cpu", dtype="float32", batch_size=size, grad_accumulation=n,
+            max_grad_norm=1e30, **rates,
+        )  # fmt: skip
+        tune(settings, say=silent, progress=seen[-1])
+    plain, micro = seen
+    assert plain.rows == micro.rows == [8, 8, 6] * 2
+    for one, other in zip(plain.gradients, micro.gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
+    assert not torch.equal(plain.gradients[0], plain.gradients[1])
+
+
 class Steps(Losses):
     """Sees each step's rates, and the norm of its gradient after clipping."""
 

@@ -19,7 +19,9 @@ import pytest
 import torch
 from peft import peft_model
 
+from hadamard_adapter import files
 from hadamard_adapter.errors import SettingsError, TrainingError
+from hadamard_adapter.files import read_json
 from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, training, tune
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
@@ -105,7 +107,7 @@ def die_around(owner: Any, name: str, count: int, is_after: bool, half: bool = F
 
 
 def die_at_complete(name: str, is_after: bool) -> None:
-    original = resume.complete
+    original = files.complete
 
     def dying(temporary: Path, target: Path) -> None:
         if target.name == name and not is_after:
@@ -114,7 +116,7 @@ def die_at_complete(name: str, is_after: bool) -> None:
         if target.name == name:
             die()
 
-    resume.complete = dying
+    files.complete = dying
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
@@ -125,7 +127,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
         peft_model, "safe_save_file", 2, False, half=True
     ),
     "in the optimizer file of a checkpoint": lambda: die_around(torch, "save", 5, False, half=True),
-    "before a checkpoint's manifest": lambda: die_around(resume, "_fsync", 10, False),
+    "before a checkpoint's manifest": lambda: die_around(resume, "fsync", 10, False),
     "in the removal of an old checkpoint": lambda: die_around(shutil, "rmtree", 2, False),
     "before the change of stage": lambda: die_at_complete("head.done", False),
     "after the change of stage": lambda: die_at_complete("head.done", True),
@@ -134,7 +136,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "before the result is complete": lambda: die_at_complete("final", False),
     "after the result is complete": lambda: die_at_complete("final", True),
     "at the start of the publication": lambda: die_around(recipe, "publish", 1, False),
-    "after the publication's rename": lambda: die_around(resume, "remove", 4, False),
+    "after the publication's rename": lambda: die_around(resume, "remove_scrap", 1, False),
 }
 
 
@@ -208,7 +210,7 @@ def test_scraps_that_cannot_be_removed_while_open_do_not_cost_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on NFS, where the name of an open file is gone and the folder is not empty yet."""
-    rows, removed = write_rows(tmp_path / "train.csv", 16), resume.remove
+    rows, removed = write_rows(tmp_path / "train.csv", 16), files.remove
 
     def stubborn(path: Path) -> None:
         if path.name in ("lock", "out.partial", "cache"):
@@ -216,7 +218,7 @@ def test_scraps_that_cannot_be_removed_while_open_do_not_cost_the_result(
         removed(path)
 
     tiny_folder(tmp_path / "model")
-    monkeypatch.setattr(resume, "remove", stubborn)
+    monkeypatch.setattr(files, "remove", stubborn)
     tiny_tune(tmp_path / "model", tmp_path / "out", rows, epochs=1, layers=(1,))
     assert {path.name for path in (tmp_path / "out").iterdir()} >= VISIBLE
     monkeypatch.undo()
@@ -314,7 +316,7 @@ def test_a_finished_run_leaves_a_work_folder_alone_while_another_works_there(
         tiny_tune(place / "model", tmp_path / "out", place / "train.csv", stages=1, epochs=1)
 
     run()
-    key = resume.read_json(tmp_path / "out" / "run.json")["key"]
+    key = read_json(tmp_path / "out" / "run.json")["key"]
     with resume.open_workspace(tmp_path / "out", key, False) as partial:
         run()
         assert (partial / "settings.json").exists()

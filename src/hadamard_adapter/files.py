@@ -1,23 +1,41 @@
-"""Files that are there whole or not at all, and the reading of TOML."""
+"""Files and folders that are there whole or not at all, locks, and the reading of JSON and TOML."""
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import BusyError, SettingsError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["expanded", "is_no_space", "read_toml", "replacing"]
+__all__ = [
+    "complete",
+    "expanded",
+    "file_sha256",
+    "filled",
+    "fsync",
+    "is_no_space",
+    "is_same_file",
+    "locked",
+    "read_json",
+    "read_toml",
+    "remove",
+    "remove_scrap",
+    "replacing",
+    "write_json",
+]
 
 
 def expanded(path: str | Path) -> Path:
@@ -102,6 +120,20 @@ def replacing(
         raise
 
 
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a reader sees the old content or the new one, never a part."""
+    with replacing(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The content of a TOML file; a byte order mark is left out.
 
@@ -114,3 +146,83 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         raise SettingsError(f"{path}: not a TOML file: {error}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_scrap(path: Path) -> None:
+    """Remove what is no longer needed, as far as that can be: NFS and Windows keep files that are open."""
+    with contextlib.suppress(OSError):
+        remove(path)
+
+
+def complete(temporary: Path, target: Path) -> None:
+    """Give a folder that is complete its name: all bytes to the disk first, then one rename."""
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file():
+            fsync(path)
+    fsync(temporary)
+    os.rename(temporary, target)
+    fsync(target.parent)
+
+
+@contextlib.contextmanager
+def filled(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` that gets its name, by `complete`, when the block ends well."""
+    temporary = target.with_name(target.name + ".tmp")
+    remove(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        complete(temporary, target)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A folder for this process alone, until the block is left or the process is gone.
+
+    Raises:
+        BusyError: another process has it.
+    """
+    if os.name != "posix":  # Windows has no flock; two runs into one folder are then the user's care
+        yield
+        return
+    import fcntl
+
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BusyError(
+                f"another run is writing to {str(folder)!r}; wait for it or pass another output"
+            ) from error
+        yield
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name != "posix" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -145,7 +145,10 @@ def curves_picture(group: SpeedGroup) -> str:
                     label=row.title if index == 0 else None,
                 )
         axes.set_xscale("log")
-        axes.set(xlabel="seconds of training, without caches", ylabel=group.metric)
+        axes.set(
+            xlabel="seconds of training without caches (on one thread: its processor time)",
+            ylabel=group.metric,
+        )
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hadamard_adapter.analysis.offsets import layer_of
 from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import AdapterError, DataError, SettingsError
+from hadamard_adapter.files import filled, read_json, write_json
 from hadamard_adapter.tasks import Examples, data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.bench import token_rows
@@ -32,7 +33,6 @@ from hadamard_adapter.tuning.losses import mean_loss, row_losses
 from hadamard_adapter.tuning.models import collator, usable_devices
 from hadamard_adapter.tuning.places import refuse_taken
 from hadamard_adapter.tuning.probe import to_device
-from hadamard_adapter.tuning.resume import filled, read_json, write_json
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.weights import read_weights
 

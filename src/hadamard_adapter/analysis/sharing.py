@@ -15,11 +15,10 @@ from torch import Tensor
 
 from hadamard_adapter.analysis.offsets import flat, read_offsets, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.files import expanded
+from hadamard_adapter.files import expanded, filled, write_json
 from hadamard_adapter.offset_name import split
 from hadamard_adapter.tuning.folder import MEAN, WEIGHTS, read_config
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
-from hadamard_adapter.tuning.resume import filled, write_json
 from hadamard_adapter.tuning.shared import Basis, write_basis
 from hadamard_adapter.tuning.weights import read_weights
 

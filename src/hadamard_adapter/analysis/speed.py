@@ -95,6 +95,8 @@ class SpeedRow:
     """Reference -> comparison with it."""
     cached_pairings: dict[str, Pairing]
     """The same with the time of caches counted as training."""
+    wall_pairings: dict[str, Pairing]
+    """The same again, in time on the wall."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +337,8 @@ def _task(run: Mapping[str, Any]) -> str:
 def _group(model: str, task: str, variants: Mapping[_Settings, list[Mapping[str, Any]]]) -> SpeedGroup:
     plain = {key: _curves(records, with_caches=False) for key, records in variants.items()}
     cached = {key: _curves(records, with_caches=True) for key, records in variants.items()}
-    rows = [_row(key, records, plain, cached) for key, records in variants.items()]
+    wall = {key: _curves(records, with_caches=True, on_the_wall=True) for key, records in variants.items()}
+    rows = [_row(key, records, plain, cached, wall) for key, records in variants.items()]
     rows.sort(key=lambda row: (row.epoch_seconds is None, row.epoch_seconds or 0.0, row.variant))
     first = next(iter(variants.values()))[0]
     return SpeedGroup(model, task, first["metric"], tuple(rows))
@@ -346,6 +349,7 @@ def _row(
     records: Sequence[Mapping[str, Any]],
     plain: Mapping[_Settings, dict[int, Curve]],
     cached: Mapping[_Settings, dict[int, Curve]],
+    wall: Mapping[_Settings, dict[int, Curve]],
 ) -> SpeedRow:
     done = [record for record in records if record["status"] == "done"]
     finals = [curve[-1][1] for curve in plain[key].values()]
@@ -362,6 +366,7 @@ def _row(
         cache_seconds=_median(_account(record, "cache") for record in done),
         pairings=_against(key, plain),
         cached_pairings=_against(key, cached),
+        wall_pairings=_against(key, wall),
     )
 
 
@@ -376,11 +381,13 @@ def _against(own: _Settings, curves: Mapping[_Settings, dict[int, Curve]]) -> di
     return found
 
 
-def _curves(records: Iterable[Mapping[str, Any]], with_caches: bool) -> dict[int, Curve]:
+def _curves(
+    records: Iterable[Mapping[str, Any]], with_caches: bool, on_the_wall: bool = False
+) -> dict[int, Curve]:
     return {
         record["run"]["seed"]: [
             (point[field] + (point[f"cache_{field}"] if with_caches else 0.0), point["score"])
-            for field in [seconds_field(record)]
+            for field in ["seconds" if on_the_wall else seconds_field(record)]
             for point in record["points"]
         ]
         for record in records

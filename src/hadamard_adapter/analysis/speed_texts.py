@@ -104,7 +104,8 @@ _NOTES = (
     "median score when LoRA is done, `final` the mean at a variant's own end.",
     f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
     "final score, the time of caches counted as training; median of ratios paired by seed, smallest and "
-    "largest in brackets, n seeds. `without caches` leaves that time out, as the column of seconds does.",
+    "largest in brackets, n seeds. `without caches` leaves that time out, as the column of seconds does; `on "
+    "the wall` has the same in time on the wall, which other work on the machine makes longer.",
     "All variants have the same rows, batch size, warm-up and evaluation steps, each its own learning rate "
     "and epochs{searched}. On the plain Trainer the model's dropout stays and the "
     "rate falls linearly, as its users have it; tune's path leaves dropout out of the backbone and "
@@ -151,7 +152,15 @@ def _table(group: SpeedGroup) -> list[str]:
     names = {ref: VARIANTS[ref].title for ref in REFERENCES if ref in there}
     ratios = [f"× {title}" for title in names.values()]
     heads = ["variant", "lr", "epochs", "s an epoch", f"s to {_PERCENT} of LoRA's score, without caches"]
-    heads += ["× LoRA without caches", *ratios, "final", "at LoRA's end", "prepare s", "caches s"]
+    heads += [
+        "× LoRA without caches",
+        "× LoRA on the wall",
+        *ratios,
+        "final",
+        "at LoRA's end",
+        "prepare s",
+        "caches s",
+    ]
     lines = table_head(heads)
     for row in group.rows:
         lora = row.pairings.get("lora")
@@ -159,7 +168,8 @@ def _table(group: SpeedGroup) -> list[str]:
         cells += [", ".join(f"{rate:g}" for rate in row.lr), ", ".join(f"{n:g}" for n in row.epochs)]
         cells += [_number(row.epoch_seconds, 2)]
         cells += [_number(None if lora is None else lora.seconds, 1)]
-        cells += [_ratio(lora), *(_ratio(row.cached_pairings.get(ref)) for ref in names), _final(row)]
+        cells += [_ratio(lora), _ratio(row.wall_pairings.get("lora"))]
+        cells += [*(_ratio(row.cached_pairings.get(ref)) for ref in names), _final(row)]
         cells += [_number(None if lora is None else lora.score_then, 4)]
         cells += [_number(row.prepare_seconds, 1), _number(row.cache_seconds, 1)]
         lines.append(table_line(cells))

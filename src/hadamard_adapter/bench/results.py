@@ -23,9 +23,8 @@ from typing import Any
 from hadamard_adapter.bench.record import STATUSES, first_wrong
 from hadamard_adapter.bench.spec import read_toml
 from hadamard_adapter.errors import BusyError, SettingsError
-from hadamard_adapter.files import replacing
+from hadamard_adapter.files import locked, read_json, remove_scrap, replacing, write_json
 from hadamard_adapter.tuning.places import refuse_no_place
-from hadamard_adapter.tuning.resume import locked, read_json, remove_scrap, write_json
 
 __all__ = ["FORMAT", "Results", "is_over"]
 

@@ -16,7 +16,7 @@ from hadamard_adapter.bench.execute import execute
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.errors import HadamardError
-from hadamard_adapter.tuning.resume import write_json
+from hadamard_adapter.files import write_json
 
 __all__ = ["BUSY", "DONE", "MENDABLE", "Do", "do_job", "last_line", "main", "run_as_child", "write_job"]
 

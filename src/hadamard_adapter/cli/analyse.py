@@ -364,8 +364,8 @@ def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[
     """The files that were asked for."""
     console = message_console(options.quiet)
     if options.json is not None:
+        from hadamard_adapter.files import write_json
         from hadamard_adapter.tuning.report import versions
-        from hadamard_adapter.tuning.resume import write_json
 
         text = jsonlib.dumps({**found, "versions": versions()})
         write_json(expanded(options.json), jsonlib.loads(text))

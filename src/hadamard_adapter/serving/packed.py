@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.files import expanded
+from hadamard_adapter.files import complete, expanded
 from hadamard_adapter.offset_name import split
 from hadamard_adapter.serving.source import BankAdapter, by_place
 from hadamard_adapter.tasks import Task
-from hadamard_adapter.tuning.resume import complete, disk_errors_explained
+from hadamard_adapter.tuning.resume import disk_errors_explained
 
 __all__ = ["PackedAdapters", "write_pack"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from hadamard_adapter.tuning.resume import file_sha256
+from hadamard_adapter.files import file_sha256
 
 __all__ = ["base_content"]
 

@@ -12,12 +12,12 @@ from jaxtyping import Float32
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.errors import AdapterError, SettingsError, option
-from hadamard_adapter.files import expanded
+from hadamard_adapter.files import complete, expanded, read_json, write_json
 from hadamard_adapter.tuning.classifier import Classifier, load
 from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.probe import PROBES
-from hadamard_adapter.tuning.resume import complete, disk_errors_explained, read_json, write_json
+from hadamard_adapter.tuning.resume import disk_errors_explained
 
 __all__ = ["MergeReport", "merge"]
 

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import read_json, write_json
 from hadamard_adapter.tuning.models import token_batches
 from hadamard_adapter.tuning.precision import autocast, in_float32
 from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
-from hadamard_adapter.tuning.resume import read_json, write_json
 from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
 
 __all__ = ["cached_prefix", "capture_output", "frozen_prefix", "hidden_of", "is_all_frozen", "reading_prefix"]

@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import PartialState
 
 from hadamard_adapter.errors import DivergedError, SettingsError
-from hadamard_adapter.files import expanded
+from hadamard_adapter.files import expanded, filled, read_json, remove, remove_scrap, write_json
 from hadamard_adapter.tasks import describe_columns, describe_task
 from hadamard_adapter.tuning.bench import Bench, Say, Tokenized, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
@@ -36,14 +36,9 @@ from hadamard_adapter.tuning.resume import (
     FINAL,
     check_output,
     disk_errors_explained,
-    filled,
     open_workspace,
     partial_of,
     publish,
-    read_json,
-    remove,
-    remove_scrap,
-    write_json,
 )
 from hadamard_adapter.tuning.search import Trial, as_lines, describe, trials_of, write_chosen
 from hadamard_adapter.tuning.settings import TuneSettings, resolve

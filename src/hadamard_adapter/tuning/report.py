@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from peft import get_peft_model_state_dict
 
+from hadamard_adapter.files import write_json
 from hadamard_adapter.offset_name import offset_name, split
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
-from hadamard_adapter.tuning.resume import write_json
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import Basis
 from hadamard_adapter.tuning.titles import STAGE_TITLES

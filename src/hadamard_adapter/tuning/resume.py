@@ -19,8 +19,6 @@ deleted at the next start, and training continues from the last sealed checkpoin
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -28,25 +26,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.errors import BusyError, SettingsError, TrainingError, option
-from hadamard_adapter.files import is_no_space, replacing
+from hadamard_adapter.errors import SettingsError, TrainingError, option
+from hadamard_adapter.files import (
+    file_sha256,
+    fsync,
+    is_no_space,
+    locked,
+    read_json,
+    remove,
+    remove_scrap,
+    write_json,
+)
 
 __all__ = [
+    "FINAL",
+    "MANIFEST",
     "check_output",
-    "complete",
     "disk_errors_explained",
-    "file_sha256",
-    "filled",
     "is_out_of_space",
     "last_sealed",
-    "locked",
     "open_workspace",
+    "partial_of",
     "prune",
     "publish",
-    "read_json",
-    "remove_scrap",
     "seal",
-    "write_json",
+    "step_of",
 ]
 
 MANIFEST = "manifest.json"
@@ -58,29 +62,6 @@ CONTINUES = "free some and run the same command again: it continues from the las
 _KNOWN = re.compile(
     r"\.nfs\w+|lock|replaced|cache|runs|shared|settings\.json|\.settings\.json\.\w+\.tmp|((head|adapter|both)(\.done)?|final)(\.tmp)?"
 )
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file; None if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that a reader sees the old content or the new one, never a part."""
-    with replacing(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def partial_of(output: Path) -> Path:
@@ -168,20 +149,6 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
             partial.rmdir()
 
 
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all it holds."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def remove_scrap(path: Path) -> None:
-    """Remove what is no longer needed, as far as that can be: NFS and Windows keep files that are open."""
-    with contextlib.suppress(OSError):
-        remove(path)
-
-
 def seal(checkpoint: Path, seconds: float) -> None:
     """Declare a checkpoint complete: write the manifest of its files, after all of them.
 
@@ -195,7 +162,7 @@ def seal(checkpoint: Path, seconds: float) -> None:
         if path.is_file()
     }
     for name in files:
-        _fsync(checkpoint / name)
+        fsync(checkpoint / name)
     write_json(checkpoint / MANIFEST, {"files": files, "seconds": seconds})
 
 
@@ -228,30 +195,6 @@ def prune(stage_folder: Path, keep: set[str]) -> None:
             shutil.rmtree(entry)
 
 
-def complete(temporary: Path, target: Path) -> None:
-    """Give a folder that is complete its name: all bytes to the disk first, then one rename."""
-    for path in sorted(temporary.rglob("*")):
-        if path.is_file():
-            _fsync(path)
-    _fsync(temporary)
-    os.rename(temporary, target)
-    _fsync(target.parent)
-
-
-@contextlib.contextmanager
-def filled(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` that gets its name, by `complete`, when the block ends well."""
-    temporary = target.with_name(target.name + ".tmp")
-    remove(temporary)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        complete(temporary, target)
-    except BaseException:
-        remove(temporary)
-        raise
-
-
 def publish(partial: Path, output: Path) -> None:
     """Move the complete result to the output path and remove the work folder.
 
@@ -262,7 +205,7 @@ def publish(partial: Path, output: Path) -> None:
             remove(partial / _REPLACED)
             os.rename(output, partial / _REPLACED)
         os.rename(partial / FINAL, output)
-        _fsync(output.parent)
+        fsync(output.parent)
     # The settings go last: without them the rest of the folder would be deleted anyway.
     for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in ("settings.json", "lock")):
         remove_scrap(entry)
@@ -295,28 +238,6 @@ def is_out_of_space(error: BaseException | None, partial: Path) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """A folder for this process alone, until the block is left or the process is gone.
-
-    Raises:
-        BusyError: another process has it.
-    """
-    if os.name != "posix":  # Windows has no flock; two runs into one folder are then the user's care
-        yield
-        return
-    import fcntl
-
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(
-                f"another run is writing to {str(folder)!r}; wait for it or pass another output"
-            ) from error
-        yield
-
-
 def _is_intact(checkpoint: Path) -> bool:
     manifest = read_json(checkpoint / MANIFEST)
     if not isinstance(manifest, dict):
@@ -332,13 +253,3 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     shown = [f"{name} {found.get(name)!r} there, {wanted.get(name)!r} now" for name in names[:4]]
     return "; ".join(shown) + ("; ..." if len(names) > 4 else "")
-
-
-def _fsync(path: Path) -> None:
-    if os.name != "posix" and path.is_dir():  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

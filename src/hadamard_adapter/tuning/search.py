@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hadamard_adapter.files import filled, read_json, write_json
 from hadamard_adapter.tasks import METRICS
 from hadamard_adapter.tuning.report import write_report
-from hadamard_adapter.tuning.resume import filled, read_json, write_json
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import best_epoch
 

@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.files import filled, remove, write_json
 from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.averaging import averaged
 from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
@@ -46,15 +47,7 @@ from hadamard_adapter.tuning.recipe import (
     workspace,
     write_final,
 )
-from hadamard_adapter.tuning.resume import (
-    FINAL,
-    check_output,
-    filled,
-    partial_of,
-    publish,
-    remove,
-    write_json,
-)
+from hadamard_adapter.tuning.resume import FINAL, check_output, partial_of, publish
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.shortcuts import lean

@@ -12,13 +12,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hadamard_adapter.errors import DivergedError
+from hadamard_adapter.files import read_json, remove
 from hadamard_adapter.offset_name import PREFIX, offset_name
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.losses import loss_of
 from hadamard_adapter.tuning.models import backbone_of
 from hadamard_adapter.tuning.prefix import is_all_frozen
-from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, read_json, remove, seal
+from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, seal
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import BasisAdamW, read_basis, trained_offsets
 from hadamard_adapter.tuning.stage import (

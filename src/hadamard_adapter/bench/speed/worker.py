@@ -31,9 +31,10 @@ from hadamard_adapter.bench.speed.run import (
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.bench.worker import main
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
+from hadamard_adapter.files import remove
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
-from hadamard_adapter.tuning.resume import is_out_of_space, remove
+from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["measure"]
 
