@@ -1,7 +1,8 @@
 """The smallest useful adapter for pre-trained transformers, as a method of Hugging Face PEFT.
 
 Reading order: functional.py (the idea), adapter/ (the PEFT method), tasks/ (data and metrics), tuning/ (the
-two-stage recipe), cli/ (the command).
+two-stage recipe), methods/ (what it is held against), bench/ (experiments), analysis/ (their reports and the
+paper's analyses), serving/ (many tasks, one model), cli/ (the command).
 """
 
 from importlib import import_module

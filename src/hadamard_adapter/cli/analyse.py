@@ -1,6 +1,5 @@
 """`hadamard analyse` and `hadamard prune`: the paper's analyses, as tables, JSON and pictures."""
 
-import json as jsonlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -367,8 +366,7 @@ def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[
         from hadamard_adapter.files import write_json
         from hadamard_adapter.tuning.report import versions
 
-        text = jsonlib.dumps({**found, "versions": versions()})
-        write_json(expanded(options.json), jsonlib.loads(text))
+        write_json(expanded(options.json), {**found, "versions": versions()})
         console.print(f"numbers in {options.json}")
     if options.plot is not None:
         from hadamard_adapter.analysis.pictures import save_figure

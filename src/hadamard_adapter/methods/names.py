@@ -67,8 +67,4 @@ def norms_behind(config: Any, sites: list[str]) -> tuple[str, ...]:
 
 def norms_in(base: nn.Module) -> list[str]:
     """Full names of all norms with a weight."""
-    return [
-        name
-        for name, module in base.named_modules()
-        if is_norm(module) and getattr(module, "weight", None) is not None
-    ]
+    return [name for name, module in base.named_modules() if is_norm(module)]

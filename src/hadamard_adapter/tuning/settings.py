@@ -12,7 +12,7 @@ import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hadamard_adapter.errors import SettingsError
 
@@ -367,18 +367,10 @@ def refuse_idle(settings: TuneSettings, idle: Mapping[str, tuple[bool, str]]) ->
 
 
 def _check_choices(settings: TuneSettings) -> None:
-    choices: dict[str, tuple[Any, ...]] = {
-        "preset": tuple(PRESETS),
-        "position": ("output", "input"),
-        "stages": (1, 2),
-        "class_weights": ("none", "balanced"),
-        "head": ("full", "linear"),
-        "schedule": (None, "linear", "cosine", "constant_with_warmup"),
-        "dtype": ("float32", "bfloat16", "auto"),
-        "problem_type": (None, "single_label_classification", "multi_label_classification", "regression"),
-    }
-    for name, known in choices.items():
-        if getattr(settings, name) not in known:
+    for name, hint in get_type_hints(TuneSettings).items():
+        parts = [hint, *get_args(hint)]  # of "Literal[…] | None" the literal is a part
+        known = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        if known and getattr(settings, name) not in (known + [None] * (type(None) in parts)):
             raise SettingsError(f"{name}: expected one of {known}, received {getattr(settings, name)!r}")
     for name in ("model", "output"):
         if not getattr(settings, name):
