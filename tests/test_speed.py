@@ -45,6 +45,7 @@ from hadamard_adapter.bench.speed.variants import GAINS, Gain
 from hadamard_adapter.bench.speed.worker import measure
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.precision import pick_dtype
 from tuning_help import adapter_sha256, tiny_folder, tiny_tune
 
@@ -235,7 +236,8 @@ def test_every_variant_runs_and_has_a_point_at_the_same_steps(place: Path, tmp_p
 
 
 def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> None:
-    spec = spec_of(place, "tune tune-all-tokens tune-float32 full lora", "memory = { tokens = 12 }", seeds=1)
+    variants = "tune tune-all-tokens tune-checkpointed tune-float32 full lora"
+    spec = spec_of(place, variants, "memory = { tokens = 12 }", seeds=1)
     runs = {run.variant: run for run in runs_of(spec) if run.purpose == "memory"}
     found = {name: footprint(run, data_of(run).task) for name, run in runs.items()}
     whole = found["tune-float32"]["saved_bytes"]
@@ -243,6 +245,7 @@ def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> Non
     assert (found["tune"]["saved_bytes"] < whole) == (pick_dtype("auto", torch.device("cpu")) == "bfloat16")
     assert found["tune"]["result_bytes"] < found["full"]["result_bytes"] / 2
     assert found["tune"]["saved_bytes"] < found["tune-all-tokens"]["saved_bytes"]
+    assert found["tune-checkpointed"]["saved_bytes"] < found["tune"]["saved_bytes"]
 
 
 def test_the_peak_of_memory_is_what_a_step_holds_at_its_largest(
@@ -407,7 +410,7 @@ def test_the_two_variants_of_a_gain_differ_in_one_thing(gain: Gain) -> None:
     def things(variant: Variant) -> dict[str, Any]:
         dtype = variant.settings.get("dtype", "float32")
         same = {"dtype": "bfloat16" if dtype == "auto" else dtype}  # as on a processor that has it
-        defaults = {"cache_gb": 4.0, "first_token_only": True, "dropout": False}
+        defaults = dataclasses.asdict(TuneSettings("model", "output"))
         whole = {"method": variant.method, "path": variant.path, "share": variant.share_of_layers}
         return defaults | variant.settings | same | whole
 

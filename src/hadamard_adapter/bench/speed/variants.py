@@ -63,6 +63,9 @@ VARIANTS: dict[str, Variant] = {
         "tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
     ),
     "tune-dropout": Variant("tune --dropout", "hadamard-wide", OURS, _AUTO | {"dropout": True}),
+    "tune-checkpointed": Variant(
+        "tune --gradient-checkpointing", "hadamard-wide", OURS, _AUTO | {"gradient_checkpointing": True}
+    ),
     "tune-usual-malloc": Variant("tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
     **{name: Variant(f"{title} on the Trainer", name, PLAIN) for name, title in _OTHERS.items()},
     **{
@@ -86,6 +89,7 @@ GAINS = (
     Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
     Gain("frozen weights in bfloat16", "tune", "tune-float32"),
     Gain("no dropout in the backbone", "tune", "tune-dropout"),
+    Gain("activations kept, not computed again", "tune", "tune-checkpointed"),
     Gain("the mean of the weights left out, with the Trainer's schedule", "tune-last-step", "tune"),
     Gain("freed memory kept", "tune", "tune-usual-malloc"),
     Gain("bf16 (autocast) on the Trainer", "lora-bf16", "lora"),
