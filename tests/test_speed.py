@@ -410,7 +410,7 @@ def test_the_two_variants_of_a_gain_differ_in_one_thing(gain: Gain) -> None:
     def things(variant: Variant) -> dict[str, Any]:
         dtype = variant.settings.get("dtype", "float32")
         same = {"dtype": "bfloat16" if dtype == "auto" else dtype}  # as on a processor that has it
-        defaults = dataclasses.asdict(TuneSettings("model", "output"))
+        defaults = dataclasses.asdict(TuneSettings("model", "output", train="rows.csv"))
         whole = {"method": variant.method, "path": variant.path, "share": variant.share_of_layers}
         return defaults | variant.settings | same | whole
 
