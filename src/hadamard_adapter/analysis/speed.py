@@ -285,9 +285,10 @@ def _settings_of(record: Mapping[str, Any]) -> _Settings:
 
 
 def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
-    """Memory of every variant that was measured, model by model, the smallest first."""
-    found = [
-        Footprint(
+    """Memory of every variant that was measured, of several times the newest, the smallest first."""
+    done = [r for r in records if r["run"]["purpose"] == "memory" and r["status"] == "done"]
+    found = {
+        (record["run"]["model"], record["run"]["value"], record["run"]["variant"]): Footprint(
             model=record["run"]["model"],
             title=VARIANTS[record["run"]["variant"]].title,
             shape=(record["run"]["task"]["batch_size"], record["run"]["value"]),
@@ -297,10 +298,9 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
             variant=record["run"]["variant"],
             processor=record["machine"]["processor"],
         )
-        for record in records
-        if record["run"]["purpose"] == "memory" and record["status"] == "done"
-    ]
-    return sorted(found, key=lambda one: (one.model, one.shape, one.peak_bytes or one.saved_bytes))
+        for record in sorted(done, key=lambda record: record["started_at"])
+    }
+    return sorted(found.values(), key=lambda one: (one.model, one.shape, one.peak_bytes or one.saved_bytes))
 
 
 def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
