@@ -154,7 +154,7 @@ _SPEED: _Entries = {
 _SPEED_DONE: _Entries = {
     **{"rows.train": _is_count, "rows.dev": _is_count, "row_passes": _is_amount, "total_seconds": _is_amount},
     **{"machine.processor": _is_text, "machine.device": _is_text, "machine.threads": _is_count},
-    "machine.load_average": _is_list_of(_is_number),
+    **{"machine.load_average": _is_list_of(_is_number), "started_at": _is_time},
 }
 _MEMORY_DONE: _Entries = {
     "peak_bytes": _or_nothing(_is_count),  # a kernel may not tell
@@ -163,7 +163,7 @@ _MEMORY_DONE: _Entries = {
 _GROWTH_DONE: _Entries = {name: _above_zero(_is_count) for name in ("run.value", "rows.train")}
 _CLOCKS = ("wall_seconds", "processor_seconds")
 _CURVE_DONE: _Entries = {
-    **{"started_at": _is_time, "stages": _are_stages},
+    "stages": _are_stages,
     **{f"{clock}.{part}": _is_amount for clock in _CLOCKS for part in ("prepare", "cache", "train")},
     "points": _is_list_of(_holds(_POINT)),
 }
