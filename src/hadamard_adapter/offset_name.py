@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 
 __all__ = ["KINDS", "PREFIX", "OffsetName", "is_offset", "offset_name", "split"]
 
+Value = TypeVar("Value")
+
 KINDS = ("scale", "shift", "norm_weight", "norm_bias")
 """Of offsets, in the order in which tables show them."""
 
@@ -13,9 +15,6 @@ PREFIX = "base_model.model."
 """What PEFT puts before the name of each of the model's tensors."""
 
 _LAYER = re.compile(r"(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<path>.+)")
-
-
-Value = TypeVar("Value")
 
 
 class OffsetName(NamedTuple):

@@ -370,8 +370,10 @@ def _check_choices(settings: TuneSettings) -> None:
     for name, hint in get_type_hints(TuneSettings).items():
         parts = [hint, *get_args(hint)]  # of "Literal[…] | None" the literal is a part
         known = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
-        if known and getattr(settings, name) not in (known + [None] * (type(None) in parts)):
-            raise SettingsError(f"{name}: expected one of {known}, received {getattr(settings, name)!r}")
+        value = getattr(settings, name)
+        is_left_out = value is None and type(None) in parts
+        if known and value not in known and not is_left_out:
+            raise SettingsError(f"{name}: expected one of {known}, received {value!r}")
     for name in ("model", "output"):
         if not getattr(settings, name):
             raise SettingsError(f"{name}: expected a name or a path, received {getattr(settings, name)!r}")

@@ -39,9 +39,9 @@ def unpack(content: bytes, folder: str | Path, size_bytes: int) -> None:
                 (Path(folder) / name).write_bytes(data)
     except AdapterError:
         raise
-    except Exception as error:
+    except Exception as error:  # zipfile raises whatever its decompressors do on damaged bytes
         if is_no_space(error):
-            raise  # zipfile raises whatever its decompressors do on damaged bytes
+            raise
         raise AdapterError(
             f"expected a zip with {', '.join(FILES)}, received a damaged one or none: {error}"
         ) from error
