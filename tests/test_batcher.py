@@ -3,13 +3,14 @@
 import asyncio
 import math
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.serving import AdapterBank
+from hadamard_adapter.serving import AdapterBank, read_adapter, write_pack
 from hadamard_adapter.serving.batcher import Batcher, DeadlineError, QueueFullError, choose
 from hadamard_adapter.serving.load import load_bank
 from serve_help import make_place
@@ -194,3 +195,37 @@ def test_a_row_whose_deadline_is_over_or_whose_client_has_gone_is_not_computed(b
     run(batcher, scenario)
     assert [n_rows for n_rows, _ in passes] == [1]
     assert n_held(bank) == 0 and batcher.n_rows == 0
+
+
+def test_what_is_read_from_a_pack_makes_nobody_else_wait_and_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(tmp_path)
+    packed = [(f"p{number}", "v", read_adapter(place / "topic-0")) for number in range(2)]
+    write_pack(tmp_path / "pack", packed)
+    bank = load_bank(str(place / "model"), "cpu", str(tmp_path / "pack"))
+    bank.add("mood", place / "mood-0", "m0")
+    assert bank.pack is not None
+    read, disk_answers = bank.pack.read, threading.Event()
+
+    def read_slowly(id: str) -> Any:
+        assert disk_answers.wait(30), "others waited for the disk"
+        return read(id)
+
+    monkeypatch.setattr(bank.pack, "read", read_slowly)
+    batcher = Batcher(bank)
+
+    async def scenario() -> Any:
+        waiting = asyncio.ensure_future(batcher.predict(["w1"], ["p0"], [None], 60))
+        gone = asyncio.ensure_future(batcher.predict(["w1"], ["p1"], [None], 60))
+        with pytest.raises(DeadlineError):
+            await batcher.token_ids("w1", "p0", 0.01)
+        answer = await batcher.predict(["w1"], ["mood"], [None], 10)
+        assert answer.versions == ["m0"] and not waiting.done()
+        gone.cancel()
+        await asyncio.sleep(0)
+        disk_answers.set()
+        return await waiting
+
+    assert run(batcher, scenario).versions == ["v"]
+    assert set(bank.ids) == {"mood", "p0", "p1"} and n_held(bank) == 0 and batcher.n_rows == 0

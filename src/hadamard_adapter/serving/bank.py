@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -206,11 +206,16 @@ class AdapterBank:
         Raises:
             AdapterError: an id that is not there; nothing is held then.
         """
+        read = {id: self._read(id) for id in self._missing(ids)}  # others go on meanwhile
         with self._lock:
-            entries = self._find(ids)
+            entries = self._find(ids, read)
             for entry in entries:
                 entry.n_users += 1
             return entries
+
+    def holds(self, ids: Sequence[str]) -> bool:
+        """Whether `hold` would read nothing: each of these is held, or is nowhere."""
+        return not self._missing(ids)
 
     def release(self, entries: Sequence[BankEntry]) -> None:
         """Give back what `hold` gave, once for each time it was held."""
@@ -308,18 +313,31 @@ class AdapterBank:
         """Tokens after which a text is cut for an adapter."""
         return longest_text(entry.adapter, self._limit)
 
-    def _find(self, ids: Sequence[str]) -> list[BankEntry]:
-        """The entries of these ids; those of the pack are read if they are not held."""
+    def _missing(self, ids: Sequence[str]) -> list[str]:
+        """Those of these ids that are in the pack and not held, once each; none if one is nowhere."""
         wanted = dict.fromkeys(ids)
+        if all(id in self for id in wanted):
+            return [id for id in wanted if id not in self._entries]
+        return []
+
+    def _read(self, id: str) -> tuple[BankAdapter, str]:
+        """An adapter of the pack that fits the backbone, and its version."""
+        assert self.pack is not None, "what is known and not held is in the pack"
+        adapter = self.pack.read(id)
+        self.backbone.check_fit(id, adapter)
+        return adapter, self.pack.version(id)
+
+    def _find(
+        self, ids: Sequence[str], read: Mapping[str, tuple[BankAdapter, str]] | None = None
+    ) -> list[BankEntry]:
+        """The entries of these ids; those of the pack that are not held are taken from `read`, or read."""
+        wanted, read = dict.fromkeys(ids), read or {}
         for id in wanted:
             if id not in self:
                 raise self._unknown(id)
         for id in wanted:
             if id not in self._entries:
-                assert self.pack is not None, "what is known and not held is in the pack"
-                adapter = self.pack.read(id)
-                self.backbone.check_fit(id, adapter)
-                self._put(id, adapter, self.pack.version(id))
+                self._put(id, *(read.get(id) or self._read(id)))
                 self._cold[id] = None
             elif id in self._cold:
                 self._cold[id] = self._cold.pop(id)

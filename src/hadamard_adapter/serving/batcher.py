@@ -2,8 +2,8 @@
 
 A request's rows are tokenised in a thread, wait in one queue, and are taken from it in turns: one row of each
 adapter after the other until the token budget is full (`choose`). A turn is computed shortest rows first, in
-passes of rows of like length, in a second thread. The event loop computes nothing; what it waits for is an
-adapter that is not held and has to be read from a pack.
+passes of rows of like length, in a second thread. An adapter that has to be read from a pack is read in a
+third. The event loop computes nothing.
 """
 
 import asyncio
@@ -143,6 +143,7 @@ class Batcher:
         self._turn: list[_Row] = []
         self._filled = asyncio.Event()
         self._s_per_token = 0.0
+        self._reading = ThreadPoolExecutor(4, "read")
         self._tokenizing = ThreadPoolExecutor(1, "tokenize")
         self._computing = ThreadPoolExecutor(1, "forward", _give_way)
         self._worker: asyncio.Task[None] | None = None
@@ -159,6 +160,7 @@ class Batcher:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
+        self._reading.shutdown()
         self._tokenizing.shutdown()
         self._computing.shutdown()
 
@@ -198,17 +200,37 @@ class Batcher:
             SettingsError: the adapter reads pairs of texts.
         """
         self.refuse_full(1, timeout_s)
-        loop, entries = asyncio.get_running_loop(), self.bank.hold([id])
         self.n_rows += 1
         try:
-            work = loop.run_in_executor(self._tokenizing, self.bank.tokenize, [text], entries, [None])
-            (row,) = await asyncio.wait_for(work, timeout_s)
-            return row["input_ids"], self.bank.longest_text(entries[0])
+            return await asyncio.wait_for(self._token_ids(text, id), timeout_s)
         except asyncio.TimeoutError as error:
             raise _late(timeout_s) from error
         finally:
             self.n_rows -= 1
+
+    async def _token_ids(self, text: str, id: str) -> tuple[list[int], int]:
+        loop, entries = asyncio.get_running_loop(), await self._hold([id])
+        try:
+            work = loop.run_in_executor(self._tokenizing, self.bank.tokenize, [text], entries, [None])
+            (row,) = await work
+            return row["input_ids"], self.bank.longest_text(entries[0])
+        finally:
             self.bank.release(entries)
+
+    async def _hold(self, ids: Sequence[str]) -> list[BankEntry]:
+        """`AdapterBank.hold`, in a thread where it reads; given back at once if nobody waits any more."""
+        if self.bank.holds(ids):
+            return self.bank.hold(ids)
+        reading = asyncio.get_running_loop().run_in_executor(self._reading, self.bank.hold, ids)
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            reading.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, reading: "asyncio.Future[list[BankEntry]]") -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self.bank.release(reading.result())
 
     async def _answer(
         self,
@@ -217,7 +239,7 @@ class Batcher:
         pairs: Sequence[str | None],
         timeout_s: float,
     ) -> Answer:
-        loop, entries = asyncio.get_running_loop(), self.bank.hold(ids)
+        loop, entries = asyncio.get_running_loop(), await self._hold(ids)
         try:
             tokens = await loop.run_in_executor(self._tokenizing, self.bank.tokenize, texts, entries, pairs)
             self.refuse_full(0, timeout_s)
