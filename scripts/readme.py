@@ -139,11 +139,11 @@ def speed() -> str:
     lines += [
         "",
         "time: processor time of training to 99 % of the final score of LoRA on the Trainer, caches",
-        "included, as a share of LoRA's; median of (n) seeds, 2 of 3: one never gets there; empty: not",
-        "measured. score: dev at the last epoch, mean. memory: a step of 32 x 128 tokens beyond the loaded",
-        "model. The Trainer's schedule: a rate that falls linearly, the last step's weights; `tune` has a",
-        "constant rate and scores the mean of the last steps' weights. One core of an AMD EPYC with AVX-512",
-        f"BF16{note}.",
+        "included, as a share of LoRA's; median of (n) seeds, 2 of 3: one never gets there, kept 1: one ends",
+        "there, the others touch it; empty: not measured. score: dev at the last epoch, mean. memory: a step",
+        "of 32 x 128 tokens beyond the loaded model. The Trainer's schedule: a rate that falls linearly, the",
+        "last step's weights; `tune` has a constant rate and scores the mean of the last steps' weights. One",
+        f"core of an AMD EPYC with AVX-512 BF16{note}.",
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
@@ -158,6 +158,8 @@ def share(row: dict | None) -> str:
         return f"not reached ({pairing['n_reached']} of {pairing['n']})"
     n, n_reached = pairing["n"], pairing["n_reached"]
     count = f"{n}" if n == n_reached else f"{n_reached} of {n}"
+    if pairing["n_kept"] != n_reached:
+        count += f", kept {pairing['n_kept']}"
     return f"{pairing['ratio']:.2f} ({count})"
 
 

@@ -114,21 +114,21 @@ def test_the_score_at_a_time_is_that_of_the_last_point_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "n_reached", "ratio", "then"),
+    ("own", "n_reached", "n_kept", "ratio", "then"),
     [
-        ({0: EARLY, 1: EARLY, 2: LATE}, 3, 0.1, 0.70),
-        ({0: EARLY, 1: EARLY, 2: NEVER}, 2, 0.1, 0.70),
-        ({0: EARLY, 1: NEVER, 2: NEVER}, 1, None, 0.70),  # most seeds do not get there: no ratio
-        ({0: SLOW, 1: SLOW, 2: SLOW}, 3, 1.0, 0.80),
+        ({0: EARLY, 1: EARLY, 2: LATE}, 3, 1, 0.1, 0.70),
+        ({0: EARLY, 1: EARLY, 2: NEVER}, 2, 0, 0.1, 0.70),
+        ({0: EARLY, 1: NEVER, 2: NEVER}, 1, 0, None, 0.70),  # most seeds do not get there: no ratio
+        ({0: SLOW, 1: SLOW, 2: SLOW}, 3, 3, 1.0, 0.80),
     ],
 )
 def test_a_variant_is_compared_seed_by_seed_and_a_miss_is_never_a_time(
-    own: dict[int, Any], n_reached: int, ratio: float | None, then: float
+    own: dict[int, Any], n_reached: int, n_kept: int, ratio: float | None, then: float
 ) -> None:
     found = paired(own, {0: SLOW, 1: SLOW, 2: SLOW, 9: SLOW})
     assert found is not None
     assert (found.n, found.n_reached, found.ratio, found.score_then) == (3, n_reached, ratio, then)
-    assert (found.high is None) == (n_reached < 3)
+    assert (found.high is None) == (n_reached < 3) and found.n_kept == n_kept
 
 
 def test_what_cannot_be_compared_is_not() -> None:
@@ -451,8 +451,9 @@ def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path)
         if record["run"]["variant"] == "tune-float32":
             record["stages"] = {name: {**s, "processor_seconds": 2 * s["processor_seconds"]}
                                 for name, s in record["stages"].items()}  # fmt: skip
-    whole = {one.gain.off: one for one in gains_of([*records, *curves])}  # whole runs come before short ones
-    assert (whole["tune-float32"].ratio, whole["tune-float32"].source) == (6.0, "curve")
+    for ran, expected in (([*records, *curves], (3.0, "pace")), ([*few, *curves], (6.0, "curve"))):
+        told = {one.gain.off: one for one in gains_of(ran)}["tune-float32"]
+        assert (told.ratio, told.source) == expected, "in turn, then whole runs, then few rows"
 
 
 @pytest.mark.parametrize(
@@ -477,7 +478,7 @@ def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
     assert {row.variant: row.epoch_seconds for row in group.rows} == {"tune": 6 * factor, "lora": 6 * factor}
     for row in group.rows:
         last = row.curves[0][-6:]
-        assert [seconds for seconds, _ in last] == [factor * step for step in (2, 4, 6, 8, 10, 12)]
+        assert [seconds for seconds, _ in last] == [factor * (s + 0.5) for s in (2, 4, 6, 8, 10, 12)]
         assert row.cached_pairings["lora"].n == 1
     assert ("had other work beside them" in speed_markdown(records)) == (factor > 1)
     assert "(rates: published)" in speed_markdown(records) and "960 rows" not in speed_markdown(records)
@@ -495,6 +496,29 @@ def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
         tune = next(row for row in apart.rows if row.variant == "tune")
         assert tune.pairings.keys() == set(), "on other dev rows, or in other steps"
     assert all(row.pairings.keys() == {"lora"} for row in group.rows)
+
+
+@pytest.mark.parametrize(("slower", "met"), [(1.0, 1), (3.1, 1), (2.9, 0)])
+def test_an_aim_is_met_where_tune_needs_its_share_of_the_reference_s_time(
+    place: Path, tmp_path: Path, slower: float, met: int
+) -> None:
+    results = Results(tmp_path)
+    for run in runs_of(spec_of(place, "tune lora", "memory = { tokens = 8 }", seeds=1)):
+        assert measure(run, results)
+    records = list(results.records().values())
+    for record in records:
+        is_lora = record["run"]["variant"] == "lora"
+        record["peak_bytes"] = 100 if is_lora else 51 - met  # half is enough
+        for point in record.get("points", ()):
+            is_last = point is record["points"][-1]
+            point["score"] = 0.5 if is_last and (is_lora or slower > 1) else 0.1
+            point["processor_seconds"] = (slower if is_lora else 1.0) * point["step"]
+            point["cache_processor_seconds"] = 0.0
+    aims = speed_markdown(records).split("## How to read it")[0]
+    n_met = 0 if slower == 1 else met  # a score that is never reached meets nothing
+    assert f"{n_met} of 1 tasks |" in aims.split("a third of the time")[1].split("\n")[0]
+    assert aims.split("half of LoRA's memory")[1].split("\n")[0].endswith("yes |" if met else "no |")
+    assert "What was aimed at" not in speed_markdown([r for r in records if r["run"]["variant"] == "lora"])
 
 
 def test_two_curves_of_the_same_settings_are_told_and_the_newest_counts(place: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What each gain brings to a step: two variants that differ in nothing else, with it and without.
 
-Time of a step = seconds of training of a stage / its steps. Pairs are the same seed's curves where both
-variants have them, else short runs of one round.
+Time of a step = seconds of training of a stage / its steps. Pairs are short runs of one round, one after the
+other, on the first steps of the whole task; where there are none, the same seed's curves, which may be days
+apart; else short runs on few rows.
 """
 
 import datetime
@@ -71,17 +72,12 @@ def gains_of(records: Iterable[Record]) -> list[GainRow]:
         ('frozen weights in bfloat16', 2.5)
     """
     by_variant = _by_variant(records)
-    found = list[GainRow]()
-    for model, task in sorted({key[:2] for key in by_variant}):
-        for gain in GAINS:
-            on, off = (by_variant.get((model, task, name), {}) for name in (gain.on, gain.off))
-            row = next(
-                (row for source in ("curve", "pace") if (row := _row(model, task, gain, source, on, off))),
-                None,
-            )
-            if row is not None:
-                found.append(row)
-    return found
+    rows = (
+        _row(model, task, gain, *(by_variant.get((model, task, name), {}) for name in (gain.on, gain.off)))
+        for model, task in sorted({key[:2] for key in by_variant})
+        for gain in GAINS
+    )
+    return [row for row in rows if row is not None]
 
 
 def seconds_field(record: Record) -> str:
@@ -131,17 +127,19 @@ def _is_of_few_rows(record: Record) -> bool:
     return record["run"]["purpose"] == "pace" and not record["run"].get("steps")
 
 
-def _row(model: str, task: str, gain: Gain, source: Source, on: _Runs, off: _Runs) -> GainRow | None:
-    """The gain by runs of one purpose; None where none of them make a pair."""
-    alike: dict[tuple[Any, ...], list[tuple[Record, Record]]] = {}
+def _row(model: str, task: str, gain: Gain, on: _Runs, off: _Runs) -> GainRow | None:
+    """The gain by the runs of one purpose that tell it best; None where none of them make a pair."""
+    alike: dict[tuple[Source, bool, str], list[tuple[Record, Record]]] = {}
     for key in sorted(on.keys() & off.keys()):
         pair = on[key], off[key]
-        is_apart = source == "pace" and abs(_at(pair[0]) - _at(pair[1])) > SIDE_BY_SIDE
-        if key[0] == source and machine_of(pair[0]) == machine_of(pair[1]) and not is_apart:
+        is_apart = key[0] == "pace" and abs(_at(pair[0]) - _at(pair[1])) > SIDE_BY_SIDE
+        if machine_of(pair[0]) == machine_of(pair[1]) and not is_apart:
             alike.setdefault(key[:3], []).append(pair)
     if not alike:
         return None
-    both = max(alike.items(), key=lambda item: (not item[0][1], len(item[1])))[1]
+    (source, is_of_few_rows, _), both = max(
+        alike.items(), key=lambda item: (not item[0][1], item[0][0] == "pace", len(item[1]))
+    )
     pairs = [(_step_seconds(with_it, gain), _step_seconds(without, gain)) for with_it, without in both]
     ratios = [without / with_it for with_it, without in pairs]
     return GainRow(
@@ -155,7 +153,7 @@ def _row(model: str, task: str, gain: Gain, source: Source, on: _Runs, off: _Run
         high=max(ratios),
         n=len(pairs),
         source=source,
-        is_of_few_rows=_is_of_few_rows(both[0][0]),
+        is_of_few_rows=is_of_few_rows,
     )
 
 

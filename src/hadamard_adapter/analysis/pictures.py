@@ -146,7 +146,7 @@ def curves_picture(group: SpeedGroup) -> str:
                 )
         axes.set_xscale("log")
         axes.set(
-            xlabel="seconds of training without caches (on one thread: its processor time)",
+            xlabel="seconds of training, caches included (on one thread: its processor time)",
             ylabel=group.metric,
         )
         axes.grid(alpha=0.3)

@@ -55,6 +55,8 @@ class Pairing:
     """Seeds that both have."""
     n_reached: int
     """Of these, seeds in which the variant reached the target."""
+    n_kept: int
+    """Of these, seeds in which its last point is at the target still."""
     seconds: float | None
     """Median time to the target; None where it is not reached in more than half of the seeds."""
     ratio: float | None
@@ -80,7 +82,7 @@ class SpeedRow:
     epochs: tuple[int, ...]
     """Of the runs' last stage."""
     curves: dict[int, Curve]
-    """Seed -> curve."""
+    """Seed -> curve, the time of caches counted as training."""
     n_failed: int
     """Runs that failed; they are in no figure."""
     epoch_seconds: float | None
@@ -90,9 +92,9 @@ class SpeedRow:
     prepare_seconds: float | None
     """Median time of loading, tokenising and making the model, which no curve holds."""
     cache_seconds: float | None
-    """Median time of the passes over frozen layers, which no curve holds."""
+    """Median time of the passes over frozen layers."""
     pairings: dict[str, Pairing]
-    """Reference -> comparison with it."""
+    """Reference -> comparison with it, the time of caches left out."""
     cached_pairings: dict[str, Pairing]
     """The same with the time of caches counted as training."""
     wall_pairings: dict[str, Pairing]
@@ -192,7 +194,7 @@ def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve]) -> Pairing 
         >>> paired({0: [(1.0, 0.8)], 1: [(3.0, 0.8)]}, {0: [(2.0, 0.8)], 1: [(4.0, 0.8)]}).ratio
         0.625
     """
-    times, ratios, then = list[float](), list[float](), list[float]()
+    times, ratios, then, n_kept = list[float](), list[float](), list[float](), 0
     for seed in sorted(own.keys() & reference.keys()):
         base = reference[seed]
         if base[-1][1] <= 0:
@@ -203,6 +205,7 @@ def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve]) -> Pairing 
         time = seconds_to(own[seed], target)
         times.append(math.inf if time is None else time)
         ratios.append(times[-1] / base_time)
+        n_kept += own[seed][-1][1] >= target
         score = score_at(own[seed], base[-1][0])
         then.append(-math.inf if score is None else score)
     if not times:
@@ -211,6 +214,7 @@ def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve]) -> Pairing 
     return Pairing(
         n=len(times),
         n_reached=len(reached),
+        n_kept=n_kept,
         seconds=_finite(statistics.median(times)),
         ratio=_finite(statistics.median(ratios)),
         low=_finite(min(ratios)),
@@ -352,13 +356,13 @@ def _row(
     wall: Mapping[_Settings, dict[int, Curve]],
 ) -> SpeedRow:
     done = [record for record in records if record["status"] == "done"]
-    finals = [curve[-1][1] for curve in plain[key].values()]
+    finals = [curve[-1][1] for curve in cached[key].values()]
     return SpeedRow(
         variant=key[0],
         title=VARIANTS[key[0]].title,
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
         epochs=tuple(sorted({_last_stage(record)["epochs"] for record in done})),
-        curves=plain[key],
+        curves=cached[key],
         n_failed=len(records) - len(done),
         epoch_seconds=_median(_epoch_seconds(record) for record in done),
         final=statistics.mean(finals) if finals else None,

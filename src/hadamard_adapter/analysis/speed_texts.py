@@ -30,6 +30,14 @@ __all__ = ["speed_files", "speed_markdown"]
 
 DISTURBED = 0.5
 """Load beyond this process's threads from which on a run counts as disturbed."""
+GOALS = (
+    ("lora", 1 / 3, "a third of the time"),
+    ("full", 1 / 4, "a quarter of the time"),
+    ("lora-grouped", 1.0, "no more time"),
+)
+"""Of `tune`: its time over a reference's is to be this or less, on two tasks of three."""
+GOAL_OF_MEMORY = 0.5
+"""Of `tune`'s step over LoRA's, beyond the loaded model."""
 
 Record = Mapping[str, Any]
 
@@ -67,15 +75,14 @@ def speed_markdown(
         pictures: names of files that stand beside it.
         problems: a line for every file that does not count.
     """
-    lines = ["# Speed", "", *_machine(records)]
+    groups, gains, footprints = read_speed_groups(records), gains_of(records), read_footprints(records)
+    lines = ["# Speed", "", *_machine(records), *_goals(groups, footprints)]
+    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records, gains)), ""]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
-    for group in read_speed_groups(records):
+    for group in groups:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", *_table(group), ""]
-    gains = gains_of(records)
-    lines += _gains(gains)
-    lines += [*_memory(read_footprints(records)), *_growth(read_growth(records))]
-    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records, gains)), ""]
+    lines += [*_gains(gains), *_memory(footprints), *_growth(read_growth(records))]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
@@ -84,8 +91,9 @@ def speed_markdown(
 _PERCENT = f"{100 * SHARE:g} %"
 _SEARCHED = (
     ", chosen on held-out rows by the same rule: of the epochs searched (two or three numbers; one "
-    f"for IA3 and LN-tuning), the fewest that come within {GOOD_ENOUGH:.0%} of the best score. The searches "
-    "had bfloat16 and no dropout in the backbone, for all variants"
+    "for IA3 and LN-tuning, and for all on MPNet, where 100 rows chose), the fewest that come within "
+    f"{GOOD_ENOUGH:.0%} of the best score. The searches had bfloat16 and no dropout in the backbone, for all "
+    "variants"
 )
 _FEW_ROWS = (
     " On few rows: their short runs had 960 rows "
@@ -102,6 +110,10 @@ _NOTES = (
     f"least {_PERCENT} of LoRA's own final score on the same seed (LoRA on the plain Trainer); median over "
     "seeds. Where half of the seeds or more do not get there it is empty; `at LoRA's end` is the "
     "median score when LoRA is done, `final` the mean at a variant's own end.",
+    "not reached (k of n): with half of the n seeds or more no point is at the target, with k there is one. "
+    "[0.1, never]: with one seed or more there is none. kept k: a first point at the target need not be the "
+    "last; only k seeds end at it or above. n is less than a variant's seeds where the reference ended at a "
+    "score of 0 or below with the others.",
     f"× a reference: the variant's time over the reference's own, both to {_PERCENT} of the reference's "
     "final score, the time of caches counted as training; median of ratios paired by seed, smallest and "
     "largest in brackets, n seeds. `without caches` leaves that time out, as the column of seconds does; `on "
@@ -112,8 +124,9 @@ _NOTES = (
     "scores the mean of the weights at a constant rate (the Trainer's schedule: a rate that falls linearly, "
     "and the last step's weights).",
     "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
-    "that differ in what the row names; off / on: median of ratios, smallest and largest. By seed: whole "
-    "runs. By round: short runs in turn, one after the other.{few_rows}",
+    "that differ in what the row names; off / on: median of ratios, smallest and largest. By round: the "
+    "first steps of whole tasks, in turn, one after the other. By seed: whole runs, which may be days apart."
+    "{few_rows}",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
@@ -136,6 +149,14 @@ def _machine(records: Sequence[Record]) -> list[str]:
     lines = [
         f"{cpu}, {device}, {n} {'thread' if n == 1 else 'threads'}. " for cpu, device, n in sorted(found)
     ]
+    curves = [r for r in done if r["run"]["purpose"] == "curve"]
+    if curves:
+        days = sorted(r["started_at"][:10] for r in curves)
+        loads = [max(r["machine"]["load_average"], default=0.0) for r in curves]
+        lines.append(
+            f"{len(curves)} curves of {days[0]} to {days[-1]}, not all in turn; the load of the machine was "
+            f"{min(loads):.1f} to {max(loads):.1f}, a curve's own thread counted."
+        )
     on_the_wall = [r for r in done if seconds_field(r) == "seconds"]
     disturbed = [
         r
@@ -145,6 +166,34 @@ def _machine(records: Sequence[Record]) -> list[str]:
     if disturbed:
         lines.append(f"{len(disturbed)} of {len(on_the_wall)} runs had other work beside them.")
     return [*lines, ""]
+
+
+def _goals(groups: Sequence[SpeedGroup], footprints: Sequence[Footprint]) -> list[str]:
+    """What was aimed at with `tune`, and where it is met; nothing where no model has its curves."""
+    lines: list[str] = []
+    for model, of_model in itertools.groupby(groups, key=lambda group: group.model):
+        ours = {g.task: most for g in of_model if (most := _of_most_seeds(g, "tune")) is not None}
+        for ref, limit, words in GOALS if ours else ():
+            found = {task: row.cached_pairings.get(ref) for task, row in ours.items()}
+            n_met = sum(one is not None and (one.ratio or limit + 1) <= limit for one in found.values())
+            cells = [f"{task} {_ratio(one) or 'not measured'}" for task, one in found.items()]
+            what = f"{words}, to {_PERCENT} of {VARIANTS[ref].title}"
+            lines.append(table_line([model, what, "; ".join(cells), f"{n_met} of {len(found)} tasks"]))
+        memory = {one.variant: one.peak_bytes for one in footprints if one.model == model}
+        own, lora = memory.get("tune"), memory.get("lora")
+        if ours and own is not None and lora:
+            met = "yes" if own <= GOAL_OF_MEMORY * lora else "no"
+            cells = [model, "half of LoRA's memory beyond the loaded model", f"{own / lora:.2f}", met]
+            lines.append(table_line(cells))
+    if not lines:
+        return []
+    heads = table_head(["model", "aim, on two tasks of three", VARIANTS["tune"].title, "met"])
+    return ["## What was aimed at", "", *heads, *lines, ""]
+
+
+def _of_most_seeds(group: SpeedGroup, variant: str) -> SpeedRow | None:
+    rows = [row for row in group.rows if row.variant == variant]
+    return max(rows, key=lambda row: len(row.curves), default=None)
 
 
 def _table(group: SpeedGroup) -> list[str]:
@@ -247,7 +296,8 @@ def _ratio(pairing: Pairing | None) -> str:
     if pairing.ratio is None:
         return f"not reached ({pairing.n_reached} of {pairing.n})"
     high = "never" if pairing.high is None else f"{pairing.high:.2f}"
-    return f"{pairing.ratio:.2f} [{pairing.low:.2f}, {high}], n {pairing.n}"
+    kept = "" if pairing.n_kept == pairing.n_reached else f", kept {pairing.n_kept}"
+    return f"{pairing.ratio:.2f} [{pairing.low:.2f}, {high}], n {pairing.n}{kept}"
 
 
 def _final(row: SpeedRow) -> str:
