@@ -111,7 +111,8 @@ def speed() -> str:
     own = [group for group in found["curves"] if group["model"] == SPEED_MODEL]
     rows = {  # of a variant with several settings that of most seeds
         group["task"].split(" ")[0]: {
-            row["variant"]: row for row in sorted(group["rows"], key=lambda row: len(row["curves"]))
+            row["variant"]: row
+            for row in sorted(group["rows"], key=lambda row: (len(row["curves"]), row["epochs"]))
         }
         for group in own
         if group["task"] in SPEED_TASKS

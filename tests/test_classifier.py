@@ -1,6 +1,7 @@
 """Loading, predicting and evaluating: right for what fits, one clear message for what does not."""
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -132,6 +133,15 @@ def test_the_head_of_stage_1_loads_by_itself(place: Path, classifier: Classifier
 def test_as_many_pairs_as_texts_are_expected(classifier: Classifier) -> None:
     with pytest.raises(SettingsError, match="expected 2 second texts"):
         dataclasses.replace(classifier, columns=PAIR).predict(["w10", "w11"], ["w12"])
+
+
+def test_a_text_in_place_of_a_list_and_a_batch_of_none_are_refused(classifier: Classifier) -> None:
+    unchecked: Any = inspect.unwrap(Classifier.logits_and_cuts)  # tests check types before the code does
+    for texts in ("a fine film", [None]):
+        with pytest.raises(SettingsError, match="texts: expected a list of texts, received"):
+            unchecked(classifier, texts)
+    with pytest.raises(SettingsError, match="batch_size: expected a number from 1 on, received 0"):
+        classifier.predict(["w10"], batch_size=0)
 
 
 PAIR, SINGLE = Columns("sentence1", "sentence2", "label"), Columns("text", None, "label")

@@ -490,6 +490,15 @@ def test_a_closed_stream_is_no_bug(closed: str) -> None:
     [
         (MemoryError(), "out of memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        *(
+            (RuntimeError(words), "out of memory")
+            for words in (
+                "MPS backend out of memory (MPS allocated: 9 GB)",
+                "CUDA error: out of memory",
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes",
+            )
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_no_bug(

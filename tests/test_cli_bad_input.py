@@ -103,6 +103,11 @@ def _with_remote_code(model: Path) -> None:
     (model / "own.py").write_text("raise SystemExit('this code ran')\n")
 
 
+def _of_words(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_size": "x"}))
+
+
 def _to_xlnet(model: Path) -> None:
     config = XLNetConfig(vocab_size=100, d_model=16, n_layer=2, n_head=2, d_inner=24)
     XLNetModel(config).save_pretrained(model)
@@ -117,6 +122,7 @@ MODELS: dict[str, tuple[Callable[[], Words], str]] = {
         _model(lambda path: (path / "config.json").unlink()),
         "model'.*config.json.*hub",
     ),
+    "a size in words": (_model(_of_words), "no model in .*config.json.*hidden_size"),
     "a family that is not known": (
         _model(_to_xlnet),
         "'xlnet'.*expected one of albert.*in Python alone.*hadamard inspect MODEL",

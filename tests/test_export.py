@@ -5,6 +5,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hadamard_adapter.errors import AdapterError, SettingsError, TrainingError
-from hadamard_adapter.tuning import load, merge
+from hadamard_adapter.tuning import export, load, merge
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
 
@@ -73,6 +74,26 @@ def test_a_merge_that_computes_something_else_is_not_written(
     with pytest.raises(AdapterError, match=r"differs by .* nothing was written"):
         merge(place / "tuned", tmp_path / "plain")
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_large_may_differ_by_their_own_rounding(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, n_probed = export._probe, 0
+
+    def large(*given: Any) -> Any:
+        nonlocal n_probed
+        n_probed += 1
+        return 1000 * probe(*given) / abs(probe(*given)).max() + (0.0 if n_probed == 1 else apart)
+
+    monkeypatch.setattr(export, "_probe", large)
+    for apart in (0.05, 0.2):
+        n_probed = 0
+        if apart == 0.05:
+            assert merge(place / "tuned", tmp_path / "plain").max_logit_difference > 1e-3
+            continue
+        with pytest.raises(AdapterError, match=r"differs by .* expected at most 0\.1;"):
+            merge(place / "tuned", tmp_path / "other")
 
 
 def test_a_merge_replaces_a_merge_only_when_told_and_never_anything_else(place: Path, tmp_path: Path) -> None:

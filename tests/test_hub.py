@@ -3,7 +3,10 @@
 import http.server
 import os
 import socket
+import ssl
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -64,3 +67,11 @@ def test_for_folders_no_hub_is_asked_and_what_the_user_has_set_stays(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     stay_offline_without_hub(["some/model"])
     assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_a_hub_whose_certificate_python_does_not_know_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("unable to get local issuer certificate"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    assert offline_after(monkeypatch, "https://hub.example", "some/model") is None

@@ -138,6 +138,9 @@ def test_at_most_ten_rows_are_listed() -> None:
 ENCODED = [
     (MOOD, ["good", " bad", "good"], [1, 0, 1]),
     (Task("x", SINGLE, ("0", "1"), ("accuracy",)), ["1", 0, 1.0], [1, 0, 1]),
+    (Task("x", SINGLE, ("0.0", "1.0"), ("accuracy",)), ["1", 0, "1.0", 1.0], [1, 0, 1, 1]),
+    (Task("x", SINGLE, ("False", "True"), ("accuracy",)), [True, "false"], [1, 0]),
+    (Task("x", SINGLE, ("1", "1.0"), ("accuracy",)), ["1", "1.0"], [0, 1]),
     (Task("x", REGRESSION, (), ("pearson",)), ["0.1", 2, "1e3"], [0.1, 2.0, 1000.0]),
     (Task("x", MULTI, ("a", "b"), ("micro-f1",)), ["a|b", ["b"], "|"], [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]),
     (Task("x", MULTI, ("a, b", "c"), ("micro-f1",), separator=","), ["a, b", "c"], [[1.0, 0.0], [0.0, 1.0]]),
@@ -156,6 +159,11 @@ def test_a_dev_label_that_training_lacks_is_refused_with_its_rows() -> None:
         encode(table_with(["good", "goood", "goood"]), COLUMNS, MOOD)
     with pytest.raises(DataError, match="does not know: 'z' in line 2; known: a, b"):
         encode(table_with([["a", "z"]]), COLUMNS, Task("x", MULTI, ("a", "b"), ("micro-f1",)))
+
+
+def test_a_label_that_could_be_two_of_training_is_none_of_them() -> None:
+    with pytest.raises(DataError, match=r"does not know: '1\.00'"):
+        encode(table_with(["1.00"]), COLUMNS, Task("x", SINGLE, ("1", "1.0"), ("accuracy",)))
 
 
 def test_empty_texts_and_texts_that_are_none_are_refused() -> None:

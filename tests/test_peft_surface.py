@@ -118,6 +118,10 @@ def test_cards_of_others_are_left_alone(tmp_path):
     card = (tmp_path / "one" / "README.md").read_bytes()
     adapted().peft_config["default"].save_pretrained(tmp_path / "one" / "start")
     assert (tmp_path / "one" / "README.md").read_bytes() == card
+    (tmp_path / "README.md").write_text("library_name: peft, by hand")
+    adapted().save_pretrained(tmp_path / "two")
+    assert (tmp_path / "README.md").read_text() == "library_name: peft, by hand"
+    assert "import hadamard_adapter" in (tmp_path / "two" / "README.md").read_text()
 
 
 def test_registering_twice_or_reloading_changes_nothing():

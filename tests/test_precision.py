@@ -73,8 +73,11 @@ def test_a_trial_in_float32_leaves_the_cast_weights_as_they_were() -> None:
                for key, p in model.named_parameters())  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("MPS backend out of memory")], ids=["cuda", "mps"]
+)
 def test_a_device_without_memory_for_a_trial_goes_without_the_shortcuts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     model, stage, said = head_stage_model("bert"), stage_for("bert"), list[str]()
     cast_frozen(model, "bfloat16")
@@ -84,7 +87,7 @@ def test_a_device_without_memory_for_a_trial_goes_without_the_shortcuts(
     def full(tensor: Tensor) -> Tensor:
         n_widened[0] += 1
         if n_widened[0] % 3 == 0:
-            raise torch.OutOfMemoryError
+            raise error
         return widened(tensor)
 
     monkeypatch.setattr(Tensor, "float", full)

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,21 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError
-from hadamard_adapter.tuning import PRESETS, TuneSettings, content, field_help, load, merge, resolve, tune
+from hadamard_adapter.tuning import (
+    PRESETS,
+    TuneSettings,
+    content,
+    field_help,
+    load,
+    merge,
+    models,
+    resolve,
+    tune,
+)
 from hadamard_adapter.tuning.bench import class_weights
 from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
-from hadamard_adapter.tuning.processes import processes_on
+from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
 from models import BOS, EOS
@@ -336,6 +349,25 @@ def test_a_row_is_never_cut_to_special_tokens_alone(tmp_path: Path, pair: bool, 
     tiny_tune(tmp_path / "model", tmp_path / "out", rows, max_length=least, **few)
 
 
+def test_a_gpu_computes_the_same_twice_and_nothing_of_it_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def flags() -> tuple[bool, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    before = flags()
+    with deterministic_on(torch.device("cpu")):
+        assert flags() == before and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with pytest.raises(KeyError), deterministic_on(torch.device("cuda")):
+        assert flags() == (True, True, False) and os.environ["CUBLAS_WORKSPACE_CONFIG"]
+        assert torch.is_deterministic_algorithms_warn_only_enabled()  # cuBLAS may have begun without it
+        raise KeyError
+    assert flags() == before and not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 def test_a_run_is_on_its_own_device_whatever_an_earlier_one_had() -> None:
     state = processes_on(torch.device("cpu"))
     state.device = torch.device("meta")  # as if the earlier run had had another
@@ -590,6 +622,43 @@ def test_no_text_becomes_a_special_token(is_a_word: bool, tmp_path: Path) -> Non
         assert special == [BOS, EOS, EOS]
         assert [id for id in row["input_ids"] if id not in (3, 4)] == whole
         assert len(row["attention_mask"]) == len(row["input_ids"])
+
+
+def test_rows_are_cut_alike_however_many_are_tokenised_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(tmp_path))
+    texts, pairs = [f"w{10 + n} " * (1 + 3 * n % 7) for n in range(7)], ["w12 w13"] * 7
+    whole = [tokenize(tokenizer, texts, second, max_length=8) for second in (None, pairs)]
+    monkeypatch.setattr(models, "ROWS_AT_ONCE", 2)
+    assert [tokenize(tokenizer, texts, second, max_length=8) for second in (None, pairs)] == whole
+    assert 0 < whole[0].n_truncated < 7 and tokenize(tokenizer, [], None, 8).rows == []
+
+
+def test_many_classes_set_more_aside_and_the_line_says_how_much(tmp_path: Path) -> None:
+    rows = "".join(f"w{n},class {n // 3}\n" for n in range(60))
+    (tmp_path / "train.csv").write_text("text,label\n" + rows)
+    how = read_data(TuneSettings("m", "o", train=str(tmp_path / "train.csv"))).how_split
+    assert "20 rows (33 %, where 10 % would be less than a row of each class) set aside" in how
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", "1e-3"), ("epochs", "3"), ("average", "0.9")])
+def test_a_text_in_place_of_a_number_is_refused(name: str, value: Any) -> None:
+    code = (
+        "from hadamard_adapter.tuning import TuneSettings\n"
+        f"TuneSettings('m', 'o', train='t.csv', {name}={value!r})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"SettingsError: {name}: expected a number, received {value!r}" in found.stderr
+
+
+def test_layers_may_be_a_range() -> None:
+    code = (
+        "from hadamard_adapter.tuning import TuneSettings\n"
+        "print(TuneSettings('m', 'o', train='t.csv', layers=range(3, 6)).layers)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "(3, 4, 5)\n"
 
 
 def test_balanced_class_weights_average_one_over_the_rows(tmp_path: Path) -> None:

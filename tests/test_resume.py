@@ -195,6 +195,45 @@ def test_an_unfinished_run_of_other_settings_is_refused_unless_overwritten(tmp_p
         assert not (partial / "head").exists()
 
 
+def test_what_cannot_be_read_for_a_moment_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stale handle on NFS; a missing file, or one that is no JSON, is another thing."""
+    with resume.open_workspace(tmp_path / "out", {"seed": 0}, False) as partial:
+        checkpoint = partial / "head" / "checkpoint-3"
+        checkpoint.mkdir(parents=True)
+        resume.seal(checkpoint, 1.0)
+    read, stale = Path.read_text, OSError(errno.ESTALE, "Stale file handle")
+
+    def read_later(path: Path, *given: Any, **more: Any) -> str:
+        if path.name in ("settings.json", "manifest.json"):
+            raise stale
+        return read(path, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", read_later)
+        with (
+            pytest.raises(OSError, match="Stale"),
+            resume.open_workspace(tmp_path / "out", {"seed": 0}, True),
+        ):
+            pass
+        with pytest.raises(OSError, match="Stale"):
+            resume.last_sealed(checkpoint.parent)
+    with resume.open_workspace(tmp_path / "out", {"seed": 0}, False):
+        assert resume.last_sealed(checkpoint.parent) == checkpoint
+
+
+def test_a_folder_that_is_filled_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.tmp").mkdir()
+    (tmp_path / "out.tmp" / "thesis.txt").write_text("mine")
+    with files.filled(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    with pytest.raises(KeyError), files.filled(tmp_path / "other") as folder:
+        raise KeyError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tmp"]
+    assert (tmp_path / "out.tmp" / "thesis.txt").read_text() == "mine" and (tmp_path / "out" / "a").exists()
+
+
 def test_a_strange_work_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.txt").write_text("mine")

@@ -14,6 +14,7 @@ them into one line on standard error and exit code 2.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -45,6 +46,25 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6, otherwise
     names = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=cutoff)
     return f"; did you mean {names[found[0]]!r}?" if found else otherwise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left, in any of PyTorch's words.
+
+    CUDA has a type of its own, MPS, cuBLAS and processors on Windows raise a RuntimeError.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+        True
+        >>> is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+        False
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 class HadamardError(Exception):

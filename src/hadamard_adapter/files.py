@@ -121,10 +121,14 @@ def replacing(
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file; None if it is missing or damaged."""
+    """Content of a JSON file; None if it is missing or damaged.
+
+    Raises:
+        OSError: it is there and cannot be read now, which is no word on what it holds.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
 
 
@@ -184,8 +188,7 @@ def complete(temporary: Path, target: Path) -> None:
 @contextlib.contextmanager
 def filled(target: Path) -> Iterator[Path]:
     """An empty folder beside `target` that gets its name, by `complete`, when the block ends well."""
-    temporary = target.with_name(target.name + ".tmp")
-    remove(temporary)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -221,7 +224,7 @@ def fsync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     if os.name != "posix" and path.is_dir():  # Windows opens no folders
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows: to write alone
     try:
         os.fsync(descriptor)
     finally:

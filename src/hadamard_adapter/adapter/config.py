@@ -167,24 +167,26 @@ class HadamardConfig(PeftConfig):
         """Writes adapter_config.json, and into PEFT's model card how to load an adapter of this method."""
         super().save_pretrained(fspath(save_directory), **kwargs)
         folder, above = Path(save_directory), Path(save_directory).absolute().parent
-        # PEFT writes one card for all adapters; above an adapter of that save stands no adapter of another.
-        cards = [folder / CARD, *([] if (above / "adapter_config.json").exists() else [above / CARD])]
-        for card in cards:
-            try:
-                text = card.read_text(encoding="utf8")
-            except (OSError, UnicodeDecodeError):  # none, or not PEFT's
-                continue
-            if "library_name: peft" not in text or "import hadamard_adapter" in text:
-                continue
-            auto = {
-                "SEQ_CLS": "ForSequenceClassification",
-                "TOKEN_CLS": "ForTokenClassification",
-                "QUESTION_ANS": "ForQuestionAnswering",
-                "CAUSAL_LM": "ForCausalLM",
-                "SEQ_2_SEQ_LM": "ForSeq2SeqLM",
-                "FEATURE_EXTRACTION": "ForFeatureExtraction",
-            }.get(str(getattr(self.task_type, "value", self.task_type)), "")
-            card.write_text(text + USAGE.format(auto=auto, folder=Path(save_directory).name), encoding="utf8")
+        # PEFT writes a card into the folder that it was given: this one, or for an adapter with a name that
+        # above; above an adapter of that save stands no adapter of another.
+        card = folder / CARD
+        if not card.exists() and not (above / "adapter_config.json").exists():
+            card = above / CARD
+        try:
+            text = card.read_text(encoding="utf8")
+        except (OSError, UnicodeDecodeError):  # none, or not PEFT's
+            return
+        if "library_name: peft" not in text or "import hadamard_adapter" in text:
+            return
+        auto = {
+            "SEQ_CLS": "ForSequenceClassification",
+            "TOKEN_CLS": "ForTokenClassification",
+            "QUESTION_ANS": "ForQuestionAnswering",
+            "CAUSAL_LM": "ForCausalLM",
+            "SEQ_2_SEQ_LM": "ForSeq2SeqLM",
+            "FEATURE_EXTRACTION": "ForFeatureExtraction",
+        }.get(str(getattr(self.task_type, "value", self.task_type)), "")
+        card.write_text(text + USAGE.format(auto=auto, folder=Path(save_directory).name), encoding="utf8")
 
 
 def _checked_names(field_name: str, value: Any) -> Any:

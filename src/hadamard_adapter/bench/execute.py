@@ -21,7 +21,7 @@ from hadamard_adapter.bench.run import (
     work_of,
 )
 from hadamard_adapter.bench.train import Trained, refuse_unfit, train
-from hadamard_adapter.errors import HadamardError, LoadError, TrainingError
+from hadamard_adapter.errors import HadamardError, LoadError, TrainingError, is_out_of_memory
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
@@ -126,7 +126,7 @@ def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Resul
 def _told(error: Exception) -> str:
     """An error in one line; of one that nobody expected also where it came from."""
     line = f"{type(error).__name__}: {error}"
-    if isinstance(error, (HadamardError, torch.OutOfMemoryError)):
+    if isinstance(error, HadamardError) or is_out_of_memory(error):
         return line
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{line} ({Path(frame.filename).name}:{frame.lineno}; perhaps a bug)"

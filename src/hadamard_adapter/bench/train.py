@@ -28,6 +28,7 @@ from hadamard_adapter.tuning.models import (
     usable_length,
 )
 from hadamard_adapter.tuning.precision import cast_frozen, placed
+from hadamard_adapter.tuning.processes import deterministic_on
 from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import run_stage
@@ -166,7 +167,10 @@ def _wrapped(
         head=head,
     )
     content = {"base": base_fingerprint, "max_length": max_length}
-    with shortcuts(model, stage, settings, data, content, folder / "cache", _ignore, progress) as short:
+    with (
+        deterministic_on(base.device),
+        shortcuts(model, stage, settings, data, content, folder / "cache", _ignore, progress) as short,
+    ):
         outcome = run_stage(model, short, data.task, settings, folder / "both", progress)
 
     def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from hadamard_adapter.cli.console import data_console, message_console, plain_table
-from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file, refuse_no_picture
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.files import expanded
@@ -268,7 +268,7 @@ def prune_command(options: PruneOptions) -> None:
       hadamard prune --adapters cola --output cola-pruned
       hadamard prune --adapters cola,mrpc,rte --plot prune.svg
     """
-    stay_offline_without_hub([base_model_of(folder) for folder in options.adapters])
+    stay_offline_without_hub([base_name_in(folder) for folder in options.adapters])
     from hadamard_adapter.analysis.offsets import refuse_two_bases
     from hadamard_adapter.analysis.prune import CRITERIA, prune_picture, rank_agreement
 
@@ -323,7 +323,7 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
     settings, data = settings_and_data(folder)
     if options.tune_again:
         refuse_start(settings)
-    classifier = load(folder)
+    classifier = load(folder, allow_remote_code=settings.allow_remote_code)
     scores = layer_scores(classifier, spread_rows(data.train, options.rows))
     layers = adapted_layers(classifier.model)
     keep = two_thirds(len(layers)) if options.keep is None else options.keep

@@ -72,10 +72,9 @@ def build_on_meta(model: str, allow_remote_code: bool = False) -> Any:
     import torch
     import transformers
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingsError(_why_no_config(model, error)) from error
+    from hadamard_adapter.tuning.models import config_of
+
+    config = config_of(model, allow_remote_code)
     classes = ("AutoModelForSequenceClassification", "AutoModelForImageClassification", "AutoModel")
     for name in classes:
         try:
@@ -83,7 +82,8 @@ def build_on_meta(model: str, allow_remote_code: bool = False) -> Any:
                 return getattr(transformers, name).from_config(config, trust_remote_code=allow_remote_code)
         except ValueError as error:
             if "nrecognized configuration class" not in str(error):
-                raise SettingsError(_why_no_config(model, error)) from error
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise SettingsError(f"model {model!r}: its config makes no model ({reason})") from error
     raise SettingsError(f"model {model!r}: transformers has no model class for {config.model_type!r}")
 
 
@@ -158,19 +158,6 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
     except SettingsError:
         n_model = None
     return Anatomy(folder, base, tuple(sorted(parts, key=_in_order)), head, n_model)
-
-
-def _why_no_config(model: str, error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return (
-            f"model {model!r} brings Python code of its own, which is refused; if you trust it, "
-            "run again with --allow-remote-code"
-        )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return (
-        f"no model or adapter at {model!r}: expected a folder with config.json (and model.safetensors), or a "
-        f"name on the Hugging Face hub that can be reached from here ({reason})"
-    )
 
 
 def _part(key: str, size: int, mean_offset: float = 0.0) -> Part:

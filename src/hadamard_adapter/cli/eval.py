@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hadamard_adapter.cli.adapter_options import RowOptions
 from hadamard_adapter.cli.console import cut_line, data_console, message_console, plain_table
-from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.files import is_same_file
@@ -60,7 +60,7 @@ def eval_command(options: EvalOptions) -> None:
       hadamard eval --adapter adapter --data test.csv
       hadamard eval --adapter adapter --data test.csv --json --errors wrong.csv
     """
-    stay_offline_without_hub([options.model or base_model_of(options.adapter), options.data])
+    stay_offline_without_hub([options.model or base_name_in(options.adapter), options.data])
     from hadamard_adapter.tuning import evaluate
     from hadamard_adapter.tuning.folder import read_task
 

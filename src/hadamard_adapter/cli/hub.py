@@ -2,13 +2,14 @@
 
 import json
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
 
 from hadamard_adapter.files import expanded
 
-__all__ = ["base_model_of", "stay_offline_without_hub"]
+__all__ = ["base_name_in", "stay_offline_without_hub"]
 
 _TIMEOUT_S = 5.0
 
@@ -32,17 +33,19 @@ def stay_offline_without_hub(names: Iterable[str | None]) -> None:
     try:
         request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        return  # it answered
-    except (OSError, ValueError):
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    except (OSError, ValueError) as error:
+        # A server that says no has answered, and so has one whose certificate Python does not know: the hub's
+        # own library brings certificates of its own.
+        reason = getattr(error, "reason", error)
+        if not isinstance(error, urllib.error.HTTPError) and not isinstance(reason, ssl.SSLError):
+            os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def base_model_of(adapter: str) -> str | None:
+def base_name_in(adapter: str) -> str | None:
     """The base model that an adapter's config names; None where there is no such config.
 
     Example:
-        >>> base_model_of("no-such-folder") is None
+        >>> base_name_in("no-such-folder") is None
         True
     """
     try:

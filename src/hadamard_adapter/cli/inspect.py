@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from hadamard_adapter.cli.anatomy import Anatomy, Part, build_on_meta, plan_adapter, read_adapter
 from hadamard_adapter.cli.console import data_console, message_console
-from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_picture
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.files import expanded
@@ -45,7 +45,7 @@ class InspectOptions:
 
     def __post_init__(self) -> None:
         """Check what is there before anything is shown."""
-        is_adapter = (Path(self.target) / "adapter_config.json").is_file()
+        is_adapter = (expanded(self.target) / "adapter_config.json").is_file()
         given = [name for name in ("preset", "position", "layers") if getattr(self, name) is not None]
         if self.plot is not None and not is_adapter:
             raise SettingsError(f"--plot needs a folder that `hadamard tune` made, received {self.target!r}")
@@ -71,7 +71,7 @@ def inspect_command(options: InspectOptions) -> None:
       hadamard inspect adapter --plot adapter.png
     """
     is_adapter = (expanded(options.target) / "adapter_config.json").is_file()
-    stay_offline_without_hub([base_model_of(options.target) or options.target])
+    stay_offline_without_hub([base_name_in(options.target) or options.target])
     from hadamard_adapter.tuning.models import quiet_libraries
 
     with quiet_libraries():

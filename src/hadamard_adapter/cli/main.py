@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import errno
 import io
 import os
 import sys
@@ -33,7 +32,7 @@ from hadamard_adapter.cli.report import report_command
 from hadamard_adapter.cli.serve import serve_command, serve_key_command
 from hadamard_adapter.cli.share import share_group
 from hadamard_adapter.cli.tune import tune_command
-from hadamard_adapter.errors import HadamardError
+from hadamard_adapter.errors import HadamardError, is_out_of_memory
 from hadamard_adapter.files import is_no_space
 
 __all__ = ["hadamard", "main", "run"]
@@ -145,12 +144,7 @@ def _user_message(error: Exception) -> str | None:
         return str(error)
     if is_no_space(error):
         return f"no space left on the device; free some or choose another folder ({error})"
-    if (
-        isinstance(error, MemoryError)
-        or getattr(error, "errno", None) == errno.ENOMEM
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    ):
+    if is_out_of_memory(error):
         return "out of memory; try a smaller --batch-size or --max-length"
     if type(error).__name__ == "SafetensorError":
         return f"a safetensors file is damaged or cut short ({error}); copy or make it again"

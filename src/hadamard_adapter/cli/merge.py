@@ -5,7 +5,7 @@ from typing import Literal
 
 from hadamard_adapter.cli.adapter_options import AdapterOptions
 from hadamard_adapter.cli.console import message_console
-from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 
 __all__ = ["MergeOptions", "merge_command"]
@@ -34,7 +34,7 @@ def merge_command(options: MergeOptions) -> None:
       hadamard merge --adapter adapter --output plain-model
       hadamard merge --adapter adapter --output small --dtype bfloat16
     """
-    stay_offline_without_hub([options.model or base_model_of(options.adapter)])
+    stay_offline_without_hub([options.model or base_name_in(options.adapter)])
     from hadamard_adapter.tuning import merge
 
     report = merge(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hadamard_adapter.cli.adapter_options import RowOptions
 from hadamard_adapter.cli.console import cut_line, message_console, waiting
-from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.files import is_same_file
@@ -73,7 +73,7 @@ def predict_command(options: PredictOptions) -> None:
       hadamard predict --adapter adapter --input new.csv --output labelled.csv
       echo '{"text": "what a film"}' | hadamard predict --adapter adapter --format jsonl
     """
-    stay_offline_without_hub([options.model or base_model_of(options.adapter)])
+    stay_offline_without_hub([options.model or base_name_in(options.adapter)])
     from hadamard_adapter.tasks import iter_rows, write_rows
     from hadamard_adapter.tasks.reading import format_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hadamard_adapter.cli.console import message_console
-from hadamard_adapter.cli.hub import base_model_of, stay_offline_without_hub
+from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
 from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.files import expanded
@@ -137,7 +137,7 @@ def train_command(options: TrainOptions) -> None:
       hadamard share train --adapters cola,mrpc,stsb --output together
     """
     folders = [expanded(folder) for folder in options.adapters]
-    stay_offline_without_hub([base_model_of(str(folder)) for folder in folders])
+    stay_offline_without_hub([base_name_in(str(folder)) for folder in folders])
     from hadamard_adapter.analysis.offsets import refuse_two_bases
     from hadamard_adapter.analysis.prune import settings_of
     from hadamard_adapter.tuning.together import tune_together

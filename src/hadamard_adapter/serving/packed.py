@@ -11,9 +11,7 @@ is one look-up and one slice, whatever else the pack holds.
 import dataclasses
 import hashlib
 import json
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.files import complete, expanded
+from hadamard_adapter.files import expanded, filled
 from hadamard_adapter.offset_name import split
 from hadamard_adapter.serving.source import BankAdapter, by_place
 from hadamard_adapter.tasks import Task
@@ -73,15 +71,8 @@ def write_pack(
     if target.exists():
         raise SettingsError(f"{str(folder)!r} exists already; expected a new folder for the pack")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        with disk_errors_explained(temporary, "nothing was written"):
-            n_adapters = _write(temporary, adapters, dtype, shard_bytes)
-            temporary.chmod(0o755)
-            complete(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return n_adapters
+    with disk_errors_explained(target.parent, "nothing was written"), filled(target) as temporary:
+        return _write(temporary, adapters, dtype, shard_bytes)
 
 
 class PackedAdapters:

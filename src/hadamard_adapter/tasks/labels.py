@@ -101,7 +101,7 @@ def encode_labels(table: Table, columns: Columns, task: Task) -> list[Any]:
         return _numbers(table, columns, values)
     index = {name: position for position, name in enumerate(task.label_names)}
     if task.problem_type == _SINGLE:
-        names = [_name(value) for value in values]
+        names = [_as_known(_name(value), task.label_names) for value in values]
         _refuse_unknown(table, columns, [[name] for name in names], task)
         return [index[name] for name in names]
     sets = _label_sets(table, values, task.separator, task.label_names)
@@ -284,6 +284,18 @@ def _name(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # Parquet and pandas turn whole numbers into floats
     return str(value).strip()
+
+
+def _as_known(name: str, known: Sequence[str]) -> str:
+    """The label of training that is the same written otherwise (1 for 1.0, True for true), else the name."""
+    if name in known:
+        return name
+    if name.lower() in ("true", "false"):
+        alike = [label for label in known if label.lower() == name.lower()]
+    else:
+        number = _number(name)
+        alike = [label for label in known if number is not None and _number(label) == number]
+    return alike[0] if len(alike) == 1 else name
 
 
 def _number(value: Any) -> float | None:

@@ -165,8 +165,14 @@ class Classifier:
         """Logits as `logits` gives them, and the number of rows that were cut to `max_length` tokens.
 
         Raises:
-            SettingsError: as many pairs as texts are expected, and none if training had none.
+            SettingsError: as many pairs as texts are expected, and none if training had none; a text in place
+                of a list of them; batch_size below 1.
         """
+        given: list[object] = [*texts, *(pairs or ())]
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in given):
+            raise SettingsError(f"texts: expected a list of texts, received {texts!r:.60}")
+        if batch_size < 1:
+            raise SettingsError(f"batch_size: expected a number from 1 on, received {batch_size!r}")
         if self.columns is not None and (pairs is None) != (self.columns.pair is None):
             expected = "no second texts" if self.columns.pair is None else "a second text for every text"
             received = "none" if pairs is None else f"{len(pairs)} second texts"

@@ -70,7 +70,11 @@ def read_data(settings: TuneSettings) -> TuneData:
     task, columns, train, dev = _read_glue(settings) if settings.task else _read_tables(settings)
     if dev is None:
         train, dev = stratified_split(train, task, settings.dev_fraction, settings.seed)
-        share, name = f"{100 * settings.dev_fraction:g} %", "rows set aside"
+        wanted, name = settings.dev_fraction, "rows set aside"
+        found = len(dev.texts) / (len(train.texts) + len(dev.texts))
+        share = f"{100 * wanted:g} %"
+        if found > 1.5 * wanted:
+            share = f"{100 * found:.0f} %, where {share} would be less than a row of each class"
         stratified = ", stratified" if task.problem_type == "single_label_classification" else ""
         how = f"no dev file: {len(dev.texts)} rows ({share}) set aside{stratified}, seed {settings.seed}"
     else:

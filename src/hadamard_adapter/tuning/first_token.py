@@ -12,13 +12,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, find_sites
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, is_out_of_memory
 from hadamard_adapter.tuning.precision import in_float32
 from hadamard_adapter.tuning.probe import Outcome, is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.stage import Stage
@@ -45,9 +44,12 @@ def first_token_only(model: Any, stage: Stage) -> Iterator[bool]:
         if stage.train:
             model.eval()
             batch = to_device(stage.collate(probe_rows(stage)), model.device)
-            # A device without the memory for a trial in float32 goes without the shorter layer.
-            with contextlib.suppress(torch.OutOfMemoryError), in_float32(model):
-                handles = cut_last_layer(model, batch)
+            try:
+                with in_float32(model):
+                    handles = cut_last_layer(model, batch)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise  # a device without the memory for a trial goes without the shorter layer
         yield bool(handles)
     finally:
         _remove(handles)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 DEFAULT_MAX_LENGTH = 256
+ROWS_AT_ONCE = 1000
+"""That are tokenised whole, to see which are cut: whole, a long document takes 200 bytes a token."""
 
 
 @dataclass(frozen=True)
@@ -195,17 +198,21 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_leng
         pairs: second texts, or None.
         max_length: tokens, special ones included.
     """
-    if not texts:
-        return Tokens([], 0)
-    rows = _encode(tokenizer, texts, pairs, truncation=False)
-    too_long = [index for index, row in enumerate(rows) if len(row["input_ids"]) > max_length]
-    if too_long:
-        first = [texts[index] for index in too_long]
-        second = None if pairs is None else [pairs[index] for index in too_long]
-        cut = _encode(tokenizer, first, second, truncation=True, max_length=max_length)
-        for row, index in zip(cut, too_long, strict=True):
-            rows[index] = row
-    return Tokens(rows, len(too_long))
+    found, n_cut = list[dict[str, Any]](), 0
+    for start in range(0, len(texts), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        first, second = texts[part], None if pairs is None else pairs[part]
+        rows = _encode(tokenizer, first, second, truncation=False)
+        too_long = [index for index, row in enumerate(rows) if len(row["input_ids"]) > max_length]
+        if too_long:
+            first = [first[index] for index in too_long]
+            second = None if second is None else [second[index] for index in too_long]
+            cut = _encode(tokenizer, first, second, truncation=True, max_length=max_length)
+            for row, index in zip(cut, too_long, strict=True):
+                rows[index] = row
+        found += rows
+        n_cut += len(too_long)
+    return Tokens(found, n_cut)
 
 
 def token_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -288,12 +295,19 @@ def _refuse_pickle(model: str) -> None:
         )
 
 
+_NOT_LOADED = (
+    *(OSError, ValueError, KeyError, ImportError, TypeError),
+    *(SafetensorError, StrictDataclassError),  # a value in config.json of another type
+)
+"""What transformers raises where a model cannot be loaded."""
+
+
 @contextlib.contextmanager
 def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]:
     """Turn whatever transformers raises while loading into one message that says what to do."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, TypeError, SafetensorError) as error:
+    except _NOT_LOADED as error:
         if "trust_remote_code" in str(error) and not allow_remote_code:
             raise SettingsError(
                 f"model {model!r} brings Python code of its own, which is refused; if you trust it, "

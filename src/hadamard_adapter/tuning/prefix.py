@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, layer_stacks
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, is_out_of_memory
 from hadamard_adapter.files import read_json, write_json
 from hadamard_adapter.tuning.models import token_batches
 from hadamard_adapter.tuning.precision import autocast, in_float32
@@ -156,7 +156,9 @@ def _usable_prefix(
     try:
         with in_float32(model):
             prefix = _probe(model, layers, stage, dtype)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return None, "the device has no memory for a trial of it in float32"
     if prefix is None:
         return None, "with it this model computes something else"
@@ -310,6 +312,7 @@ def _write(
         if progress is not None:
             progress.step(n_done, None)
     kept.flush()
+    del kept  # Windows renames no file that is mapped
     os.replace(temporary, path.with_suffix(".npy"))
     if progress is not None:
         progress.end()

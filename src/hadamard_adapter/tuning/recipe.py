@@ -23,7 +23,7 @@ from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
-from hadamard_adapter.tuning.processes import processes_on
+from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.report import (
     count_parameters,
     metrics_of,
@@ -274,7 +274,7 @@ def do_stage(bench: Bench, name: str) -> None:
         started = time.perf_counter()
         bench.model.to(state.device)
         content = {"base": bench.base_fingerprint, "max_length": bench.max_length}
-        with shortcuts(
+        with deterministic_on(bench.model.device), shortcuts(
             bench.model, make_stage(bench, name), bench.settings, bench.data, content, _cache(bench),
             bench.say, bench.progress,
         ) as stage:  # fmt: skip

@@ -60,7 +60,8 @@ RESULT_FILES = ("metrics.json", "adapter_model.safetensors")
 _REPLACED = "replaced"
 CONTINUES = "free some and run the same command again: it continues from the last complete checkpoint"
 _KNOWN = re.compile(
-    r"\.nfs\w+|lock|replaced|cache|runs|shared|settings\.json|\.settings\.json\.\w+\.tmp|((head|adapter|both)(\.done)?|final)(\.tmp)?"
+    r"\.nfs\w+|lock|replaced|cache|runs|shared|settings\.json|((head|adapter|both)(\.done)?|final)(\.tmp)?"
+    r"|\.(settings\.json|(head|adapter|both)\.done|final)\.\w+\.tmp"
 )
 
 

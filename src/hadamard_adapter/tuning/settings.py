@@ -194,8 +194,8 @@ class TuneSettings:
         """Turn paths and lists into text and tuples, which run.json holds; check every value once."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, os.PathLike | list):
-                plain = tuple(value) if isinstance(value, list) else os.fspath(value)
+            if isinstance(value, os.PathLike | list | range):
+                plain = os.fspath(value) if isinstance(value, os.PathLike) else tuple(value)
                 object.__setattr__(self, field.name, plain)
         _check(self)
 
@@ -265,11 +265,16 @@ _AT_LEAST: dict[str, float] = {
     "seeds": 1, "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
     "cache_gb": 0,
 }  # fmt: skip
+_SHARES = ("threshold", "dev_fraction", "average", "warmup")
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
 
 
 def _check(settings: TuneSettings) -> None:
     values = dataclasses.asdict(settings)
+    for name in (*_AT_LEAST, *_ABOVE_ZERO, *_SHARES):
+        for value in values[name] if isinstance(values[name], tuple) else (values[name],):
+            if value is not None and not isinstance(value, int | float):
+                raise SettingsError(f"{name}: expected a number, received {value!r}")
     for name, least in _AT_LEAST.items():
         if values[name] is not None and not values[name] >= least:
             raise SettingsError(f"{name}: expected a number from {least} on, received {values[name]!r}")

@@ -34,7 +34,7 @@ from hadamard_adapter.tuning.losses import loss_of, mean_loss
 from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
-from hadamard_adapter.tuning.processes import processes_on
+from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.recipe import (
     TuneResult,
     do_stage,
@@ -96,9 +96,11 @@ def tune_together(
             f"{names[0]!r} was tuned in the directions of {settings[0].basis!r}, and its settings count for "
             "all; expected an adapter with offsets of its own: name one that was tuned without --basis first"
         )
-    n_processes = processes_on(pick_device(settings[0].device)).num_processes
-    if n_processes > 1:
-        raise SettingsError(f"expected one process, received {n_processes}; start it without a launcher")
+    state = processes_on(pick_device(settings[0].device))
+    if state.num_processes > 1:
+        raise SettingsError(
+            f"expected one process, received {state.num_processes}; start it without a launcher"
+        )
     refuse_no_place("output", output.absolute())
     folders = {name: output.absolute() / name for name in names}
     with quiet_libraries(), contextlib.ExitStack() as held:
@@ -120,10 +122,13 @@ def tune_together(
                 held.enter_context(workspace(folders[name], keys[name], settings[0].overwrite))
             written = [(partial_of(folder) / FINAL).is_dir() for folder in folders.values()]
             if not all(map(operator.or_, is_over, written)):
-                benches = [
-                    set_up(each[name], rows_of[name], partial_of(folders[name]), say, None) for name in names
-                ]
-                _share_parameters(benches)
+                benches: list[Bench] = []
+                for name in names:
+                    bench = set_up(each[name], rows_of[name], partial_of(folders[name]), say, None)
+                    bench.model.to(state.device)  # before it shares: a move makes copies
+                    if benches:
+                        _share_parameters(benches[0].model, bench.model)
+                    benches.append(bench)
                 for bench in benches:
                     do_stage(bench, "head")
                     for scrap in (done_folder(bench, "adapter"), bench.partial / FINAL):
@@ -137,20 +142,18 @@ def tune_together(
     return {name: result_in(folder) for name, folder in folders.items()}
 
 
-def _share_parameters(benches: Sequence[Bench]) -> None:
-    """Give all models the first one's offsets, and the memory of its frozen parameters."""
-    first, *others = [bench.model for bench in benches]
+def _share_parameters(first: Any, model: Any) -> None:
+    """Give a model the first one's offsets, and the memory of its frozen parameters."""
     offsets, frozen = trained_offsets(first), dict(first.named_parameters())
-    for model in others:
-        own = trained_offsets(model)
-        if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in offsets.items()}:
-            raise SettingsError("expected tasks whose models can share one adapter, received others")
-        for name, parameter in offsets.items():
-            model.get_submodule(name)["default"] = parameter
-        for name, parameter in model.named_parameters():
-            source = frozen.get(name)
-            if not parameter.requires_grad and source is not None and torch.equal(parameter, source):
-                parameter.data = source.data
+    own = trained_offsets(model)
+    if {name: p.shape for name, p in own.items()} != {name: p.shape for name, p in offsets.items()}:
+        raise SettingsError("expected tasks whose models can share one adapter, received others")
+    for name, parameter in offsets.items():
+        model.get_submodule(name)["default"] = parameter
+    for name, parameter in model.named_parameters():
+        source = frozen.get(name)
+        if not parameter.requires_grad and source is not None and torch.equal(parameter, source):
+            parameter.data = source.data
 
 
 def _train(benches: Sequence[Bench], say: Say) -> None:
@@ -191,7 +194,7 @@ def _train(benches: Sequence[Bench], say: Say) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = False  # the loss is ours, whatever **inputs looks like
     watch.trainer = trainer
-    with contextlib.ExitStack() as held:
+    with deterministic_on(first.model.device), contextlib.ExitStack() as held:
         for bench in benches:
             held.enter_context(lean(bench.model, settings))
         set_seed(settings.seed)

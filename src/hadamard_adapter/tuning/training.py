@@ -329,7 +329,6 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.dtype == "bfloat16",
         seed=settings.seed,
-        full_determinism=device == "cuda",
         use_cpu=device == "cpu",
         train_sampling_strategy="group_by_length",
         eval_strategy="epoch",

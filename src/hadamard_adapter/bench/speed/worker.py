@@ -30,7 +30,7 @@ from hadamard_adapter.bench.speed.run import (
 )
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.bench.worker import main
-from hadamard_adapter.errors import DataError, HadamardError, SettingsError
+from hadamard_adapter.errors import DataError, HadamardError, SettingsError, is_out_of_memory
 from hadamard_adapter.files import remove
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
@@ -67,8 +67,9 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
             found: dict[str, Any] = {"status": "done", **_found(run, work)}
         except (DataError, SettingsError):
             raise
-        except (HadamardError, torch.OutOfMemoryError) as error:
-            if is_out_of_space(error, work):  # no word on the variant: it is run again
+        except (HadamardError, RuntimeError) as error:
+            is_told = isinstance(error, HadamardError) or is_out_of_memory(error)
+            if not is_told or is_out_of_space(error, work):  # no word on the variant: it is run again
                 raise
             found = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     return {
