@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from hadamard_adapter.analysis.overview import overviews
+from hadamard_adapter.analysis.overview import Overview, overviews
 from hadamard_adapter.analysis.table import Group, Row, read_groups
 from hadamard_adapter.analysis.texts import remarks
 from hadamard_adapter.bench.results import Results
@@ -35,6 +35,7 @@ SPEED = (
     "tune-last-step",
     "lora",
     "lora-grouped",
+    "lora-ours-bf16",
     "lora-ours-last-step",
     "full",
     "full-grouped",
@@ -95,8 +96,8 @@ def compare() -> str:
     lines += [
         "",
         "Mean ± sd of dev (n seeds); rates and epochs chosen on rows held out of train, dev read once a run.",
-        "collapsed: one class for nearly all rows. All train the same head, which is not counted.",
-        "Every seed, tests, rates:",
+        f"collapsed: one class for nearly all rows. All train the same head, {head_words(found)}, which",
+        "is not counted. Every seed, tests, rates:",
         f"[report](results/bench/report.md), made by `hadamard bench {SPEC}` and `hadamard report`.",
     ]
     return "\n".join(lines)
@@ -148,6 +149,13 @@ def speed() -> str:
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
+
+
+def head_words(found: Overview) -> str:
+    """Size of the head that all methods train."""
+    first = next(one.first for one in found.rows if one.first.n_head and one.first.method in OURS)
+    base = first.n_trained / first.share_percent * 100
+    return f"{first.n_head:,} numbers, {100 * first.n_head / base:.2g} %"
 
 
 def share(row: dict | None) -> str:

@@ -138,19 +138,35 @@ def test_two_processes_are_one_of_twice_the_batch_and_only_one_publishes(tmp_pat
     assert (tmp_path / "two" / "adapter_model.safetensors").exists() and not partial.exists()
 
 
-def test_two_processes_with_a_rest_step_equally_often_and_score_each_dev_row_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("accumulated", "steps"), [(1, [6, 12]), (2, [3, 6])])
+def test_two_processes_with_a_rest_step_equally_often_and_score_each_dev_row_once(
+    tmp_path: Path, accumulated: int, steps: list[int]
+) -> None:
     tiny_folder(tmp_path / "model")
     write_rows(tmp_path / "train.csv", 45)
     dev = write_rows(tmp_path / "dev.csv", 31, seed=1)
-    run_two(tmp_path, "")
+    run_two(tmp_path, COUNTED, f", grad_accumulation={accumulated}")
     metrics = read_json(tmp_path / "two" / "metrics.json")
     last = [entry for entry in metrics["curve"] if entry["stage"] == "adapter"]
-    assert [entry["step"] for entry in last] == [6, 12]  # 45 rows in steps of 8: five whole ones and a rest
+    assert [entry["step"] for entry in last] == steps  # 45 rows in steps of 8: five whole ones and a rest
+    n_steps = [(tmp_path / f"steps-{rank}").read_text().split() for rank in range(2)]
+    assert n_steps[0] == n_steps[1] and n_steps[0][-1] == str(steps[-1]), "each process, in both stages"
     assert evaluate(tmp_path / "two", str(dev), device="cpu").scores == pytest.approx(
         metrics["dev"], abs=1e-6
     )
 
 
+COUNTED = """
+import os
+from hadamard_adapter.tuning import training
+begin = training.StageTrainer.train
+def counted(self, *arguments, **more):
+    ended = begin(self, *arguments, **more)
+    with open(place / f"steps-{os.environ['RANK']}", "a") as file:
+        print(self.state.global_step, file=file)
+    return ended
+training.StageTrainer.train = counted
+"""
 LATE = """
 import os, time
 from hadamard_adapter.tuning import recipe
@@ -165,15 +181,15 @@ recipe._run, recipe.set_up = late, never
 """
 
 
-def run_two(place: Path, first: str) -> None:
-    """A tuning run of two processes into `two`; each runs the code `first` before."""
+def run_two(place: Path, first: str, more: str = "") -> None:
+    """A tuning run of two processes into `two`, with more settings; each runs the code `first` before."""
     script = f"""
 from pathlib import Path
 from tuning_help import tiny_tune
 place = Path({str(place)!r})
 train, dev = place / "train.csv", str(place / "dev.csv")
 {first}
-result = tiny_tune(place / "model", place / "two", train, dev=dev, batch_size=4)
+result = tiny_tune(place / "model", place / "two", train, dev=dev, batch_size=4{more})
 assert result.metrics["dev"]
 """
     (place / "script.py").write_text(script)

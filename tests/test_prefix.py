@@ -195,6 +195,17 @@ def test_a_cache_of_something_else_or_a_broken_one_is_made_anew(
         assert np.array_equal(np.concatenate([row["prefix"] for row in cached.train]), expected)
 
 
+def test_a_broken_cache_of_dev_rows_is_made_anew(tmp_path: Path) -> None:
+    model, stage = head_stage_model("bert"), stage_for("bert")
+    with cached_prefix(model, stage, tmp_path, {"base": "one"}, 1.0, silent) as cached:
+        expected = np.concatenate([row["prefix"] for row in cached.dev])
+    np.save(tmp_path / "dev.npy", np.full_like(np.load(tmp_path / "dev.npy"), 7.0))
+    with (tmp_path / "dev.npy").open("r+b") as file:
+        file.truncate(200)
+    with cached_prefix(model, stage, tmp_path, {"base": "one"}, 1.0, silent) as cached:
+        assert np.array_equal(np.concatenate([row["prefix"] for row in cached.dev]), expected)
+
+
 def test_a_model_that_computes_something_else_with_it_is_noticed(tmp_path: Path) -> None:
     said: list[str] = []
     model, stage = head_stage_model("bert"), stage_for("bert")

@@ -10,9 +10,12 @@ from hadamard_adapter.analysis.statistics import (
     interval_of,
     permutation_p,
     redrawn,
+    redrawn_accuracy,
+    redrawn_correlation,
     summarise,
     wilcoxon_p,
 )
+from hadamard_adapter.tasks import METRICS
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -22,6 +25,26 @@ def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 def bootstrap(labels: np.ndarray, one: np.ndarray, other: np.ndarray, n_draws: int) -> Interval:
     """Of the accuracies of two runs."""
     return interval_of(*(redrawn(accuracy, labels, run, n_draws)[None] for run in (one, other)))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mcc", "pearson"])
+@pytest.mark.parametrize("kind", ["usual", "one class", "few rows"])
+def test_all_draws_at_once_are_the_same_draws(metric: str, kind: str) -> None:
+    chance, n = np.random.default_rng(3), 5 if kind == "few rows" else 60
+    numbers = chance.normal(size=(2, n)) + 3
+    labels, predicted = numbers if metric == "pearson" else (numbers > 3).astype(float)
+    if kind == "one class":
+        predicted = np.full(n, 1.0)
+    at_once = redrawn_accuracy if metric == "accuracy" else redrawn_correlation
+    expected = redrawn(METRICS[metric].compute, labels, predicted, n_draws=50)
+    np.testing.assert_allclose(at_once(labels, predicted, 50), expected, atol=1e-12)
+
+
+def test_a_p_by_example_is_small_where_no_draw_is_on_the_other_side_and_one_without_a_difference() -> None:
+    labels = np.array([0, 1] * 50)
+    right, wrong = (redrawn_accuracy(labels, run, 199)[None] for run in (labels, 1 - labels))
+    assert interval_of(right, wrong).p == interval_of(wrong, right).p == pytest.approx(2 / 200)
+    assert interval_of(right, right).p == 1.0
 
 
 def test_one_value_has_no_spread() -> None:

@@ -1,12 +1,13 @@
 """Statistics of methods side by side: pure functions over arrays; which test says what stands with each."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 __all__ = [
     "Interval",
@@ -15,6 +16,8 @@ __all__ = [
     "interval_of",
     "permutation_p",
     "redrawn",
+    "redrawn_accuracy",
+    "redrawn_correlation",
     "summarise",
     "wilcoxon_p",
 ]
@@ -44,6 +47,8 @@ class Interval:
     """Lower end of the interval."""
     high: float
     """Upper end of the interval."""
+    p: float
+    """Two-sided: twice the share of draws on the other side of zero, or on it."""
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -118,9 +123,40 @@ def redrawn(
 
     The draws depend on the number of examples alone, so those of two runs are of the same rows.
     """
-    draw, n = np.random.default_rng(0), len(labels)
-    rows = [np.arange(n), *(draw.integers(0, n, n) for _ in range(n_draws))]
-    return np.array([score(labels[chosen], predicted[chosen]) for chosen in rows])
+    return np.array([score(labels[rows], predicted[rows]) for rows in _draws(len(labels), n_draws)])
+
+
+def redrawn_accuracy(
+    labels: Shaped[np.ndarray, " b"], predicted: Shaped[np.ndarray, " b"], n_draws: int = 1000
+) -> Float[np.ndarray, " d"]:
+    """`redrawn` with the share of examples that are right, for all draws at once."""
+    return _counts(len(labels), n_draws) @ (labels == predicted) / len(labels)
+
+
+def redrawn_correlation(
+    labels: Shaped[np.ndarray, " b"], predicted: Shaped[np.ndarray, " b"], n_draws: int = 1000
+) -> Float[np.ndarray, " d"]:
+    """`redrawn` with Pearson's correlation, for all draws at once; 0 where one of the two is constant.
+
+    Of two classes it is Matthews' coefficient, whatever their numbers.
+    """
+    counts, n = _counts(len(labels), n_draws), len(labels)
+    x, y = (values - values.mean() for values in (labels.astype(np.float64), predicted.astype(np.float64)))
+    mean_x, mean_y, xy, xx, yy = (counts @ values / n for values in (x, y, x * y, x * x, y * y))
+    spread = np.maximum(xx - mean_x**2, 0) * np.maximum(yy - mean_y**2, 0)
+    constant = spread <= 1e-24 * max(1.0, float((x * x).max() * (y * y).max()))
+    return np.where(constant, 0.0, (xy - mean_x * mean_y) / np.sqrt(np.where(constant, 1.0, spread)))
+
+
+def _draws(n: int, n_draws: int) -> list[Int[np.ndarray, " b"]]:
+    draw = np.random.default_rng(0)
+    return [np.arange(n), *(draw.integers(0, n, n) for _ in range(n_draws))]
+
+
+@functools.lru_cache(maxsize=8)
+def _counts(n: int, n_draws: int) -> Float[np.ndarray, "d b"]:
+    """How often each example counts in each draw."""
+    return np.stack([np.bincount(rows, minlength=n).astype(np.float64) for rows in _draws(n, n_draws)])
 
 
 def interval_of(
@@ -146,8 +182,10 @@ def interval_of(
         0.5
     """
     difference = one.mean(axis=0) - other.mean(axis=0)
-    low, high = np.quantile(difference[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference[0]), float(low), float(high))
+    drawn = difference[1:]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    beyond = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return Interval(float(difference[0]), float(low), float(high), min(1.0, 2 * beyond / (len(drawn) + 1)))
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:

@@ -18,6 +18,8 @@ from hadamard_adapter.analysis.statistics import (
     interval_of,
     permutation_p,
     redrawn,
+    redrawn_accuracy,
+    redrawn_correlation,
     summarise,
 )
 from hadamard_adapter.bench.plan import Cell, cells_of
@@ -28,11 +30,14 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS, is_fit
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Comparison", "Group", "Row", "largest", "read_groups", "row_of"]
+__all__ = ["N_DRAWS", "Comparison", "Group", "Row", "largest", "read_groups", "row_of"]
 
 BASELINES = ("full", "hadamard-wide", "hadamard")
 """Methods that others are compared with: in each table the first of these that it has."""
 
+
+N_DRAWS = 2000
+"""Of dev rows, for an interval."""
 
 _T = TypeVar("_T")
 
@@ -58,6 +63,8 @@ class Comparison:
     """The same, corrected over the tasks of the model by Holm's method."""
     by_examples: Interval | None
     """Bootstrap over dev rows; None where predictions were not kept."""
+    corrected_examples_p: float | None
+    """Its p, corrected as that of the seeds."""
 
 
 @dataclass(frozen=True)
@@ -350,14 +357,19 @@ def _with_comparison(
     base = {r["run"]["seed"]: r for r in chosen}
     if chosen and is_fit(row.method):  # its only run against the mean over all seeds
         interval = _by_examples(list(own.values()), chosen, results)
-        return dataclasses.replace(row, comparison=Comparison((), None, None, interval))
+        return dataclasses.replace(row, comparison=_compared((), None, interval))
     seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
     if not seeds:
         return row
     differences = tuple(float(own[seed]["score"] - base[seed]["score"]) for seed in seeds)
     p = permutation_p(differences)
     interval = _by_examples([own[seed] for seed in seeds], [base[seed] for seed in seeds], results)
-    return dataclasses.replace(row, comparison=Comparison(differences, p, p, interval))
+    return dataclasses.replace(row, comparison=_compared(differences, p, interval))
+
+
+def _compared(by_seed: tuple[float, ...], p: float | None, interval: Interval | None) -> Comparison:
+    """A comparison whose p-values are those of one task."""
+    return Comparison(by_seed, p, p, interval, None if interval is None else interval.p)
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -383,13 +395,17 @@ def _by_examples(
 
 @functools.cache  # a baseline is held against every other method
 def _redrawn(metric: str, labels: tuple[float, ...], predictions: str) -> np.ndarray:
-    """A run's scores on 300 draws of the dev rows."""
-    predicted = np.array([float(word) for word in predictions.split()])
-    return redrawn(METRICS[metric].compute, np.array(labels), predicted, n_draws=300)
+    """A run's scores on draws of the dev rows."""
+    truth, predicted = np.array(labels), np.array([float(word) for word in predictions.split()])
+    if metric == "accuracy":
+        return redrawn_accuracy(truth, predicted, N_DRAWS)
+    if metric == "pearson" or (metric == "mcc" and len(np.union1d(truth, predicted)) <= 2):
+        return redrawn_correlation(truth, predicted, N_DRAWS)
+    return redrawn(METRICS[metric].compute, truth, predicted, N_DRAWS)
 
 
 def _corrected(groups: list[Group]) -> list[Group]:
-    """Each method's p-values over the tasks of an experiment, corrected together.
+    """Each method's p-values over the tasks of an experiment, those of a kind corrected together.
 
     A task of several experiments counts in the largest of those that ask for the method.
     """
@@ -403,18 +419,25 @@ def _corrected(groups: list[Group]) -> list[Group]:
         title = max(titles, key=lambda title: (sizes[(*place, title)], title), default="")
         return (*place, row.method, title)
 
+    kinds = ("corrected_p", "corrected_examples_p")
     found: dict[Key, list[float]] = {}
     for group in groups:
         for row in group.rows:
-            if row.comparison is not None and row.comparison.permutation_p is not None:
-                found.setdefault(family(group, row), []).append(row.comparison.permutation_p)
+            for kind in kinds:
+                p = getattr(row.comparison, kind, None)
+                if p is not None:
+                    found.setdefault((*family(group, row), kind), []).append(p)
     corrected = {key: iter(holm(values).tolist()) for key, values in found.items()}
 
     def with_corrected(group: Group, row: Row) -> Row:
-        if row.comparison is None or row.comparison.permutation_p is None:
+        if row.comparison is None:
             return row
-        p = next(corrected[family(group, row)])  # rows come in the same order again
-        return dataclasses.replace(row, comparison=dataclasses.replace(row.comparison, corrected_p=p))
+        changes = {
+            kind: next(corrected[(*family(group, row), kind)])  # rows come in the same order again
+            for kind in kinds
+            if getattr(row.comparison, kind) is not None
+        }
+        return dataclasses.replace(row, comparison=dataclasses.replace(row.comparison, **changes))
 
     return [
         dataclasses.replace(group, rows=tuple(with_corrected(group, row) for row in group.rows))

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
-from hadamard_adapter.analysis.table import Group, Row
+from hadamard_adapter.analysis.table import N_DRAWS, Group, Row
 from hadamard_adapter.methods import METHODS
 
 __all__ = [
@@ -66,7 +66,10 @@ def cells(row: Row) -> tuple[str, ...]:
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
         ", ".join(f"{rate:g}" for rate in row.lr) + (f" ({row.edge})" if row.edge else ""),
         ", ".join(str(epochs) for epochs in row.epochs),
-        "" if interval is None else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]",
+        ""
+        if c is None or interval is None
+        else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}], "
+        f"p {interval.p:.3g} ({c.corrected_examples_p:.3g})",
         ""
         if c is None or not c.by_seed
         else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
@@ -118,9 +121,10 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
         "all tasks together show the one with most seeds, and none where two have as many.",
         "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), by example: "
-        "difference of the mean scores with a 95 % bootstrap interval over dev rows (300 draws, seeds "
-        "paired; a fit against all seeds), not corrected for the number of tasks. It does not hold what "
-        "other seeds would change.",
+        f"difference of the mean scores with a 95 % bootstrap interval over dev rows ({N_DRAWS:,} draws, "
+        "seeds paired; a fit against all seeds) and its two-sided p, in brackets corrected by Holm over the "
+        "tasks of the experiment; the interval is not corrected. They do not hold what other seeds would "
+        "change.",
         "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
         "tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
         "published %: what a publication reports for this model, task and method, by the spec, "
@@ -137,13 +141,13 @@ def notes(groups: Sequence[Group]) -> list[str]:
 
 
 def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
-    """The report in Markdown: a table for each model and task, then how to read it.
+    """The report in Markdown: how to read it, then a table for each model and task.
 
     Args:
         groups: of `read_groups`.
         problems: a line for every file that does not count.
     """
-    lines = ["# Results", ""]
+    lines = ["# Results", "", "## How to read it", "", *(f"- {note}" for note in notes(groups)), ""]
     for found in overviews(groups):
         columns = overview_columns(found)
         lines += [f"## {found.model}: {found.title}", "", PROTOCOL[found.select], ""]
@@ -156,7 +160,6 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
             *(table_line(cells(row)) for row in group.rows),
             "",
         ]
-    lines += ["## How to read it", "", *(f"- {note}" for note in notes(groups)), ""]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
