@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adapter_help import adapted
 from hadamard_adapter.adapter.families import FAMILIES
+from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.prefix import cached_prefix, frozen_prefix
 from hadamard_adapter.tuning.stage import Stage
 from models import PAD, TINY, tiny_inputs
@@ -110,6 +111,22 @@ def test_stage_2_from_a_cached_prefix_equals_stage_2_through_all_layers(name: st
     model, stage = adapted(name, sites=["attention"], layers_to_transform=[1]), stage_for(name)
     cached = assert_cached_equals_uncached(model, stage, tmp_path, 1)
     assert [len(row["prefix"]) for row in cached.train] == [len(row["input_ids"]) for row in stage.train]
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "modernbert"])
+@pytest.mark.parametrize("stage_number", [1, 2])
+def test_in_bfloat16_the_cache_differs_by_rounding_alone(
+    name: str, stage_number: int, tmp_path: Path
+) -> None:
+    stage = stage_for(name)
+    model = head_stage_model(name) if stage_number == 1 else adapted(name, layers_to_transform=[1])
+    cast_frozen(model, "bfloat16")
+    with autocast(model.device, "bfloat16"):
+        expected, _ = outcome(model, stage, stage.train)
+        with cached_prefix(model, stage, tmp_path, {}, 1.0, silent, dtype="bfloat16") as cached:
+            assert "prefix" in cached.train[0]
+            found, gradients = outcome(model, cached, cached.train)
+    assert (found - expected).abs().max() <= 4 * 2**-8 * expected.abs().max() and gradients  # 8 bits a number
 
 
 def test_every_family_is_in_the_table_of_tiny_models() -> None:

@@ -71,16 +71,17 @@ def whole(place: Path, server: Any) -> tuple[str, float]:
     return adapter_sha256(place / "whole"), time.perf_counter() - start
 
 
-def run_in_process(server: Any, place: Path, output: Path, moment: str | None = None) -> Any:
-    process = server.Process(target=run_until, args=(place, output, moment))
+def run_in_process(server: Any, place: Path, output: Path, moment: str | None = None, **more: Any) -> Any:
+    process = server.Process(target=run_until, args=(place, output, moment, more))
     process.start()
     return process
 
 
-def run_until(place: Path, output: Path, moment: str | None) -> None:
+def run_until(place: Path, output: Path, moment: str | None, more: dict[str, Any]) -> None:
     if moment is not None:
         MOMENTS[moment]()
-    tiny_tune(place / "model", output, place / "train.csv", dev=str(place / "dev.csv"), **SETTINGS)
+    settings = {**SETTINGS, "dev": str(place / "dev.csv"), **more}
+    tiny_tune(place / "model", output, place / "train.csv", **settings)
 
 
 def die() -> None:
@@ -140,10 +141,10 @@ MOMENTS: dict[str, Callable[[], None]] = {
 }
 
 
-def assert_continues(server: Any, place: Path, output: Path, expected: str) -> None:
+def assert_continues(server: Any, place: Path, output: Path, expected: str, **more: Any) -> None:
     if output.exists():
         assert {path.name for path in output.iterdir()} >= VISIBLE, "a half-written result is visible"
-    process = run_in_process(server, place, output)
+    process = run_in_process(server, place, output, **more)
     process.join()
     assert process.exitcode == 0
     assert adapter_sha256(output) == expected
@@ -158,6 +159,36 @@ def test_a_run_killed_at_a_named_moment_ends_at_the_same_adapter(
     process.join()
     assert process.exitcode == -signal.SIGKILL, "the moment never came"
     assert_continues(server, place, tmp_path / "out", whole[0])
+
+
+SEARCH: dict[str, Any] = {"lr": (0.003, 0.03), "seeds": 2, "epochs": 1, "head_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def whole_search(place: Path, server: Any) -> str:
+    """The adapter that a search chooses which nobody disturbs."""
+    run_in_process(server, place, place / "whole search", **SEARCH).join()
+    return adapter_sha256(place / "whole search")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "while the frozen layers are computed",
+        "between the two files of the frozen layers",
+        "before the end of stage 2",
+        "while the report is written",
+        "at the start of the publication",
+        "before the result is complete",
+    ],
+)
+def test_a_search_killed_at_a_named_moment_chooses_the_same_adapter(
+    moment: str, place: Path, server: Any, whole_search: str, tmp_path: Path
+) -> None:
+    process = run_in_process(server, place, tmp_path / "out", moment, **SEARCH)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the moment never came"
+    assert_continues(server, place, tmp_path / "out", whole_search, **SEARCH)
 
 
 @pytest.mark.parametrize("chain", range(N_CHAINS))
