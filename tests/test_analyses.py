@@ -336,6 +336,9 @@ def test_a_pruned_adapter_is_the_adapter_without_these_layers(tmp_path: Path) ->
     assert [entry["n"] for entry in one["curve"]["zero"]] == [2, 1, 0]
     scored = hadamard("eval", "--adapter", out, "--data", tuned().dev, "--json")
     assert json.loads(scored.out)["accuracy"] == pytest.approx(one["kept_score"])
+    assert (
+        one["score"] == one["curve"]["zero"][0]["score"] and f"(all layers: {one['score']:.4f})" in found.out
+    )
 
 
 @pytest.mark.parametrize("by", ["offset", "zero", "fisher"])

@@ -283,7 +283,8 @@ def prune_command(options: PruneOptions) -> None:
             text = "  ".join(f"{entry['n']}: {entry['score']:.4f}" for entry in entries)
             data_console().print(f"{one['metric']} by layers kept, by {name}:  {text}", soft_wrap=True)
         kept = ",".join(map(str, one["kept"])) or "no layer"
-        data_console().print(f"keep {kept} by {options.by}: {one['metric']} {one['kept_score']:.4f}")
+        scores = f"{one['metric']} {one['kept_score']:.4f} (all layers: {one['score']:.4f})"
+        data_console().print(f"keep {kept} by {options.by}: {scores}", soft_wrap=True)
         if "again" in one:
             data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
     if len(found) > 1:
@@ -343,6 +344,7 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
         "scores": scores,
         "by": options.by,
         "kept": list(kept),
+        "score": evaluate(layers),
         "kept_score": evaluate(kept),
     }
     if options.curve or options.plot is not None:
