@@ -175,7 +175,8 @@ def _goals(groups: Sequence[SpeedGroup], footprints: Sequence[Footprint]) -> lis
         ours = {g.task: most for g in of_model if (most := _of_most_seeds(g, "tune")) is not None}
         for ref, limit, words in GOALS if ours else ():
             found = {task: row.cached_pairings.get(ref) for task, row in ours.items()}
-            n_met = sum(one is not None and (one.ratio or limit + 1) <= limit for one in found.values())
+            ratios = [one.ratio for one in found.values() if one is not None and one.ratio is not None]
+            n_met = sum(ratio <= limit for ratio in ratios)
             cells = [f"{task} {_ratio(one) or 'not measured'}" for task, one in found.items()]
             what = f"{words}, to {_PERCENT} of {VARIANTS[ref].title}"
             lines.append(table_line([model, what, "; ".join(cells), f"{n_met} of {len(found)} tasks"]))

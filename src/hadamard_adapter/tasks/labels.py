@@ -13,7 +13,7 @@ The kind is inferred by these rules, the first that fits:
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -101,7 +101,7 @@ def encode_labels(table: Table, columns: Columns, task: Task) -> list[Any]:
         return _numbers(table, columns, values)
     index = {name: position for position, name in enumerate(task.label_names)}
     if task.problem_type == _SINGLE:
-        names = [_as_known(_name(value), task.label_names) for value in values]
+        names = [_as_known(_name(value), index) for value in values]
         _refuse_unknown(table, columns, [[name] for name in names], task)
         return [index[name] for name in names]
     sets = _label_sets(table, values, task.separator, task.label_names)
@@ -286,7 +286,7 @@ def _name(value: Any) -> str:
     return str(value).strip()
 
 
-def _as_known(name: str, known: Sequence[str]) -> str:
+def _as_known(name: str, known: Mapping[str, int]) -> str:
     """The label of training that is the same written otherwise (1 for 1.0, True for true), else the name."""
     if name in known:
         return name
