@@ -68,7 +68,7 @@ def of_adapter(folder: str, data: str) -> dict[str, Any]:
         for before, name in itertools.pairwise(STEPS)
     }
     return {
-        "task": whole.task.name,
+        "data": Path(data).stem, "task": whole.task.name,
         "rows": len(texts),
         "rows_a_second": {
             name: round(len(texts) / statistics.median(each)) for name, each in seconds.items()

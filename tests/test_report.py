@@ -59,20 +59,49 @@ def test_methods_whose_epochs_were_searched_stand_in_one_table(tmp_path: Path) -
 def test_a_method_is_compared_with_full_fine_tuning_by_seed_and_by_example(folder: Path) -> None:
     groups = read_groups(Results(folder))
     found = {group.task: {row.method: row for row in group.rows} for group in groups}
-    mood = found["mood, 2 epochs"]["hadamard"].comparison
-    other = found["other, 2 epochs"]["hadamard"].comparison
+    mood = found["mood, 2 epochs"]["hadamard"].against.get("full")
+    other = found["other, 2 epochs"]["hadamard"].against.get("full")
     assert mood is not None and other is not None and mood.by_examples is not None
     assert mood.by_seed == pytest.approx((-0.1, -0.125, -0.15))
     assert mood.by_examples.difference == pytest.approx(-0.125)
     assert mood.by_examples.low < -0.125 < mood.by_examples.high
     assert (mood.permutation_p, mood.corrected_p, other.corrected_p) == (0.25, 0.5, 0.5)
-    assert found["mood, 2 epochs"]["full"].comparison is None
+    assert found["mood, 2 epochs"]["full"].against == {}
+
+
+def test_each_pair_with_a_reference_is_compared_once_and_told_in_a_column_of_its_own(tmp_path: Path) -> None:
+    n_wrong = {"full": 2, "lora": 4, "hadamard-wide": 5, "bitfit": 8}
+    for method, wrong in n_wrong.items():
+        add(tmp_path, method, 0, n_wrong=wrong)
+    (group,) = read_groups(Results(tmp_path))
+    assert group.references == ("full", "lora", "hadamard-wide")
+    references = {
+        "full": "",
+        "lora": "full",
+        "hadamard-wide": "full lora",
+        "bitfit": "full lora hadamard-wide",
+    }
+    for row in group.rows:
+        assert list(row.against) == references[row.method].split()
+        for name, comparison in row.against.items():
+            difference = -(n_wrong[row.method] - n_wrong[name]) / 40
+            assert comparison.by_seed == pytest.approx((difference,))
+            assert comparison.by_examples is not None
+            assert comparison.by_examples.difference == pytest.approx(difference)
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    (head,) = [line for line in text.splitlines() if line.startswith("| method | score |")]
+    names = [word.strip() for word in head.split("|")]
+    (bitfit,) = [line for line in text.splitlines() if line.startswith("| the bitfit | 0.8")]
+    cells = dict(zip(names, (word.strip() for word in bitfit.split("|")), strict=True))
+    for name, difference in (("full", "-0.150"), ("LoRA r 8 (q, v)", "-0.100"), ("Hadamard, wide", "-0.075")):
+        assert cells[f"against {name}, by example"].startswith(difference)
 
 
 def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tmp_path: Path) -> None:
     def comparison_of_bitfit() -> Any:
         (group,) = read_groups(Results(tmp_path))
-        return next(row for row in group.rows if row.method == "bitfit").comparison
+        return next(row for row in group.rows if row.method == "bitfit").against.get("full")
 
     add(tmp_path, "full", 0, settings={"model_content": "one"})
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"})
@@ -82,7 +111,7 @@ def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tm
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"}, metric="macro-f1")
     assert comparison_of_bitfit() is None
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"}, dev_fingerprint="g")
-    assert all(row.comparison is None for group in read_groups(Results(tmp_path)) for row in group.rows)
+    assert all(not row.against for group in read_groups(Results(tmp_path)) for row in group.rows)
 
 
 def test_the_baseline_is_that_of_the_same_model_though_another_has_more_seeds(tmp_path: Path) -> None:
@@ -91,7 +120,7 @@ def test_the_baseline_is_that_of_the_same_model_though_another_has_more_seeds(tm
     add(tmp_path, "full", 0, n_wrong=2, extra=1, settings={"model_content": "one"})
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"})
     (group,) = read_groups(Results(tmp_path))
-    comparison = next(row for row in group.rows if row.method == "bitfit").comparison
+    comparison = next(row for row in group.rows if row.method == "bitfit").against.get("full")
     assert comparison is not None and comparison.by_seed == pytest.approx((-0.05,))
 
 
@@ -100,7 +129,7 @@ def test_of_two_baselines_alike_the_one_of_most_seeds_counts_and_else_none(tmp_p
         groups = read_groups(Results(tmp_path))
         (overview,) = overviews(groups)
         row = next(row for row in overview.rows if row.first.method == "bitfit")
-        return row.ratio_percent, [one.comparison for one in row.rows if one is not None]
+        return row.ratio_percent, [one.against.get("full") for one in row.rows if one is not None]
 
     for task in ("mood", "other"):
         add(tmp_path, "bitfit", 0, n_wrong=4, task=task)
@@ -133,7 +162,7 @@ def test_without_full_fine_tuning_the_adapter_is_what_others_are_held_against(
     (overview,) = overviews(groups)
     assert [group.baseline for group in groups] == [baseline, baseline] and overview.baseline == baseline
     for row in groups[0].rows:
-        assert (row.comparison is None) == (row.method == baseline or baseline is None)
+        assert (not row.against) == (row.method == baseline or baseline is None)
     ratios = {row.first.method: row.ratio_percent for row in overview.rows}
     last = methods.split()[-1]
     wrong = len(methods.split()) - 1
@@ -194,7 +223,7 @@ def test_runs_that_trained_otherwise_are_not_compared_and_say_what_differs(tmp_p
         add(tmp_path, "full", seed, n_wrong=2, settings={name: 2, "lr": 2}, more=1)
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={name: 1})
     (group,) = read_groups(Results(tmp_path))
-    titles = {row.title: row.comparison for row in group.rows}
+    titles = {row.title: row.against.get("full") for row in group.rows}
     assert set(titles) == {f"the full ({name} 1)", f"the full ({name} 2)", "the bitfit"}
     comparison = titles["the bitfit"]
     assert comparison is not None and comparison.by_seed == pytest.approx((-0.075,))  # the smaller one
@@ -205,7 +234,7 @@ def test_a_fit_is_held_against_all_seeds_and_has_no_p(tmp_path: Path) -> None:
     for seed in range(3):
         add(tmp_path, "full", seed, n_wrong=2 * seed)
     (group,) = read_groups(Results(tmp_path))
-    comparison = next(row for row in group.rows if row.method == "tfidf").comparison
+    comparison = next(row for row in group.rows if row.method == "tfidf").against.get("full")
     assert comparison is not None and comparison.by_examples is not None
     assert comparison.by_examples.difference == pytest.approx(-8 / 40)
     assert (comparison.by_seed, comparison.permutation_p, comparison.corrected_p) == ((), None, None)
@@ -227,7 +256,7 @@ def test_of_several_labels_a_row_there_is_no_interval(tmp_path: Path) -> None:
     add(tmp_path, "full", 0, rows={"dev": 20})
     add(tmp_path, "bitfit", 0, n_wrong=4, rows={"dev": 20})
     (group,) = read_groups(Results(tmp_path))
-    comparison = next(row for row in group.rows if row.method == "bitfit").comparison
+    comparison = next(row for row in group.rows if row.method == "bitfit").against.get("full")
     assert comparison is not None and comparison.by_examples is None
 
 
@@ -363,7 +392,9 @@ def test_corrected_over_the_tasks_of_an_experiment_alone(folder: Path) -> None:
             add(folder, method, seed, n_wrong, run={"task": rows}, part=100)
     keep(folder, SPEC)
     found = {group.task: {row.method: row for row in group.rows} for group in read_groups(Results(folder))}
-    comparisons = [found[task]["hadamard"].comparison for task in ("mood, 2 epochs", "other, 2 epochs")]
+    comparisons = [
+        found[task]["hadamard"].against.get("full") for task in ("mood, 2 epochs", "other, 2 epochs")
+    ]
     assert [one.corrected_p for one in comparisons if one is not None] == [0.25, 0.5]  # one task, two others
 
 

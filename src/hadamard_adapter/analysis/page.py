@@ -106,7 +106,8 @@ def _number_of(text: str) -> str:
 
 def _section(group: Group) -> str:
     title = f"{group.model}, {group.task}: {group.metric}"
-    table = _titled_table(title, group.select, heads(group), "".join(_row(row) for row in group.rows))
+    rows = "".join(_row(group, row) for row in group.rows)
+    table = _titled_table(title, group.select, heads(group), rows)
     return f'{table}<div class="pictures">{"".join(_pictures(group))}</div>'
 
 
@@ -123,9 +124,9 @@ def _cell(text: str, value: str) -> str:
     return f'<td data-value="{escape(value)}">{escape(text)}</td>'
 
 
-def _row(row: Row) -> str:
-    texts = cells(row)
-    values = [_sort_key(row, name, text) for name, text in zip(COLUMNS, texts, strict=True)]
+def _row(group: Group, row: Row) -> str:
+    texts, found = cells(group, row), _sort_keys(group, row)
+    values = [text if key is None else key for key, text in zip(found, texts, strict=True)]
     inner = "".join(_cell(text, value) for value, text in zip(values, texts, strict=True))
     return f"<tr{_of_class(row.method)}>{inner}</tr>"
 
@@ -135,10 +136,11 @@ def _of_class(method: str) -> str:
     return f' class="{"ours" if method.startswith("hadamard") else "other"}"'
 
 
-def _sort_key(row: Row, column: str, text: str) -> str:
-    """What a cell is sorted by: its number, or its text."""
-    comparison, summary = row.comparison, row.summary
-    interval = None if comparison is None else comparison.by_examples
+def _sort_keys(group: Group, row: Row) -> list[str | None]:
+    """What the cells of a row are sorted by: a number, "" for none; None: the cell's text."""
+    summary, references = row.summary, group.references or ("full",)
+    comparison = row.against.get(references[0])
+    intervals = [one and one.by_examples for one in map(row.against.get, references)]
     numbers: dict[str, float | None] = {
         "published %": row.published,
         "trained": row.n_trained,
@@ -149,14 +151,20 @@ def _sort_key(row: Row, column: str, text: str) -> str:
         "seeds": None if summary is None else summary.mean,
         "lr": row.lr[0] if row.lr else None,
         "epochs": row.epochs[0] if row.epochs else None,
-        "against": None if interval is None else interval.difference,
         "p by seed (Holm)": None if comparison is None else comparison.permutation_p,
         "seconds": row.seconds,
         "MB": row.memory_mb,
     }
-    if column not in numbers:
-        return text
-    value = numbers[column]
+    found: list[str | None] = []
+    for name in COLUMNS:
+        if name == "against":
+            found += [_key_of(interval and interval.difference) for interval in intervals]
+        else:
+            found.append(_key_of(numbers[name]) if name in numbers else None)
+    return found
+
+
+def _key_of(value: float | None) -> str:
     return "" if value is None else f"{value:.8g}"
 
 

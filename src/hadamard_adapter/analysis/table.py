@@ -35,6 +35,8 @@ __all__ = ["N_DRAWS", "Comparison", "Group", "Row", "largest", "read_groups", "r
 BASELINES = ("full", "hadamard-wide", "hadamard")
 """Methods that others are compared with: in each table the first of these that it has."""
 
+REFERENCES = ("lora", "hadamard-wide")
+"""Where a table has a baseline, its methods are compared with these too, each pair once."""
 
 N_DRAWS = 2000
 """Of dev rows, for an interval."""
@@ -53,7 +55,7 @@ _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against the table's baseline on the same rows."""
+    """A method against another one, its reference, on the same rows."""
 
     by_seed: tuple[float, ...]
     """Differences of seeds that both have; empty for a fit, which has no seeds."""
@@ -103,8 +105,8 @@ class Row:
     """Kind and module -> offsets by layer, mean over seeds."""
     published: float | None = None
     """Score in percent that a publication reports, as the spec says; None where it says nothing."""
-    comparison: Comparison | None = None
-    """With the table's baseline; None for itself, or where either has no run."""
+    against: Mapping[str, Comparison] = dataclasses.field(default_factory=dict)
+    """Reference -> comparison with it; without itself, and where either has no run."""
     edge: str = ""
     """"lowest tried" or "highest tried" where the rate stands at an edge of its search, which ended there."""
     older_recipe: int | None = None
@@ -129,8 +131,13 @@ class Group:
     """Title of each spec that asks for this table -> the methods that it asks for."""
     settings: str = ""
     """Sizes of the task's parts, and what else all rows share, such as epochs."""
-    baseline: str | None = None
-    """Method that the others are compared with; None where no run of one is there."""
+    references: tuple[str, ...] = ()
+    """Methods that the others are compared with, the baseline first; empty where no run of one is there."""
+
+    @property
+    def baseline(self) -> str | None:
+        """The first of the references."""
+        return next(iter(self.references), None)
 
 
 def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
@@ -261,7 +268,8 @@ def _group(
         seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
     methods = {method for method, _ in found}
     baseline = next((method for method in BASELINES if method in methods), None)
-    baselines = [records for (method, _), records in found.items() if method == baseline]
+    more = [method for method in REFERENCES if method in methods and method != baseline]
+    references = () if baseline is None else (baseline, *more)
     rows: list[Row] = []
     for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
@@ -271,7 +279,13 @@ def _group(
         edge = _edge(row.lr, tried.get((_searched_as(records[0]["run"]), method), set()))
         older = None if recipe == RECIPE else recipe
         row = dataclasses.replace(row, title=title, edge=edge, older_recipe=older)
-        rows.append(row if method == baseline else _with_comparison(row, records, baselines, results))
+        known = references[: references.index(method)] if method in references else references
+        against = {
+            name: comparison
+            for name in known
+            if (comparison := _comparison(records, [r for (m, _), r in found.items() if m == name], results))
+        }
+        rows.append(dataclasses.replace(row, against=against))
     rows = _asked_once(rows)
     there = {row.method for row in rows if row.older_recipe is None}
     missing = [method for method in seeds if method not in there]
@@ -286,7 +300,7 @@ def _group(
         both = (*specs.get(cell.spec.title, ()), *cell.spec.methods)
         specs[cell.spec.title] = tuple(dict.fromkeys(both))
     shared = ", ".join(part for part in (sizes, more) if part)
-    return Group(model, name, select, metric, tuple(rows), specs, shared, baseline)
+    return Group(model, name, select, metric, tuple(rows), specs, shared, references)
 
 
 def _asked_once(rows: Sequence[Row]) -> list[Row]:
@@ -341,30 +355,28 @@ def _mean_layers(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[f
     return {kind: np.mean([layers[kind] for layers in found], axis=0).tolist() for kind in found[0]}
 
 
-def _with_comparison(
-    row: Row,
+def _comparison(
     records: Sequence[Mapping[str, Any]],
-    baselines: Sequence[Sequence[Mapping[str, Any]]],
+    others: Sequence[Sequence[Mapping[str, Any]]],
     results: Results,
-) -> Row:
-    """The row beside the `_alike` baseline of most seeds; as it is where there is none, or two are."""
+) -> Comparison | None:
+    """A row's runs beside the `_alike` row of most seeds of a reference; None where none is, or two are."""
     own = {r["run"]["seed"]: r for r in records if r["status"] == "done"}
     alike = [
-        [r for r in baseline if r["status"] == "done" and any(_alike(one, r) for one in own.values())]
-        for baseline in baselines
+        [r for r in other if r["status"] == "done" and any(_alike(one, r) for one in own.values())]
+        for other in others
     ]
     chosen = largest(filter(None, alike), len) or []
     base = {r["run"]["seed"]: r for r in chosen}
-    if chosen and is_fit(row.method):  # its only run against the mean over all seeds
-        interval = _by_examples(list(own.values()), chosen, results)
-        return dataclasses.replace(row, comparison=_compared((), None, interval))
+    if chosen and is_fit(records[0]["run"]["method"]):  # its only run against the mean over all seeds
+        return _compared((), None, _by_examples(list(own.values()), chosen, results))
     seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
     if not seeds:
-        return row
+        return None
     differences = tuple(float(own[seed]["score"] - base[seed]["score"]) for seed in seeds)
     p = permutation_p(differences)
     interval = _by_examples([own[seed] for seed in seeds], [base[seed] for seed in seeds], results)
-    return dataclasses.replace(row, comparison=_compared(differences, p, interval))
+    return _compared(differences, p, interval)
 
 
 def _compared(by_seed: tuple[float, ...], p: float | None, interval: Interval | None) -> Comparison:
@@ -393,7 +405,7 @@ def _by_examples(
     return interval_of(one, other)
 
 
-@functools.cache  # a baseline is held against every other method
+@functools.cache  # a reference is held against every other method
 def _redrawn(metric: str, labels: tuple[float, ...], predictions: str) -> np.ndarray:
     """A run's scores on draws of the dev rows."""
     truth, predicted = np.array(labels), np.array([float(word) for word in predictions.split()])
@@ -405,7 +417,7 @@ def _redrawn(metric: str, labels: tuple[float, ...], predictions: str) -> np.nda
 
 
 def _corrected(groups: list[Group]) -> list[Group]:
-    """Each method's p-values over the tasks of an experiment, those of a kind corrected together.
+    """Each method's p-values over the tasks of an experiment, those of a reference and kind together.
 
     A task of several experiments counts in the largest of those that ask for the method.
     """
@@ -423,23 +435,30 @@ def _corrected(groups: list[Group]) -> list[Group]:
     found: dict[Key, list[float]] = {}
     for group in groups:
         for row in group.rows:
-            for kind in kinds:
-                p = getattr(row.comparison, kind, None)
-                if p is not None:
-                    found.setdefault((*family(group, row), kind), []).append(p)
+            for name, comparison in row.against.items():
+                for kind in kinds:
+                    p = getattr(comparison, kind)
+                    if p is not None:
+                        found.setdefault((*family(group, row), name, kind), []).append(p)
     corrected = {key: iter(holm(values).tolist()) for key, values in found.items()}
 
-    def with_corrected(group: Group, row: Row) -> Row:
-        if row.comparison is None:
-            return row
+    def with_corrected(group: Group, row: Row, name: str) -> Comparison:
         changes = {
-            kind: next(corrected[(*family(group, row), kind)])  # rows come in the same order again
+            kind: next(corrected[(*family(group, row), name, kind)])  # rows come in the same order again
             for kind in kinds
-            if getattr(row.comparison, kind) is not None
+            if getattr(row.against[name], kind) is not None
         }
-        return dataclasses.replace(row, comparison=dataclasses.replace(row.comparison, **changes))
+        return dataclasses.replace(row.against[name], **changes)
 
     return [
-        dataclasses.replace(group, rows=tuple(with_corrected(group, row) for row in group.rows))
+        dataclasses.replace(
+            group,
+            rows=tuple(
+                dataclasses.replace(
+                    row, against={name: with_corrected(group, row, name) for name in row.against}
+                )
+                for row in group.rows
+            ),
+        )
         for group in groups
     ]

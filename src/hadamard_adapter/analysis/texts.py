@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
-from hadamard_adapter.analysis.table import N_DRAWS, Group, Row
+from hadamard_adapter.analysis.table import N_DRAWS, Comparison, Group, Row
 from hadamard_adapter.methods import METHODS
 
 __all__ = [
@@ -27,7 +27,7 @@ COLUMNS = (
     *("method", "score", "published %", "trained", "share %", "head", "median", "seeds", "lr", "epochs"),
     *("against", "p by seed (Holm)", "seconds", "MB"),
 )
-"""Of a table; `heads` names them for readers."""
+"""Of a table; there is an "against" for each of its references."""
 
 PROTOCOL = {
     "held-out": "Epochs, and rates where they were searched, were chosen on rows held out of train; dev was "
@@ -39,8 +39,8 @@ PROTOCOL = {
 
 def heads(group: Group) -> tuple[str, ...]:
     """The heads of a table's columns."""
-    against = f"against {_short(group.baseline)}, by example"
-    return tuple(against if name == "against" else name for name in COLUMNS)
+    against = [f"against {_short(name)}, by example" for name in group.references or ("full",)]
+    return tuple(head for name in COLUMNS for head in (against if name == "against" else [name]))
 
 
 def _short(baseline: str | None) -> str:
@@ -48,13 +48,12 @@ def _short(baseline: str | None) -> str:
     return "full" if baseline in (None, "full") else METHODS[baseline].title
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(group: Group, row: Row) -> tuple[str, ...]:
     """A row of the table as text; what was not run stays empty."""
-    s, c = row.summary, row.comparison
+    s, c = row.summary, row.against.get(group.baseline or "")
     count = "" if s is None else f" ({s.n})" if s.n >= row.n_asked else f" ({s.n} of {row.n_asked})"
     spread = "" if s is None or s.sd is None else f" ± {s.sd:.4f}"
     score = ("" if row.failed else "not run") if s is None else f"{s.mean:.4f}{spread}{count}"
-    interval = None if c is None else c.by_examples
     return (
         row.title + remarks(len(row.failed), len(row.collapsed)),
         score,
@@ -66,16 +65,22 @@ def cells(row: Row) -> tuple[str, ...]:
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
         ", ".join(f"{rate:g}" for rate in row.lr) + (f" ({row.edge})" if row.edge else ""),
         ", ".join(str(epochs) for epochs in row.epochs),
-        ""
-        if c is None or interval is None
-        else f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}], "
-        f"p {interval.p:.3g} ({c.corrected_examples_p:.3g})",
+        *(_by_examples(row.against.get(name)) for name in group.references or ("full",)),
         ""
         if c is None or not c.by_seed
         else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
         "" if row.seconds is None else f"{row.seconds:.0f}",
         "" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
     )
+
+
+def _by_examples(comparison: Comparison | None) -> str:
+    """The difference to a reference, over dev rows drawn again."""
+    if comparison is None or comparison.by_examples is None:
+        return ""
+    found = comparison.by_examples
+    interval = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{interval}, p {found.p:.3g} ({comparison.corrected_examples_p:.3g})"
 
 
 def overview_columns(overview: Overview) -> tuple[str, ...]:
@@ -120,7 +125,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
         "all tasks together show the one with most seeds, and none where two have as many.",
-        "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), by example: "
+        "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), and against LoRA "
+        "and Hadamard, wide, where they were run (each pair once), by example: "
         f"difference of the mean scores with a 95 % bootstrap interval over dev rows ({N_DRAWS:,} draws, "
         "seeds paired; a fit against all seeds) and its two-sided p, in brackets corrected by Holm over the "
         "tasks of the experiment; the interval is not corrected. They do not hold what other seeds would "
@@ -157,7 +163,7 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
         lines += [
             *table_head(heads(group)),
-            *(table_line(cells(row)) for row in group.rows),
+            *(table_line(cells(group, row)) for row in group.rows),
             "",
         ]
     if problems:
