@@ -1,15 +1,18 @@
 """Laws of the last layer that computes the first token alone: same outputs, same gradients, or not at all."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from adapter_help import adapted
 from hadamard_adapter.tuning.first_token import first_token_only
-from test_prefix import FIRST_TOKEN, TEXT, outcome, stage_for
-from tuning_help import tiny_folder, tiny_tune, write_rows
+from hadamard_adapter.tuning.prefix import cached_prefix
+from test_prefix import FIRST_TOKEN, TEXT, head_stage_model, outcome, stage_for
+from tuning_help import silent, tiny_folder, tiny_tune, write_rows
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -45,6 +48,25 @@ def test_training_rows_of_one_token_do_not_hide_that_the_last_one_is_read() -> N
         found, _ = outcome(model, stage, stage.dev)
     assert not is_on
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_head_of_zeros_does_not_hide_that_the_last_token_is_read(is_cached: bool, tmp_path: Path) -> None:
+    model, stage = head_stage_model("gpt2"), stage_for("gpt2")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.zeros_(parameter)
+    _, expected = outcome(model, stage, stage.train)
+    assert any(bool(gradient.any()) for gradient in expected.values())
+    with contextlib.ExitStack() as stack:
+        if is_cached:
+            stage = stack.enter_context(cached_prefix(model, stage, tmp_path / "cache", {}, 1.0, silent))
+            assert len(stage.train[0]["prefix"]) == len(stage.train[0]["input_ids"]) > 1
+        is_on = stack.enter_context(first_token_only(model, stage))
+        assert is_cached or not is_on
+        _, found = outcome(model, stage, stage.train)
+    for key, gradient in expected.items():
+        assert (found[key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, key
 
 
 def test_no_hook_is_left_after_an_error() -> None:

@@ -436,11 +436,13 @@ def test_accumulated_batches_train_as_one_whole_batch_does(
 
 
 class Gradients(Losses):
-    """Sees each step's rows and whole gradient."""
+    """Sees each step's rows, the length of each of its batches, and its whole gradient."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows, self.gradients, self.n_rows = list[int](), list[torch.Tensor](), 0
+        self.lengths = list[list[int]]()
+        self.parts = list[int]()
 
     def watch(self, trainer: Any) -> None:
         steps = self
@@ -448,15 +450,20 @@ class Gradients(Losses):
         def count(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
             if model.training:
                 steps.n_rows += len(kwargs["input_ids"])
+                steps.parts.append(kwargs["input_ids"].shape[1])
 
         class Callback(TrainerCallback):
             def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 members = [p for group in trainer.optimizer.param_groups for p in group["params"]]
                 steps.gradients.append(torch.cat([p.grad.flatten().clone() for p in members]))
                 steps.rows.append(steps.n_rows)
-                steps.n_rows = 0
+                steps.lengths.append(steps.parts)
+                steps.n_rows, steps.parts = 0, []
 
-        trainer.model.register_forward_pre_hook(count, with_kwargs=True)
+            def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                hook.remove()
+
+        hook = trainer.model.register_forward_pre_hook(count, with_kwargs=True)
         trainer.add_callback(Callback())
 
 
@@ -480,6 +487,31 @@ def test_micro_batches_have_the_gradient_and_the_rows_of_the_plain_batch(
     for one, other in zip(plain.gradients, micro.gradients, strict=True):
         assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
     assert not torch.equal(plain.gradients[0], plain.gradients[1])
+
+
+def test_stage_1_uncached_has_the_steps_of_the_cached_one_in_parts_of_like_length(
+    place: Path, tmp_path: Path
+) -> None:
+    """22 rows in steps of 8, the last of 6, at a rate so low that the weights stay those of the start."""
+    train, seen = write_rows(tmp_path / "train.csv", 22), list[Gradients]()
+    rates = dict.fromkeys(("head_lr", "lr", "stage2_head_lr"), 1e-30)
+    for cache_gb in (1.0, 0.0):
+        seen.append(Gradients())
+        settings = TuneSettings(
+            str(place / "model"), str(tmp_path / f"{cache_gb}"), train=str(train),
+            dev=str(place / "dev.csv"), head_epochs=2, epochs=1, device="cpu", dtype="float32",
+            batch_size=8, head_batch_size=8, cache_gb=cache_gb, max_grad_norm=1e30, **rates,
+        )  # fmt: skip
+        tune(settings, say=silent, progress=seen[-1])
+    cached, uncached = seen
+    assert cached.rows == uncached.rows == [8, 8, 6] * 3
+    assert [len(parts) for parts in cached.lengths] == [1] * 9
+    assert [len(parts) for parts in uncached.lengths] == [4, 4, 3] * 2 + [1] * 3
+    for parts in uncached.lengths[:6]:
+        assert parts == sorted(parts, reverse=True)
+    assert any(parts[0] > parts[-1] for parts in uncached.lengths[:6])
+    for one, other in zip(cached.gradients, uncached.gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
 
 
 class Steps(Losses):

@@ -1,6 +1,8 @@
 """Laws of a stage's short cuts: none is taken for another run's, all caches stay within one limit."""
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed import VARIANTS
 from hadamard_adapter.bench.speed.clock import Clock
 from hadamard_adapter.bench.speed.run import SpeedRun, data_of, settings_of
-from hadamard_adapter.errors import TrainingError
+from hadamard_adapter.files import read_json
 from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resolve
 from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.shortcuts import shortcuts
@@ -105,15 +107,59 @@ def test_a_last_layer_that_is_not_cut_short_is_said(name: str, tmp_path: Path) -
     assert said == ([] if name == "bert" else [line])
 
 
-def test_a_disk_too_full_for_the_cache_is_said_before_it_is_written(
+class Sees:
+    """A display that looks for files of caches under a folder as each stage begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.found = folder, dict[str, list[str]]()
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        self.found[stage] = [path.name for path in self.folder.rglob("*.np[yz]")]
+        self.found[stage] += [path.name for path in self.folder.rglob("*.tmp")]
+
+    def step(self, step: int, loss: float | None) -> None:
+        """Say nothing."""
+
+    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def end(self) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_does_not_take_the_cache_is_said_and_the_run_ends_without_it_at_the_same_scores(
+    number: int, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        if path.stem == part:
+            raise OSError(number, os.strerror(number))
+
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 24)
+    tiny_tune(model, tmp_path / "cached", train)
+    monkeypatch.setattr(prefix, "_reserve", full)
+    said, sees = list[str](), Sees(tmp_path)
+    tiny_tune(model, tmp_path / "out", train, sees, said.append)
+    refused = [line for line in said if "the disk did not take it" in line]
+    assert len(refused) == 1 and refused[0].startswith("no cache of frozen layers: it would take ")
+    assert sees.found["head"] == []  # no half of a cache stays on the full disk
+    cached, out = (
+        [one["dev_loss"] for one in read_json(tmp_path / name / "metrics.json")["curve"]]
+        for name in ("cached", "out")
+    )
+    assert len(out) == 4 and out == pytest.approx(cached, rel=1e-5)
+
+
+def test_another_error_of_the_disk_ends_the_run_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file: int, offset: int, size: int) -> None:
-        raise OSError(28, "No space left on device")
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(prefix.os, "posix_fallocate", full)
+    monkeypatch.setattr(prefix, "_reserve", broken)
     model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 24)
-    with pytest.raises(TrainingError, match="no space left"):
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         tiny_tune(model, tmp_path / "out", train)
     monkeypatch.undo()
     tiny_tune(model, tmp_path / "out", train)
@@ -169,3 +215,16 @@ def test_an_epochs_order_is_the_seeds_and_the_epochs_alone_and_spares_padding() 
     assert all(sorted(rows) == list(range(500)) for rows in orders.values())
     assert len({tuple(rows) for rows in orders.values()}) == 4 and order(0, 1) == orders[0, 1]
     assert max(map(padded, orders.values())) < 0.7 * padded(list(range(500)))
+
+
+def test_rows_drawn_at_random_are_ordered_by_length_within_a_step_alone() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(3, 60, 500)]
+    for epoch in range(2):
+        plain, ordered = (EpochSampler(of, 16, 0, by_length=False) for of in ([1] * 500, lengths))
+        plain.epoch = ordered.epoch = epoch
+        drawn, found = list(plain), list(ordered)
+        for at in range(0, 500, 16):
+            step = found[at : at + 16]
+            assert sorted(step) == sorted(drawn[at : at + 16])
+            assert [lengths[row] for row in step] == sorted((lengths[row] for row in step), reverse=True)
+        assert found != drawn

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError, is_out_of_memory
-from hadamard_adapter.files import read_json, write_json
+from hadamard_adapter.files import is_no_space, read_json, remove_scrap, write_json
 from hadamard_adapter.tuning.models import token_batches
 from hadamard_adapter.tuning.precision import autocast, in_float32
 from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
@@ -68,9 +68,10 @@ def cached_prefix(
 ) -> Iterator[Stage]:
     """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
 
-    It is `stage` itself where nothing can be gained, where rows have no mask, where the file would be larger
-    than `limit_gb` or than the disk has room for, or where a trial shows that the model computes something
-    else that way; `say` then tells why. The model is as before when the context is left.
+    It is `stage` itself where nothing can be gained, where rows have no mask, where the file would be
+    larger than `limit_gb` or than the disk has room for (or a quota, which shows as it is written), or
+    where a trial shows that the model computes something else that way; `say` then tells why. The model is
+    as before when the context is left.
 
     Args:
         model: PEFT model with the stage's masks set, on its device.
@@ -95,6 +96,12 @@ def cached_prefix(
         _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
         for part, rows in (("train", stage.train), ("dev", stage.dev))
     )
+    if train is None or dev is None:
+        if PartialState().is_main_process:
+            remove_scrap(folder)  # the part that fitted
+        say(f"no cache of frozen layers: it would take {size}, the disk did not take it")
+        yield stage
+        return
     with reading_prefix(model, prefix.layers, prefix.n_outputs):
         yield dataclasses.replace(stage, train=train, dev=dev, collate=_collate(stage.collate))
 
@@ -249,16 +256,27 @@ def _with_hidden(
     path: Path,
     key: dict[str, Any],
     progress: Progress | None,
-) -> list[Row]:
-    """The rows, each with its hidden states under "prefix", read from a file that is made if need be."""
+) -> list[Row] | None:
+    """The rows, each with its hidden states under "prefix", read from a file that is made if need be.
+
+    None where the disk has no room for the file.
+    """
     state = PartialState()
     lengths = [1 if prefix.is_first_only else len(row["input_ids"]) for row in rows]
     ends = np.cumsum(lengths, dtype=np.int64)
     shape = (int(ends[-1]) if rows else 0, prefix.width)
+    is_kept = [True]
     if state.is_main_process and _read(path, shape, key) is None:
-        _write(model, prefix, rows, collate, path, shape, ends, progress)
-        write_json(path.with_suffix(".json"), key)
-    state.wait_for_everyone()
+        try:
+            _write(model, prefix, rows, collate, path, shape, ends, progress)
+            write_json(path.with_suffix(".json"), key)
+        except OSError as error:
+            if not is_no_space(error):
+                raise
+            is_kept = [False]
+    broadcast_object_list(is_kept)
+    if not is_kept[0]:
+        return None
     kept = _read(path, shape, key)
     assert kept is not None, "just written, or read before"
     rows = [_first_token(row) for row in rows] if prefix.is_first_only else rows

@@ -148,22 +148,30 @@ class EpochSampler(Sampler[int]):
     transformers' own sampler draws from the global generator, so an epoch could not be resumed half-way.
     """
 
-    def __init__(self, lengths: list[int], group: int, seed: int) -> None:
+    def __init__(self, lengths: list[int], group: int, seed: int, by_length: bool = True) -> None:
         """Order epoch 0; `epoch`, from 0 on, is set before another one is read.
 
         Args:
             lengths: tokens of each row.
-            group: rows in a step, over all batches and processes; they are of similar length.
+            group: rows in a step, over all batches and processes.
             seed: of the order, from 0 on.
+            by_length: whether a step's rows are of similar length; else they are drawn at random, and length
+                orders them within the step alone, the longest first.
         """
         self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, 0
+        self.by_length = by_length
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Any:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        lengths = self.lengths if self.by_length else [1] * len(self.lengths)
+        order = get_length_grouped_indices(lengths, self.group, generator=generator)
+        if self.by_length:
+            return iter(order)
+        steps = (order[start : start + self.group] for start in range(0, len(order), self.group))
+        return iter([row for step in steps for row in sorted(step, key=lambda row: -self.lengths[row])])
 
 
 _PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -219,10 +227,10 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        # What stage 1 reads from the cache has no lengths; so they order nothing there, cached or not.
+        # What stage 1 reads from the cache has no lengths; so they choose no step's rows, cached or not.
         is_frozen = is_all_frozen(self.accelerator.unwrap_model(self.model))
-        lengths = [1 if is_frozen else len(row["input_ids"]) for row in rows]
-        return EpochSampler(lengths, group, self.args.seed)
+        lengths = [len(row["input_ids"]) for row in rows]
+        return EpochSampler(lengths, group, self.args.seed, by_length=not is_frozen)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""
@@ -320,9 +328,9 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=stage.batch_size // stage.micro_batches,
         per_device_eval_batch_size=2 * stage.batch_size,
-        gradient_accumulation_steps=settings.grad_accumulation,
+        gradient_accumulation_steps=settings.grad_accumulation * stage.micro_batches,
         learning_rate=max(stage.rates.values()),
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
