@@ -468,6 +468,45 @@ def test_slurms_jobs_do_the_runs(place: Path, tmp_path: Path) -> None:
     assert (outcome.n_done, outcome.lost) == (1, {})
 
 
+def test_a_job_that_slurm_loses_is_told_and_done_again_by_the_same_command(
+    place: Path, tmp_path: Path
+) -> None:
+    spec, inner = spec_of(place, "head", seeds=1), on_slurm(1, tmp_path / "jobs", cluster="local")
+
+    def start(run: Any, results: Results, slot: int) -> Any:
+        started = inner.start(run, results, slot)
+        vars(started.job)["_results_timeout_s"] = 0.1  # how long to wait for a slow disk's file
+        started.stop()  # as `scancel` does, or a node that goes down
+        return started
+
+    outcome, results = run(spec, tmp_path / "r", Executor(1, start))
+    ((name, record),) = results.records().items()
+    assert outcome.lost.keys() == {name} and record["status"] == "cancelled"
+    assert run(spec, tmp_path / "r", inner)[0].n_done == 1
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_slurm_is_asked_for_a_day_and_its_refusal_is_one_line(
+    is_taken: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs, kept = tmp_path / "bin", tmp_path / "script.sh"
+    programs.mkdir()
+    answer = f"cp $1 {kept}; echo Submitted batch job 7" if is_taken else "echo no such partition >&2; exit 1"
+    for name, line in (("sbatch", answer), ("srun", "exit 0"), ("sacct", "exit 1"), ("scancel", "exit 0")):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    executor, results = on_slurm(1, tmp_path / "jobs"), Results(tmp_path / "r")
+    one = due(spec_of(place, "head", seeds=1), {})[0]
+    if is_taken:
+        executor.start(one, results, 0).stop()
+        assert "#SBATCH --time=1440\n" in kept.read_text()
+    else:
+        with pytest.raises(SettingsError, match=r"no such partition.*SBATCH_PARTITION") as caught:
+            executor.start(one, results, 0)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("where", ["pool", "slurm"])
 def test_what_the_user_can_mend_is_said_wherever_the_run_was(place: Path, tmp_path: Path, where: str) -> None:
     own = lay_out(tmp_path / "own")
@@ -521,6 +560,50 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(
             run(spec_of(place, "head bitfit", seeds=1), tmp_path)
     outcome, results = run(spec_of(place, "head bitfit", seeds=1), tmp_path)
     assert outcome.n_done == 1 and len(results.records()) == 2
+
+
+def test_a_record_that_a_full_disk_does_not_take_is_no_lost_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spec = spec_of(place, "head", seeds=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "write", no_space)
+        with pytest.raises(TrainingError, match=r"no space left on the disk of .*what is finished is kept"):
+            run(spec, tmp_path)
+    assert run(spec, tmp_path)[0].n_done == 1
+
+
+def test_on_a_full_disk_all_workers_are_stopped(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = list[str]()
+
+    class Endless:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def poll(self) -> int | None:
+            if self.name.startswith("model-mood-bitfit"):
+                raise KeyboardInterrupt
+            return None
+
+        def stop(self) -> None:
+            stopped.append(self.name)
+
+        def last_words(self) -> str:
+            return ""
+
+    def no_space(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Results, "write", no_space)
+    executor = Executor(2, lambda run, results, slot: Endless(name_of(run)))
+    with pytest.raises(KeyboardInterrupt):
+        run(spec_of(place, "head bitfit", seeds=1), tmp_path, executor)
+    assert len(stopped) == 2
 
 
 def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.results import Results, no_space
 from hadamard_adapter.bench.run import (
     Run,
     data_of,
@@ -21,7 +21,7 @@ from hadamard_adapter.bench.run import (
     work_of,
 )
 from hadamard_adapter.bench.train import Trained, refuse_unfit, train
-from hadamard_adapter.errors import HadamardError, LoadError, TrainingError, is_out_of_memory
+from hadamard_adapter.errors import HadamardError, LoadError, is_out_of_memory
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
@@ -74,10 +74,7 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         if is_out_of_space(error, work):
-            raise TrainingError(
-                f"no space left on the disk of {str(work)!r}; free some and run the same command again: what "
-                "is finished is kept, and this run continues"
-            ) from error
+            raise no_space(work) from error
         found = {"status": "failed", "error": _told(error)}
     return {
         **common,

@@ -16,6 +16,9 @@ from hadamard_adapter.errors import SettingsError
 
 __all__ = ["Executor", "Started", "in_this_process", "on_slurm", "pool"]
 
+MINUTES_A_JOB = 24 * 60
+"""Of Slurm, where its environment names no limit; submitit would ask for five."""
+
 LOST = 1
 """Stands for every way in which a cluster can lose a job."""
 
@@ -139,7 +142,8 @@ def pool(n_workers: int) -> Executor:
 def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
     """A job of Slurm a run, by submitit (the extra `bench`); the results must be on a disk that nodes share.
 
-    Slurm's own settings come from its environment: SBATCH_PARTITION, SBATCH_GPUS, SBATCH_TIMELIMIT, ...
+    Slurm's own settings come from its environment: SBATCH_PARTITION, SBATCH_GPUS, SBATCH_TIMELIMIT (a day
+    without it), ...
 
     Args:
         n_jobs: jobs in the queue at the same time.
@@ -147,11 +151,13 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
         cluster: "local" runs jobs on this machine, as tests do; None: Slurm.
 
     Raises:
-        SettingsError: no job, submitit is not installed, or there is no Slurm here.
+        SettingsError: no job, submitit is not installed, or there is no Slurm here; when a run starts, also
+            that Slurm refuses its job.
     """
     _check_workers(n_jobs)
     try:
         import submitit
+        from submitit.core.utils import FailedJobError
     except ImportError as error:
         raise SettingsError(
             "executor slurm: needs submitit; pip install 'hadamard-adapter[bench]'"
@@ -162,8 +168,16 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
         raise SettingsError(f"executor slurm: {error}; choose local or pool") from error
 
     def start(run: Run, results: Results, slot: int) -> Started:
-        executor.update_parameters(name=f"hadamard-{run.method}")
-        return _Submitted(executor.submit(do_job, str(write_job(name_of(run), run, results))))
+        executor.update_parameters(name=f"hadamard-{run.method}", timeout_min=MINUTES_A_JOB)
+        job = str(write_job(name_of(run), run, results))
+        try:
+            return _Submitted(executor.submit(do_job, job))
+        except FailedJobError as error:  # sbatch said no
+            said = " ".join(str(error).split())
+            raise SettingsError(
+                f"executor slurm: expected Slurm to take a job, but it said {said!r}; set what it lacks in "
+                "the environment (SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ...), or choose pool"
+            ) from error
 
     return Executor(n_jobs, start)
 

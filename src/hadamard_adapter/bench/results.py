@@ -22,14 +22,26 @@ from typing import Any
 
 from hadamard_adapter.bench.record import STATUSES, first_wrong
 from hadamard_adapter.bench.spec import read_toml
-from hadamard_adapter.errors import BusyError, SettingsError
-from hadamard_adapter.files import locked, read_json, remove_scrap, replacing, write_json
+from hadamard_adapter.errors import BusyError, SettingsError, TrainingError
+from hadamard_adapter.files import is_no_space, locked, read_json, remove_scrap, replacing, write_json
 from hadamard_adapter.tuning.places import refuse_no_place
 
-__all__ = ["FORMAT", "Results", "is_over"]
+__all__ = ["FORMAT", "Results", "is_over", "no_space"]
 
 FORMAT = 1
 """Of the records; counted up when a reader of the old form would misread the new one."""
+
+
+def no_space(work: Path) -> TrainingError:
+    """What a bench ends with on a full disk.
+
+    Args:
+        work: a run's work folder.
+    """
+    return TrainingError(
+        f"no space left on the disk of {str(work)!r}; free some and run the same command again: what is "
+        "finished is kept, and this run continues"
+    )
 
 
 @dataclass
@@ -88,6 +100,7 @@ class Results:
 
         Raises:
             SettingsError: a record of another version, or a file that cannot be read, stands in its place.
+            TrainingError: the disk is full.
         """
         if self.is_finished(name):
             return True
@@ -107,10 +120,16 @@ class Results:
             if isinstance(error, FileNotFoundError) and work.exists():
                 raise
             return False
+        except OSError as error:
+            if not is_no_space(error):
+                raise
+            raise no_space(work) from error
         return True
 
     def cancel(self, name: str, about: dict[str, Any], error: str) -> None:
         """Write down why a run is not there; a record that is finished, or left alone, stays as it is.
+
+        On a full disk nothing is written: a run without a record is done again all the same.
 
         Args:
             name: of the run.
@@ -118,7 +137,11 @@ class Results:
             error: why.
         """
         if not self.is_finished(name) and self._left_alone(name) is None:
-            self.write(name, {**about, "status": "cancelled", "error": error})
+            try:
+                self.write(name, {**about, "status": "cancelled", "error": error})
+            except OSError as failure:
+                if not is_no_space(failure):
+                    raise
 
     def made(self, kind: str) -> Path:
         """One of the folders inside, made if it is not there.

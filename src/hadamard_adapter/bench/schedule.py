@@ -96,8 +96,9 @@ def run_all(
             if not ended:
                 time.sleep(_POLL_S)
     finally:
-        for run, started, _ in running.values():
+        for _, started, _ in running.values():
             started.stop()
+        for run, _, _ in running.values():
             _cancel(run, results, "interrupted")
 
 
