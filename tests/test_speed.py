@@ -1,8 +1,10 @@
 """The measurement of speed: curves are read as they are drawn, time is put where it belongs, no run twice."""
 
 import contextlib
+import copy
 import dataclasses
 import errno
+import itertools
 import json
 import mmap
 import signal
@@ -519,6 +521,27 @@ def test_an_aim_is_met_where_tune_needs_its_share_of_the_reference_s_time(
     assert f"{n_met} of 1 tasks |" in aims.split("a third of the time")[1].split("\n")[0]
     assert aims.split("half of LoRA's memory")[1].split("\n")[0].endswith("yes |" if met else "no |")
     assert "What was aimed at" not in speed_markdown([r for r in records if r["run"]["variant"] == "lora"])
+
+
+@pytest.mark.parametrize(("n_seeds", "met"), [(1, 1), (2, 0), (3, 0)])
+def test_an_aim_counts_a_task_where_most_seeds_have_a_target(
+    n_seeds: int, met: int, place: Path, tmp_path: Path
+) -> None:
+    """With the first seed alone LoRA has learned anything."""
+    results = Results(tmp_path)
+    for run in runs_of(spec_of(place, "tune lora", seeds=1)):
+        assert measure(run, results)
+    records = list[dict[str, Any]]()
+    for record, seed in itertools.product(results.records().values(), range(n_seeds)):
+        one = copy.deepcopy({**record, "run": {**record["run"], "seed": seed}})
+        is_lora = one["run"]["variant"] == "lora"
+        for point in one["points"]:
+            point["score"] = 0.0 if is_lora and seed else 0.5
+            point["processor_seconds"] = (10.0 if is_lora else 1.0) * point["step"]
+            point["cache_processor_seconds"] = 0.0
+        records.append(one)
+    aims = speed_markdown(records).split("## How to read it")[0]
+    assert f"{met} of 1 tasks |" in aims.split("a third of the time")[1].split("\n")[0]
 
 
 def test_two_curves_of_the_same_settings_are_told_and_the_newest_counts(place: Path, tmp_path: Path) -> None:
