@@ -140,8 +140,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to the baseline; with "
         "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task "
         "with all seeds asked for, none of which failed.",
-        "seconds, MB: median time and highest memory of a run's process; with `--executor local`, one process "
-        "for all runs, its memory is that of the runs before, too.",
+        "seconds, MB: median time and highest memory of a run's process, which with `--executor local` "
+        "is one for all runs: then of those before it, too.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
         "and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),
