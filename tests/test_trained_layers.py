@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from adapter_help import adapted
 from hadamard_adapter.bench.speed.memory import saved_bytes
@@ -35,6 +37,39 @@ def test_checkpointed_layers_compute_the_same_bits_and_keep_less(name: str) -> N
     assert all(torch.equal(gradients[key], expected_gradients[key]) for key in gradients)
     assert vars(model.config) == before
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "is_half"),
+    [(name, is_half) for name in TEXT for is_half in (False, True) if (name, is_half) != ("deberta", True)],
+)  # whose code does not compute in bfloat16
+def test_a_frozen_projection_keeps_nothing_of_its_input_for_backward(name: str, is_half: bool) -> None:
+    model, stage = adapted(name), stage_for(name)
+    products = dict[str, Any]()
+
+    def keep(place: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            node = output.grad_fn
+            while node is not None and not hasattr(node, "_saved_mat1") and not hasattr(node, "_saved_self"):
+                node = next((one for one, _ in node.next_functions if one is not None), None)
+            if node is not None and node.name() in ("AddmmBackward0", "MmBackward0"):
+                products[place] = node
+
+        return hook
+
+    frozen = [
+        (place, module)
+        for place, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and not module.weight.requires_grad
+    ]
+    for place, module in frozen:
+        module.register_forward_hook(keep(place))
+    with autocast(model.device, "bfloat16" if is_half else "float32"):
+        model(**stage.collate(stage.train))
+    assert len(products) > 2
+    for place, node in products.items():
+        saved = node._saved_mat1 if hasattr(node, "_saved_mat1") else node._saved_self
+        assert saved is None, place
 
 
 def test_only_layers_that_backward_runs_through_are_checkpointed() -> None:
