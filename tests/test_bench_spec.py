@@ -14,7 +14,7 @@ from bench_help import lay_out, spec_of, spec_text
 from hadamard_adapter.bench import Search, read_spec
 from hadamard_adapter.bench.plan import cells_of, due, state_of
 from hadamard_adapter.bench.rows import read_rows
-from hadamard_adapter.bench.run import Run, identity, name_of, settings_of
+from hadamard_adapter.bench.run import Run, identity, key_of, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed import kind_of
@@ -22,6 +22,7 @@ from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from hadamard_adapter.tuning import resolve
 from models import tiny_model
+from test_bench_record import committed
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 EXPERIMENTS = [path for path in EXPERIMENTS if kind_of(path) == "methods"]
@@ -237,6 +238,12 @@ def test_every_method_of_a_spec_can_be_made_on_a_tiny_model_of_its_family(path: 
         for method in (name for name in spec.methods if METHODS[name].fit is None):
             made = METHODS[method].make(copy.deepcopy(base), head)
             assert trained_counts(made, head)[0] == METHODS[method].count(shape_of(base)), method
+
+
+def test_a_setting_that_is_new_leaves_the_identity_of_committed_runs_as_it_is(tmp_path: Path) -> None:
+    key = key_of(due(spec_of(lay_out(tmp_path), "hadamard"), {})[0])
+    settings = committed("score")["settings"]
+    assert key.keys() == settings.keys() - {"search_epochs"}
 
 
 def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tmp_path: Path) -> None:

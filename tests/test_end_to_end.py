@@ -138,14 +138,17 @@ def test_two_processes_are_one_of_twice_the_batch_and_only_one_publishes(tmp_pat
     assert (tmp_path / "two" / "adapter_model.safetensors").exists() and not partial.exists()
 
 
-@pytest.mark.parametrize(("accumulated", "steps"), [(1, [6, 12]), (2, [3, 6])])
+@pytest.mark.parametrize(
+    ("accumulated", "steps", "more"),
+    [(1, [6, 12], ""), (2, [3, 6], ""), (1, [6, 12], ", group_by_length=False, cache_gb=0.0")],
+)
 def test_two_processes_with_a_rest_step_equally_often_and_score_each_dev_row_once(
-    tmp_path: Path, accumulated: int, steps: list[int]
+    tmp_path: Path, accumulated: int, steps: list[int], more: str
 ) -> None:
     tiny_folder(tmp_path / "model")
     write_rows(tmp_path / "train.csv", 45)
     dev = write_rows(tmp_path / "dev.csv", 31, seed=1)
-    run_two(tmp_path, COUNTED, f", grad_accumulation={accumulated}")
+    run_two(tmp_path, COUNTED, f", grad_accumulation={accumulated}{more}")
     metrics = read_json(tmp_path / "two" / "metrics.json")
     last = [entry for entry in metrics["curve"] if entry["stage"] == "adapter"]
     assert [entry["step"] for entry in last] == steps  # 45 rows in steps of 8: five whole ones and a rest

@@ -514,6 +514,33 @@ def test_stage_1_uncached_has_the_steps_of_the_cached_one_in_parts_of_like_lengt
         assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
 
 
+def test_random_rows_in_parts_of_like_length_have_the_gradient_of_the_plain_batch(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """66 rows in steps of 8, the last of 2, at a rate so low that the weights stay those of the start."""
+    train, seen = write_rows(tmp_path / "train.csv", 66), list[Gradients]()
+    rates = dict.fromkeys(("lr", "stage2_head_lr"), 1e-30)
+    for parts, by_length in ((1, False), (4, False), (4, True)):
+        monkeypatch.setattr("hadamard_adapter.tuning.shortcuts.PARTS", parts)
+        seen.append(Gradients())
+        settings = TuneSettings(
+            str(place / "model"), str(tmp_path / f"{parts}{by_length}"), train=str(train),
+            dev=str(place / "dev.csv"), stages=1, epochs=2, device="cpu", dtype="float32", batch_size=8,
+            group_by_length=by_length, max_grad_norm=1e30, **rates,
+        )  # fmt: skip
+        tune(settings, say=silent, progress=seen[-1])
+    plain, micro, grouped = seen
+    assert plain.rows == micro.rows == grouped.rows == [*[8] * 8, 2] * 2
+    assert [len(parts) for parts in micro.lengths] == [*[4] * 8, 1] * 2
+    assert [len(parts) for parts in plain.lengths] == [len(parts) for parts in grouped.lengths] == [1] * 18
+    assert [parts[0] for parts in micro.lengths] == [parts[0] for parts in plain.lengths]
+    assert sum(map(sum, micro.lengths)) < 3.9 * sum(map(sum, plain.lengths))
+    for one, other in zip(plain.gradients, micro.gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
+    assert not torch.allclose(plain.gradients[0], plain.gradients[9], rtol=1e-3)  # shuffled anew
+    assert not torch.allclose(plain.gradients[0], grouped.gradients[0], rtol=1e-3)
+
+
 class Steps(Losses):
     """Sees each step's rates, and the norm of its gradient after clipping."""
 

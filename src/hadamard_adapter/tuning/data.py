@@ -36,6 +36,9 @@ _NOT_IN_KEY = (
     *("train", "dev", "data", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
 )
 
+_LEFT_OUT_AT_DEFAULT = {"group_by_length": True}
+"""Settings younger than runs and results that are there: as these were made, they are in no key."""
+
 LARGE = 10.0
 """Mean or standard deviation of numbers to be learned from which on it is said that they are large."""
 
@@ -101,6 +104,7 @@ def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[st
 def key_without_content(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:
     """`run_key` but for what the base model's folder or name holds; nothing of the model is read."""
     key = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NOT_IN_KEY}
+    key = {name: value for name, value in key.items() if (name, value) not in _LEFT_OUT_AT_DEFAULT.items()}
     rows = {"train_data": data_fingerprint(data.train), "dev_data": data_fingerprint(data.dev)}
     rows |= {"labels": data.task.label_names, "columns": dataclasses.asdict(data.columns)}
     shared = shared_content(settings.start, settings.basis)

@@ -140,6 +140,9 @@ class TuneSettings:
     """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout."""
     first_token_only: bool = True
     """Whether the last layer leaves out, behind its attention, tokens that the head does not read."""
+    group_by_length: bool = True
+    """Whether a step's rows are of like length. If not they are drawn at random, and the step is computed in
+    parts of like length: the gradient of the plain batch, with little padding."""
     head: Literal["full", "linear"] = "full"
     """full: the class's own head, a pooler of the checkpoint with it; linear: its output layer alone."""
     start: str | None = None

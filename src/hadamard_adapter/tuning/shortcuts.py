@@ -11,11 +11,14 @@ from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.prefix import cached_prefix, frozen_prefix, is_all_frozen
-from hadamard_adapter.tuning.settings import HEAD_BATCHES, TuneSettings
+from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, float32_attention
 
 __all__ = ["lean", "shortcuts"]
+
+PARTS = 4
+"""At most, of a step whose rows are drawn at random, with rows of like length in each."""
 
 
 @contextlib.contextmanager
@@ -32,9 +35,9 @@ def shortcuts(
     """The stage to run instead of `stage`; within the context the model computes it the short way.
 
     Frozen layers at the bottom are computed once (`prefix.py`), the last layer is cut to the token that the
-    head reads (`first_token.py`), and what remains keeps less for backward (`trained_layers.py`). A stage 1
-    that is not cached has the steps of a cached one, whose rows are in random order, and computes each in
-    parts of like length, so that short rows pay for no padding.
+    head reads (`first_token.py`), and what remains keeps less for backward (`trained_layers.py`). Where the
+    rows of a step are drawn at random (in a stage 1 that is not cached, to have the steps of a cached one;
+    elsewhere without `group_by_length`) it is computed in parts of like length, so that little is padding.
 
     Args:
         model: with the stage's masks set, on its device.
@@ -56,8 +59,10 @@ def shortcuts(
             )
         elif settings.cache_gb and frozen_prefix(model)[0]:
             say("no cache of frozen layers: with dropout they compute something else in every epoch")
-        if is_all_frozen(model) and stage.train and "prefix" not in stage.train[0]:
-            stage = dataclasses.replace(stage, micro_batches=math.gcd(stage.batch_size, HEAD_BATCHES))
+        is_cached = bool(stage.train) and "prefix" in stage.train[0]
+        is_random = not is_cached if is_all_frozen(model) else not settings.group_by_length
+        if is_random and len({len(row["input_ids"]) for row in stage.train}) > 1:
+            stage = dataclasses.replace(stage, micro_batches=math.gcd(stage.batch_size, PARTS))
         if settings.first_token_only and not stack.enter_context(first_token_only(model, stage)):
             say("the last layer computes all tokens: the head was not found to read the first one alone")
         stack.enter_context(lean(model, settings))

@@ -115,6 +115,7 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
+    trainer.by_length = settings.group_by_length
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
@@ -183,6 +184,7 @@ class StageTrainer(Trainer):
 
     progress: Progress | None = None
     has_dropout = True
+    by_length = True
     step_loss = 0.0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -230,7 +232,7 @@ class StageTrainer(Trainer):
         # What stage 1 reads from the cache has no lengths; so they choose no step's rows, cached or not.
         is_frozen = is_all_frozen(self.accelerator.unwrap_model(self.model))
         lengths = [len(row["input_ids"]) for row in rows]
-        return EpochSampler(lengths, group, self.args.seed, by_length=not is_frozen)
+        return EpochSampler(lengths, group, self.args.seed, by_length=self.by_length and not is_frozen)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""

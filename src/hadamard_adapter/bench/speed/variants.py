@@ -63,6 +63,9 @@ VARIANTS: dict[str, Variant] = {
         "tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
     ),
     "tune-dropout": Variant("tune --dropout", "hadamard-wide", OURS, _AUTO | {"dropout": True}),
+    "tune-random": Variant(
+        "tune --no-group-by-length", "hadamard-wide", OURS, _AUTO | {"group_by_length": False}
+    ),
     "tune-checkpointed": Variant(
         "tune --gradient-checkpointing", "hadamard-wide", OURS, _AUTO | {"gradient_checkpointing": True}
     ),
@@ -89,6 +92,7 @@ GAINS = (
     Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
     Gain("frozen weights in bfloat16", "tune", "tune-float32"),
     Gain("no dropout in the backbone", "tune", "tune-dropout"),
+    Gain("rows of like length together", "tune", "tune-random"),
     Gain("activations kept, not computed again", "tune", "tune-checkpointed"),
     Gain("the mean of the weights left out, with the Trainer's schedule", "tune-last-step", "tune"),
     Gain("freed memory kept", "tune", "tune-usual-malloc"),
