@@ -1,6 +1,7 @@
 """The report of speed: tables in Markdown, their figures in JSON, pictures of curves and growth."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -118,8 +119,8 @@ _NOTES = (
     "final score, the time of caches counted as training; median of ratios paired by seed, smallest and "
     "largest in brackets, n seeds. `without caches` leaves that time out, as the column of seconds does; `on "
     "the wall` has the same in time on the wall, which other work on the machine makes longer.",
-    "All variants have the same rows, batch size, warm-up and evaluation steps, each its own learning rate "
-    "and epochs{searched}. On the plain Trainer the model's dropout stays and the "
+    "All variants have the same rows, batch size, warm-up and evaluation steps{points}, each its own "
+    "learning rate and epochs{searched}. On the plain Trainer the model's dropout stays and the "
     "rate falls linearly, as its users have it; tune's path leaves dropout out of the backbone and "
     "scores the mean of the weights at a constant rate (the Trainer's schedule: a rate that falls linearly, "
     "and the last step's weights).",
@@ -139,7 +140,16 @@ def _notes(records: Sequence[Record], gains: Sequence[GainRow]) -> list[str]:
     own = f" (rates: {', '.join(sorted(map(str, sources)))})" if sources else ""
     searched = _SEARCHED if sources == {"searched"} else own
     few_rows = _FEW_ROWS if any(gain.is_of_few_rows for gain in gains) else ""
-    return [note.replace("{searched}", searched).replace("{few_rows}", few_rows) for note in _NOTES]
+    words = {"{searched}": searched, "{few_rows}": few_rows, "{points}": _points(records)}
+    return [functools.reduce(lambda note, word: note.replace(*word), words.items(), one) for one in _NOTES]
+
+
+def _points(records: Sequence[Record]) -> str:
+    """How many points of a curve there are in an epoch, model by model: " (10 an epoch on a; 5 on b)"."""
+    curves = [record["run"] for record in records if record["run"]["purpose"] == "curve"]
+    found = sorted({(run["model"], run["points"]) for run in curves}, key=lambda one: (one[0], -one[1]))
+    parts = [f"{n}{'' if index else ' an epoch'} on {model}" for index, (model, n) in enumerate(found)]
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _machine(records: Sequence[Record]) -> list[str]:
