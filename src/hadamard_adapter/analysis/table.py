@@ -139,6 +139,11 @@ class Group:
         """The first of the references."""
         return next(iter(self.references), None)
 
+    @property
+    def columns_against(self) -> tuple[str, ...]:
+        """Methods that a table has a column against: the references, or full fine-tuning, to be run."""
+        return self.references or ("full",)
+
 
 def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
     """The one of the greatest size; None where there is none, or where several are as great.
@@ -268,8 +273,9 @@ def _group(
         seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
     methods = {method for method, _ in found}
     baseline = next((method for method in BASELINES if method in methods), None)
-    more = [method for method in REFERENCES if method in methods and method != baseline]
-    references = () if baseline is None else (baseline, *more)
+    ran = {name for (name, _), records in found.items() if any(r["status"] == "done" for r in records)}
+    others = [method for method in REFERENCES if method in ran and method != baseline]
+    references = () if baseline is None else (baseline, *others)
     rows: list[Row] = []
     for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))

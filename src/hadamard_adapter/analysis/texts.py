@@ -39,13 +39,13 @@ PROTOCOL = {
 
 def heads(group: Group) -> tuple[str, ...]:
     """The heads of a table's columns."""
-    against = [f"against {_short(name)}, by example" for name in group.references or ("full",)]
+    against = [f"against {_short(name)}, by example" for name in group.columns_against]
     return tuple(head for name in COLUMNS for head in (against if name == "against" else [name]))
 
 
-def _short(baseline: str | None) -> str:
-    """A baseline's name within a head."""
-    return "full" if baseline in (None, "full") else METHODS[baseline].title
+def _short(reference: str | None) -> str:
+    """A reference's name within a head."""
+    return "full" if reference in (None, "full") else METHODS[reference].title
 
 
 def cells(group: Group, row: Row) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def cells(group: Group, row: Row) -> tuple[str, ...]:
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
         ", ".join(f"{rate:g}" for rate in row.lr) + (f" ({row.edge})" if row.edge else ""),
         ", ".join(str(epochs) for epochs in row.epochs),
-        *(_by_examples(row.against.get(name)) for name in group.references or ("full",)),
+        *(_by_examples(row.against.get(name)) for name in group.columns_against),
         ""
         if c is None or not c.by_seed
         else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
@@ -131,8 +131,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "seeds paired; a fit against all seeds) and its two-sided p, in brackets corrected by Holm over the "
         "tasks of the experiment; the interval is not corrected. They do not hold what other seeds would "
         "change.",
-        "p by seed: exact permutation test of the paired differences; in brackets corrected by Holm over the "
-        "tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 not below 0.0625.",
+        "p by seed: exact permutation test of the paired differences to the first of these; in brackets "
+        "corrected by Holm over the tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 "
+        "not below 0.0625.",
         "published %: what a publication reports for this model, task and method, by the spec, "
         "in the publication's metric and protocol; not our run.",
         "lr: chosen by a search, or published; highest (lowest) tried: the best rate of a search that ended "

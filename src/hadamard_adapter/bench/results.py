@@ -109,9 +109,10 @@ class Results:
                 f"{name}.json in {str(self.folder)!r}: {problem}. Choose another --results, or move the file "
                 "away to run it again"
             )
-        work = self.made("work") / name
-        work.mkdir(exist_ok=True)
+        work = self.folder.absolute() / "work" / name
         try:
+            self.made("work")
+            work.mkdir(exist_ok=True)
             with locked(work):
                 if not self.is_finished(name):
                     self.write(name, make(work))

@@ -92,16 +92,14 @@ def cached_prefix(
     n_layers, size = len(prefix.layers), _words(_size_gb(prefix, stage))
     say(f"what {n_layers} frozen layers put out is computed once ({size} on disk)")
     key = {**key, "n_layers": n_layers, "is_first_only": prefix.is_first_only, "dtype": dtype}
-    train, dev = (
-        _with_hidden(model, prefix, rows, stage.collate, folder / part, key, progress)
-        for part, rows in (("train", stage.train), ("dev", stage.dev))
-    )
-    if train is None or dev is None:
+    both = _both_with_hidden(model, prefix, stage, folder, key, progress)
+    if both is None:
         if PartialState().is_main_process:
             remove_scrap(folder)  # the part that fitted
         say(f"no cache of frozen layers: it would take {size}, the disk did not take it")
         yield stage
         return
+    train, dev = both
     with reading_prefix(model, prefix.layers, prefix.n_outputs):
         yield dataclasses.replace(stage, train=train, dev=dev, collate=_collate(stage.collate))
 
@@ -246,6 +244,17 @@ def reading_prefix(model: Any, layers: list[nn.Module], n_outputs: int) -> Itera
         handle.remove()
         for layer in layers:
             layer.__dict__.pop("forward", None)
+
+
+def _both_with_hidden(
+    model: Any, prefix: _Prefix, stage: Stage, folder: Path, key: dict[str, Any], progress: Progress | None
+) -> tuple[list[Row], list[Row]] | None:
+    """Training and dev rows by `_with_hidden`; None, and no file open, where one of them is None."""
+    train = _with_hidden(model, prefix, stage.train, stage.collate, folder / "train", key, progress)
+    if train is None:
+        return None
+    dev = _with_hidden(model, prefix, stage.dev, stage.collate, folder / "dev", key, progress)
+    return None if dev is None else (train, dev)
 
 
 def _with_hidden(

@@ -137,12 +137,13 @@ class TuneSettings:
     dropout: bool = False
     """Whether the frozen backbone drops activations at random in training; the head's own dropout stays."""
     cache_gb: float = 4.0
-    """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout."""
+    """Largest size in GB of what frozen layers put out, kept on disk while a stage trains without dropout; 0:
+    nothing is kept."""
     first_token_only: bool = True
     """Whether the last layer leaves out, behind its attention, tokens that the head does not read."""
     group_by_length: bool = True
-    """Whether a step's rows are of like length. If not they are drawn at random, and the step is computed in
-    parts of like length: the gradient of the plain batch, with little padding."""
+    """Whether a step's rows are of like length, behind stage 1. If not they are drawn at random, and the step
+    is computed in up to four equal parts of like length: the gradient of the plain batch, less padding."""
     head: Literal["full", "linear"] = "full"
     """full: the class's own head, a pooler of the checkpoint with it; linear: its output layer alone."""
     start: str | None = None

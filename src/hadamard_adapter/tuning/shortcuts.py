@@ -1,8 +1,10 @@
-"""What makes a stage of training faster and changes nothing of what it computes, all in one context."""
+"""What makes a stage of training faster and changes nothing of what it computes, all in one context.
+
+But for the dropout of a head: what it draws follows the order of the rows in a step.
+"""
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,9 @@ def shortcuts(
 
     Frozen layers at the bottom are computed once (`prefix.py`), the last layer is cut to the token that the
     head reads (`first_token.py`), and what remains keeps less for backward (`trained_layers.py`). Where the
-    rows of a step are drawn at random (in a stage 1 that is not cached, to have the steps of a cached one;
-    elsewhere without `group_by_length`) it is computed in parts of like length, so that little is padding.
+    rows of a step are drawn at random (in a stage 1 whose cache had to be left out, to have the steps of a
+    cached one; elsewhere without `group_by_length`) it is computed in parts of like length, so that little is
+    padding. Without a cache by the settings, `cache_gb` 0, stage 1 is what all this is held against.
 
     Args:
         model: with the stage's masks set, on its device.
@@ -60,9 +63,11 @@ def shortcuts(
         elif settings.cache_gb and frozen_prefix(model)[0]:
             say("no cache of frozen layers: with dropout they compute something else in every epoch")
         is_cached = bool(stage.train) and "prefix" in stage.train[0]
-        is_random = not is_cached if is_all_frozen(model) else not settings.group_by_length
+        is_left_out = settings.cache_gb > 0 and not is_cached
+        is_random = is_left_out if is_all_frozen(model) else not settings.group_by_length
         if is_random and len({len(row["input_ids"]) for row in stage.train}) > 1:
-            stage = dataclasses.replace(stage, micro_batches=math.gcd(stage.batch_size, PARTS))
+            parts = max(n for n in range(1, PARTS + 1) if stage.batch_size % n == 0)
+            stage = dataclasses.replace(stage, n_parts=parts)
         if settings.first_token_only and not stack.enter_context(first_token_only(model, stage)):
             say("the last layer computes all tokens: the head was not found to read the first one alone")
         stack.enter_context(lean(model, settings))

@@ -84,7 +84,7 @@ class Stage:
     """Makes a padded batch of rows."""
     class_weights: Float[torch.Tensor, " l"] | None = None
     """Weight of each class, or None."""
-    micro_batches: int = 1
+    n_parts: int = 1
     """Parts, rows of like length in each, that a step's rows are computed in; the gradient is that of all."""
     head: tuple[str, ...] | None = None
     """Full names of the head's modules in the base model; None: all that is no offset and no norm."""

@@ -236,7 +236,7 @@ class _TogetherTrainer(StageTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return OneTaskBlocks(self.train_dataset, rows_a_step, self.args.seed)
+        return OneTaskBlocks(self.train_dataset, rows_a_step, self.args.seed, self.by_length)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -245,14 +245,14 @@ class _TogetherTrainer(StageTrainer):
 
 
 class OneTaskBlocks(Sampler[int]):
-    """Rows in blocks of one task and of like length; a task's last block is filled with rows of its own."""
+    """Rows in blocks of one task, of like length or drawn at random; the last is filled with its own rows."""
 
-    def __init__(self, rows: Any, size: int, seed: int) -> None:
+    def __init__(self, rows: Any, size: int, seed: int, by_length: bool = True) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
         self.tasks: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             self.tasks.setdefault(row["task"], []).append(index)
-        self.lengths = [len(row["input_ids"]) for row in rows]
+        self.lengths = [len(row["input_ids"]) if by_length else 1 for row in rows]
 
     def __len__(self) -> int:
         return self.size * sum(-(-len(rows) // self.size) for rows in self.tasks.values())

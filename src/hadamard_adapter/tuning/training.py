@@ -115,7 +115,7 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
-    trainer.by_length = settings.group_by_length
+    trainer.by_length, trainer.n_parts = settings.group_by_length, stage.n_parts
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
@@ -144,7 +144,7 @@ def _remove_damaged(folder: Path, metric: str | None) -> None:
 
 
 class EpochSampler(Sampler[int]):
-    """Rows of similar length side by side, in an order that only seed and epoch decide.
+    """Rows of similar length side by side, or drawn at random, in an order that only seed and epoch decide.
 
     transformers' own sampler draws from the global generator, so an epoch could not be resumed half-way.
     """
@@ -185,6 +185,7 @@ class StageTrainer(Trainer):
     progress: Progress | None = None
     has_dropout = True
     by_length = True
+    n_parts = 1
     step_loss = 0.0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -231,8 +232,9 @@ class StageTrainer(Trainer):
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         # What stage 1 reads from the cache has no lengths; so they choose no step's rows, cached or not.
         is_frozen = is_all_frozen(self.accelerator.unwrap_model(self.model))
-        lengths = [len(row["input_ids"]) for row in rows]
-        return EpochSampler(lengths, group, self.args.seed, by_length=self.by_length and not is_frozen)
+        by_length = self.by_length and not is_frozen
+        lengths = [len(row["input_ids"]) if by_length or self.n_parts > 1 else 1 for row in rows]
+        return EpochSampler(lengths, group, self.args.seed, by_length)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""
@@ -330,9 +332,9 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size // stage.micro_batches,
+        per_device_train_batch_size=stage.batch_size // stage.n_parts,
         per_device_eval_batch_size=2 * stage.batch_size,
-        gradient_accumulation_steps=settings.grad_accumulation * stage.micro_batches,
+        gradient_accumulation_steps=settings.grad_accumulation * stage.n_parts,
         learning_rate=max(stage.rates.values()),
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,

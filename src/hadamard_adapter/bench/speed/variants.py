@@ -92,7 +92,7 @@ GAINS = (
     Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
     Gain("frozen weights in bfloat16", "tune", "tune-float32"),
     Gain("no dropout in the backbone", "tune", "tune-dropout"),
-    Gain("rows of like length together", "tune", "tune-random"),
+    Gain("rows of like length together, not at random in parts of like length", "tune", "tune-random"),
     Gain("activations kept, not computed again", "tune", "tune-checkpointed"),
     Gain("the mean of the weights left out, with the Trainer's schedule", "tune-last-step", "tune"),
     Gain("freed memory kept", "tune", "tune-usual-malloc"),
