@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hadamard_adapter.analysis.comparison import largest
 from hadamard_adapter.analysis.gains import SHARED, machine_of, seconds_field
-from hadamard_adapter.analysis.table import largest
 from hadamard_adapter.bench.speed.spec import PURPOSES
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 

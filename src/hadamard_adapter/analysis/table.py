@@ -2,35 +2,24 @@
 
 import collections
 import dataclasses
-import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from hadamard_adapter.analysis.statistics import (
-    Interval,
-    Summary,
-    holm,
-    interval_of,
-    permutation_p,
-    redrawn,
-    redrawn_accuracy,
-    redrawn_correlation,
-    summarise,
-)
+from hadamard_adapter.analysis.comparison import Comparison, compared, largest
+from hadamard_adapter.analysis.statistics import Summary, holm, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.methods import METHODS, is_fit
-from hadamard_adapter.tasks import METRICS
+from hadamard_adapter.methods import METHODS
 
-__all__ = ["N_DRAWS", "Comparison", "Group", "Row", "largest", "read_groups", "row_of"]
+__all__ = ["Group", "Row", "read_groups", "row_of"]
 
 BASELINES = ("full", "hadamard-wide", "hadamard")
 """Methods that others are compared with: in each table the first of these that it has."""
@@ -38,35 +27,11 @@ BASELINES = ("full", "hadamard-wide", "hadamard")
 REFERENCES = ("lora", "hadamard-wide")
 """Where a table has a baseline, its methods are compared with these too, each pair once."""
 
-N_DRAWS = 2000
-"""Of dev rows, for an interval."""
-
-_T = TypeVar("_T")
-
 Key = tuple[str, ...]
 """Of a table: model, task, sizes of its parts, what chose the epoch, and settings that all of it shares."""
 
-_SAME = ("model_content", "train_data", "dev_data", "batch_size", "max_length", "recipe")
-"""Settings that two runs share where one is held against the other, beside the dev rows that score them."""
-
 _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 """Settings that a row shows in a column of its own, or that follow from it."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A method against another one, its reference, on the same rows."""
-
-    by_seed: tuple[float, ...]
-    """Differences of seeds that both have; empty for a fit, which has no seeds."""
-    permutation_p: float | None
-    """Of these differences, exact; None where there are none."""
-    corrected_p: float | None
-    """The same, corrected over the tasks of the model by Holm's method."""
-    by_examples: Interval | None
-    """Bootstrap over dev rows; None where predictions were not kept."""
-    corrected_examples_p: float | None
-    """Its p, corrected as that of the seeds."""
 
 
 @dataclass(frozen=True)
@@ -143,18 +108,6 @@ class Group:
     def columns_against(self) -> tuple[str, ...]:
         """Methods that a table has a column against: the references, or full fine-tuning, to be run."""
         return self.references or ("full",)
-
-
-def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
-    """The one of the greatest size; None where there is none, or where several are as great.
-
-    Example:
-        >>> largest(["a", "bb"], len), largest(["aa", "bb"], len)
-        ('bb', None)
-    """
-    found = sorted(found, key=size, reverse=True)
-    is_one = bool(found) and (len(found) == 1 or size(found[0]) > size(found[1]))
-    return found[0] if is_one else None
 
 
 def row_of(group: "Group", method: str) -> "Row | None":
@@ -289,7 +242,7 @@ def _group(
         against = {
             name: comparison
             for name in known
-            if (comparison := _comparison(records, [r for (m, _), r in found.items() if m == name], results))
+            if (comparison := compared(records, [r for (m, _), r in found.items() if m == name], results))
         }
         rows.append(dataclasses.replace(row, against=against))
     rows = _asked_once(rows)
@@ -359,67 +312,6 @@ def _mean_layers(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[f
     if not found:
         return {}
     return {kind: np.mean([layers[kind] for layers in found], axis=0).tolist() for kind in found[0]}
-
-
-def _comparison(
-    records: Sequence[Mapping[str, Any]],
-    others: Sequence[Sequence[Mapping[str, Any]]],
-    results: Results,
-) -> Comparison | None:
-    """A row's runs beside the `_alike` row of most seeds of a reference; None where none is, or two are."""
-    own = {r["run"]["seed"]: r for r in records if r["status"] == "done"}
-    alike = [
-        [r for r in other if r["status"] == "done" and any(_alike(one, r) for one in own.values())]
-        for other in others
-    ]
-    chosen = largest(filter(None, alike), len) or []
-    base = {r["run"]["seed"]: r for r in chosen}
-    if chosen and is_fit(records[0]["run"]["method"]):  # its only run against the mean over all seeds
-        return _compared((), None, _by_examples(list(own.values()), chosen, results))
-    seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
-    if not seeds:
-        return None
-    differences = tuple(float(own[seed]["score"] - base[seed]["score"]) for seed in seeds)
-    p = permutation_p(differences)
-    interval = _by_examples([own[seed] for seed in seeds], [base[seed] for seed in seeds], results)
-    return _compared(differences, p, interval)
-
-
-def _compared(by_seed: tuple[float, ...], p: float | None, interval: Interval | None) -> Comparison:
-    """A comparison whose p-values are those of one task."""
-    return Comparison(by_seed, p, p, interval, None if interval is None else interval.p)
-
-
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two runs were scored on the same dev rows, and began and trained with the same."""
-    a, b = (record.get("settings") or {} for record in (one, other))
-    is_same = all(a.get(name) == b.get(name) for name in _SAME) and one["metric"] == other["metric"]
-    return is_same and one["dev_fingerprint"] == other["dev_fingerprint"]
-
-
-def _by_examples(
-    own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], results: Results
-) -> Interval | None:
-    labels = results.labels(own[0]["dev_fingerprint"])
-    n_rows = (own[0].get("rows") or {}).get("dev")
-    if labels is None or len(labels) != n_rows:  # several labels a row are no plain list
-        return None
-    one, other = (
-        np.stack([_redrawn(record["metric"], tuple(labels), record["predictions"]) for record in records])
-        for records in (own, base)
-    )
-    return interval_of(one, other)
-
-
-@functools.cache  # a reference is held against every other method
-def _redrawn(metric: str, labels: tuple[float, ...], predictions: str) -> np.ndarray:
-    """A run's scores on draws of the dev rows."""
-    truth, predicted = np.array(labels), np.array([float(word) for word in predictions.split()])
-    if metric == "accuracy":
-        return redrawn_accuracy(truth, predicted, N_DRAWS)
-    if metric == "pearson" or (metric == "mcc" and len(np.union1d(truth, predicted)) <= 2):
-        return redrawn_correlation(truth, predicted, N_DRAWS)
-    return redrawn(METRICS[metric].compute, truth, predicted, N_DRAWS)
 
 
 def _corrected(groups: list[Group]) -> list[Group]:

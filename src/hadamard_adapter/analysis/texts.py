@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from hadamard_adapter.analysis.comparison import N_DRAWS, Comparison
 from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
-from hadamard_adapter.analysis.table import N_DRAWS, Comparison, Group, Row
+from hadamard_adapter.analysis.table import Group, Row
 from hadamard_adapter.methods import METHODS
 
 __all__ = [
