@@ -96,8 +96,8 @@ def compare() -> str:
     lines += [
         "",
         "Mean ± sd of dev (n seeds); rates and epochs chosen on rows held out of train, dev read once a run.",
-        f"collapsed: one class for nearly all rows. All train the same head, {head_words(found)}, which",
-        "is not counted. Every seed, tests, rates:",
+        "collapsed: one class for nearly all rows; empty: not run. All train the same head,",
+        f"{head_words(found)}, which is not counted. Every seed, tests, rates:",
         f"[report](results/bench/report.md), made by `hadamard bench {SPEC}` and `hadamard report`.",
     ]
     return "\n".join(lines)
