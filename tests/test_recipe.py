@@ -27,6 +27,7 @@ from hadamard_adapter.tuning import (
     load,
     merge,
     models,
+    parts,
     resolve,
     tune,
 )
@@ -490,9 +491,10 @@ def test_micro_batches_have_the_gradient_and_the_rows_of_the_plain_batch(
 
 
 def test_a_stage_1_whose_cache_is_left_out_has_its_steps_in_parts_of_like_length(
-    place: Path, tmp_path: Path
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """22 rows in steps of 8, the last of 6, at a rate so low that the weights stay those of the start."""
+    monkeypatch.setattr(parts, "OVERHEAD_TOKENS", 2)
     train, seen = write_rows(tmp_path / "train.csv", 22), list[Gradients]()
     rates = dict.fromkeys(("head_lr", "lr", "stage2_head_lr"), 1e-30)
     for cache_gb in (1.0, 1e-9):  # none of it fits
@@ -505,11 +507,9 @@ def test_a_stage_1_whose_cache_is_left_out_has_its_steps_in_parts_of_like_length
         tune(settings, say=silent, progress=seen[-1])
     cached, uncached = seen
     assert cached.rows == uncached.rows == [8, 8, 6] * 3
-    assert [len(parts) for parts in cached.lengths] == [1] * 9
-    assert [len(parts) for parts in uncached.lengths] == [4, 4, 3] * 2 + [1] * 3
-    for parts in uncached.lengths[:6]:
-        assert parts == sorted(parts, reverse=True)
-    assert any(parts[0] > parts[-1] for parts in uncached.lengths[:6])
+    assert [len(step) for step in cached.lengths] == [1] * 9
+    assert min(len(step) for step in uncached.lengths[:6]) > 1
+    assert [len(step) for step in uncached.lengths[6:]] == [1] * 3  # of like length already
     for one, other in zip(cached.gradients, uncached.gradients, strict=True):
         assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
 
@@ -520,22 +520,22 @@ def test_random_rows_in_parts_of_like_length_have_the_gradient_of_the_plain_batc
     """66 rows in steps of 8, the last of 2, at a rate so low that the weights stay those of the start."""
     train, seen = write_rows(tmp_path / "train.csv", 66), list[Gradients]()
     rates = dict.fromkeys(("lr", "stage2_head_lr"), 1e-30)
-    for parts, by_length in ((1, False), (4, False), (4, True)):
-        monkeypatch.setattr("hadamard_adapter.tuning.shortcuts.PARTS", parts)
+    for overhead, by_length in ((10**6, False), (2, False), (2, True)):
+        monkeypatch.setattr(parts, "OVERHEAD_TOKENS", overhead)
         seen.append(Gradients())
         settings = TuneSettings(
-            str(place / "model"), str(tmp_path / f"{parts}{by_length}"), train=str(train),
+            str(place / "model"), str(tmp_path / f"{overhead}{by_length}"), train=str(train),
             dev=str(place / "dev.csv"), stages=1, epochs=2, device="cpu", dtype="float32", batch_size=8,
             group_by_length=by_length, max_grad_norm=1e30, **rates,
         )  # fmt: skip
         tune(settings, say=silent, progress=seen[-1])
-    plain, micro, grouped = seen
-    assert plain.rows == micro.rows == grouped.rows == [*[8] * 8, 2] * 2
-    assert [len(parts) for parts in micro.lengths] == [*[4] * 8, 1] * 2
-    assert [len(parts) for parts in plain.lengths] == [len(parts) for parts in grouped.lengths] == [1] * 18
-    assert [parts[0] for parts in micro.lengths] == [parts[0] for parts in plain.lengths]
-    assert sum(map(sum, micro.lengths)) < 3.9 * sum(map(sum, plain.lengths))
-    for one, other in zip(plain.gradients, micro.gradients, strict=True):
+    plain, in_parts, grouped = seen
+    assert plain.rows == in_parts.rows == grouped.rows == [*[8] * 8, 2] * 2
+    assert [len(step) for step in plain.lengths] == [len(step) for step in grouped.lengths] == [1] * 18
+    assert min(len(step) for step in in_parts.lengths if step) >= 1
+    assert sum(len(step) > 1 for step in in_parts.lengths) >= 14
+    assert [step[0] for step in in_parts.lengths] == [step[0] for step in plain.lengths]  # the longest row
+    for one, other in zip(plain.gradients, in_parts.gradients, strict=True):
         assert (one - other).norm() <= 1e-4 * one.norm() and one.norm() > 0
     assert not torch.allclose(plain.gradients[0], plain.gradients[9], rtol=1e-3)  # shuffled anew
     assert not torch.allclose(plain.gradients[0], grouped.gradients[0], rtol=1e-3)

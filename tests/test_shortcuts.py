@@ -218,16 +218,3 @@ def test_an_epochs_order_is_the_seeds_and_the_epochs_alone_and_spares_padding() 
     assert all(sorted(rows) == list(range(500)) for rows in orders.values())
     assert len({tuple(rows) for rows in orders.values()}) == 4 and order(0, 1) == orders[0, 1]
     assert max(map(padded, orders.values())) < 0.7 * padded(list(range(500)))
-
-
-def test_rows_drawn_at_random_are_ordered_by_length_within_a_step_alone() -> None:
-    lengths = [int(n) for n in np.random.default_rng(0).integers(3, 60, 500)]
-    for epoch in range(2):
-        plain, ordered = (EpochSampler(of, 16, 0, by_length=False) for of in ([1] * 500, lengths))
-        plain.epoch = ordered.epoch = epoch
-        drawn, found = list(plain), list(ordered)
-        for at in range(0, 500, 16):
-            step = found[at : at + 16]
-            assert sorted(step) == sorted(drawn[at : at + 16])
-            assert [lengths[row] for row in step] == sorted((lengths[row] for row in step), reverse=True)
-        assert found != drawn

@@ -142,8 +142,8 @@ class TuneSettings:
     first_token_only: bool = True
     """Whether the last layer leaves out, behind its attention, tokens that the head does not read."""
     group_by_length: bool = True
-    """Whether a step's rows are of like length, behind stage 1. If not they are drawn at random, and the step
-    is computed in up to four equal parts of like length: the gradient of the plain batch, less padding."""
+    """Whether a step's rows are of like length, behind stage 1. If not they are drawn at random, and computed
+    in parts of like length: the gradient of the plain batch, less padding."""
     head: Literal["full", "linear"] = "full"
     """full: the class's own head, a pooler of the checkpoint with it; linear: its output layer alone."""
     start: str | None = None

@@ -19,9 +19,6 @@ from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, float
 
 __all__ = ["lean", "shortcuts"]
 
-PARTS = 4
-"""At most, of a step whose rows are drawn at random, with rows of like length in each."""
-
 
 @contextlib.contextmanager
 def shortcuts(
@@ -39,8 +36,8 @@ def shortcuts(
     Frozen layers at the bottom are computed once (`prefix.py`), the last layer is cut to the token that the
     head reads (`first_token.py`), and what remains keeps less for backward (`trained_layers.py`). Where the
     rows of a step are drawn at random (in a stage 1 whose cache had to be left out, to have the steps of a
-    cached one; elsewhere without `group_by_length`) it is computed in parts of like length, so that little is
-    padding. Without a cache by the settings, `cache_gb` 0, stage 1 is what all this is held against.
+    cached one; elsewhere without `group_by_length`) they are computed in parts of like length (`parts.py`).
+    Without a cache by the settings, `cache_gb` 0, stage 1 is what all this is held against.
 
     Args:
         model: with the stage's masks set, on its device.
@@ -65,9 +62,7 @@ def shortcuts(
         is_cached = bool(stage.train) and "prefix" in stage.train[0]
         is_left_out = settings.cache_gb > 0 and not is_cached
         is_random = is_left_out if is_all_frozen(model) else not settings.group_by_length
-        if is_random and len({len(row["input_ids"]) for row in stage.train}) > 1:
-            parts = max(n for n in range(1, PARTS + 1) if stage.batch_size % n == 0)
-            stage = dataclasses.replace(stage, n_parts=parts)
+        stage = dataclasses.replace(stage, is_in_parts=True) if is_random else stage
         if settings.first_token_only and not stack.enter_context(first_token_only(model, stage)):
             say("the last layer computes all tokens: the head was not found to read the first one alone")
         stack.enter_context(lean(model, settings))

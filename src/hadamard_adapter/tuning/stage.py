@@ -84,8 +84,8 @@ class Stage:
     """Makes a padded batch of rows."""
     class_weights: Float[torch.Tensor, " l"] | None = None
     """Weight of each class, or None."""
-    n_parts: int = 1
-    """Parts, rows of like length in each, that a step's rows are computed in; the gradient is that of all."""
+    is_in_parts: bool = False
+    """Whether batches are computed in parts of like length; the gradient is that of the whole."""
     head: tuple[str, ...] | None = None
     """Full names of the head's modules in the base model; None: all that is no offset and no norm."""
 

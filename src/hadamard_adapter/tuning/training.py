@@ -1,5 +1,6 @@
 """One stage of training on the Hugging Face Trainer: parameter groups, loss, order of rows, checkpoints."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.losses import loss_of
 from hadamard_adapter.tuning.models import backbone_of
+from hadamard_adapter.tuning.parts import parts_of
 from hadamard_adapter.tuning.prefix import is_all_frozen
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, seal
 from hadamard_adapter.tuning.settings import TuneSettings
@@ -115,7 +117,7 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
-    trainer.by_length, trainer.n_parts = settings.group_by_length, stage.n_parts
+    trainer.by_length, trainer.is_in_parts = settings.group_by_length, stage.is_in_parts
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
@@ -144,35 +146,27 @@ def _remove_damaged(folder: Path, metric: str | None) -> None:
 
 
 class EpochSampler(Sampler[int]):
-    """Rows of similar length side by side, or drawn at random, in an order that only seed and epoch decide.
+    """Rows of similar length side by side, in an order that only seed and epoch decide.
 
     transformers' own sampler draws from the global generator, so an epoch could not be resumed half-way.
     """
 
-    def __init__(self, lengths: list[int], group: int, seed: int, by_length: bool = True) -> None:
+    def __init__(self, lengths: list[int], group: int, seed: int) -> None:
         """Order epoch 0; `epoch`, from 0 on, is set before another one is read.
 
         Args:
-            lengths: tokens of each row.
-            group: rows in a step, over all batches and processes.
+            lengths: tokens of each row; all 1 for an order at random.
+            group: rows in a step, over all batches and processes; they are of similar length.
             seed: of the order, from 0 on.
-            by_length: whether a step's rows are of similar length; else they are drawn at random, and length
-                orders them within the step alone, the longest first.
         """
         self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, 0
-        self.by_length = by_length
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Any:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        lengths = self.lengths if self.by_length else [1] * len(self.lengths)
-        order = get_length_grouped_indices(lengths, self.group, generator=generator)
-        if self.by_length:
-            return iter(order)
-        steps = (order[start : start + self.group] for start in range(0, len(order), self.group))
-        return iter([row for step in steps for row in sorted(step, key=lambda row: -self.lengths[row])])
+        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
 _PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -185,7 +179,7 @@ class StageTrainer(Trainer):
     progress: Progress | None = None
     has_dropout = True
     by_length = True
-    n_parts = 1
+    is_in_parts = False
     step_loss = 0.0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -232,9 +226,8 @@ class StageTrainer(Trainer):
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         # What stage 1 reads from the cache has no lengths; so they choose no step's rows, cached or not.
         is_frozen = is_all_frozen(self.accelerator.unwrap_model(self.model))
-        by_length = self.by_length and not is_frozen
-        lengths = [len(row["input_ids"]) if by_length or self.n_parts > 1 else 1 for row in rows]
-        return EpochSampler(lengths, group, self.args.seed, by_length)
+        lengths = [len(row["input_ids"]) if self.by_length and not is_frozen else 1 for row in rows]
+        return EpochSampler(lengths, group, self.args.seed)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""
@@ -242,13 +235,22 @@ class StageTrainer(Trainer):
             backbone_of(self.accelerator.unwrap_model(model)).eval()
         return super().compute_loss(model, *args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The Trainer's forward and backward pass of one batch; its share of the step's mean loss, a scalar.
+
+        In parts there are several passes, whose shares and gradients add up to the batch's.
 
         Raises:
             DivergedError: it is not finite.
         """
-        loss = super().training_step(*args, **kwargs)
+        parts = parts_of(inputs) if self.is_in_parts else [inputs]
+        shares = list[torch.Tensor]()
+        for number, part in enumerate(parts, start=1):
+            # Processes may have unlike numbers of parts, so they meet at the last one alone.
+            is_last = number == len(parts)
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+                shares.append(super().training_step(model, part, *args, **kwargs))
+        loss = torch.stack(shares).sum()
         value, step = float(loss), self.state.global_step + 1
         if not np.isfinite(value):
             raise DivergedError(
@@ -332,9 +334,9 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size // stage.n_parts,
+        per_device_train_batch_size=stage.batch_size,
         per_device_eval_batch_size=2 * stage.batch_size,
-        gradient_accumulation_steps=settings.grad_accumulation * stage.n_parts,
+        gradient_accumulation_steps=settings.grad_accumulation,
         learning_rate=max(stage.rates.values()),
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,

@@ -1,0 +1,51 @@
+"""Laws of batches in parts of like length: every row once, never dearer than whole, the least there is."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from hadamard_adapter.tuning import parts
+from hadamard_adapter.tuning.parts import like_length, parts_of
+
+
+def cost(found: list[list[int]], lengths: list[int], overhead: int) -> int:
+    return sum(len(part) * max(lengths[index] for index in part) + overhead for part in found)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_cut_of_the_rows_in_order_costs_less(seed: int) -> None:
+    chance = random.Random(seed)
+    lengths = [chance.randrange(1, 60) for _ in range(chance.randrange(1, 9))]
+    overhead = chance.choice((0, 5, 40, 1000))
+    found = like_length(lengths, overhead)
+    assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    cuts = itertools.chain(*(itertools.combinations(range(1, len(order)), n) for n in range(len(order))))
+    others = [[order[a:b] for a, b in itertools.pairwise((0, *cut, len(order)))] for cut in cuts]
+    assert cost(found, lengths, overhead) == min(cost(other, lengths, overhead) for other in others)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("n_labels", [None, 6])
+def test_a_part_is_the_batch_of_its_rows_padded_to_their_longest(
+    side: str, n_labels: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "OVERHEAD_TOKENS", 3)
+    lengths = [2, 6, 1, 5, 2]
+    mask = torch.zeros(5, 6, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, slice(0, length) if side == "right" else slice(6 - length, 6)] = 1
+    ids, states = torch.arange(30).reshape(5, 6) * mask, torch.randn(5, 6, 3)
+    labels = torch.arange(5) if n_labels is None else torch.randn(5, n_labels)  # as many labels as tokens
+    batch = {"input_ids": ids, "attention_mask": mask, "prefix": states, "labels": labels}
+    found = parts_of(batch)
+    assert [part["input_ids"].shape for part in found] == [(2, 6), (3, 2)]
+    own = slice(0, 2) if side == "right" else slice(4, 6)
+    for part, rows, columns in zip(found, ([1, 3], [0, 4, 2]), (slice(0, 6), own), strict=True):
+        assert torch.equal(part["input_ids"], ids[rows][:, columns])
+        assert torch.equal(part["prefix"], states[rows][:, columns])
+        assert torch.equal(part["attention_mask"], mask[rows][:, columns])
+        assert torch.equal(part["labels"], labels[rows])
+    assert parts_of({"input_ids": ids, "labels": labels})[0]["input_ids"] is ids
