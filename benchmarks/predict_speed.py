@@ -68,7 +68,8 @@ def of_adapter(folder: str, data: str) -> dict[str, Any]:
         for before, name in itertools.pairwise(STEPS)
     }
     return {
-        "data": Path(data).stem, "task": whole.task.name,
+        "data": Path(data).stem,
+        "task": whole.task.name,
         "rows": len(texts),
         "rows_a_second": {
             name: round(len(texts) / statistics.median(each)) for name, each in seconds.items()
