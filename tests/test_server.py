@@ -530,7 +530,7 @@ def test_keys_use_what_they_may_and_learn_of_nothing_else(place: Path, tmp_path:
 
 def test_sigterm_ends_what_is_in_flight_and_leaves_with_zero(place: Path, tmp_path: Path) -> None:
     AdapterStore(tmp_path / "store").add("mood", place / "mood-0")
-    words = ("--drain-s", 3, "--batch-tokens", 64)  # so that a request takes many passes
+    words = ("--drain-s", 3, "--batch-tokens", 64, "--timeout-s", 60)  # a request takes many passes
     with served(place / "model", tmp_path / "store", tmp_path / "log", *words) as server:
         body = {"model": "mood", "input": ["w1 " * 60] * 32}
         with concurrent.futures.ThreadPoolExecutor(4) as pool:

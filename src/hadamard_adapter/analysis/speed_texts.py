@@ -146,7 +146,7 @@ def _notes(records: Sequence[Record], gains: Sequence[GainRow]) -> list[str]:
 
 def _points(records: Sequence[Record]) -> str:
     """How many points of a curve there are in an epoch, model by model: " (10 an epoch on a; 5 on b)"."""
-    curves = [record["run"] for record in records if record["run"]["purpose"] == "curve"]
+    curves = [record["run"] for record in records if record["run"].get("points")]
     found = sorted({(run["model"], run["points"]) for run in curves}, key=lambda one: (one[0], -one[1]))
     parts = [f"{n}{'' if index else ' an epoch'} on {model}" for index, (model, n) in enumerate(found)]
     return f" ({'; '.join(parts)})" if parts else ""

@@ -149,7 +149,7 @@ _SCORE_DONE: _Entries = {
 _SPEED: _Entries = {
     **{"run.variant": _is_one_of(*VARIANTS), "run.axis": _is_one_of("", "rows", "length", "layers")},
     **{"run.value": _is_count, "run.task.batch_size": _is_count, "run.steps": _or_nothing(_is_count)},
-    "run.rate_from": _or_nothing(_is_text),
+    **{"run.rate_from": _or_nothing(_is_text), "run.points": _or_nothing(_is_count)},
 }
 _SPEED_DONE: _Entries = {
     **{"rows.train": _is_count, "rows.dev": _is_count, "row_passes": _is_amount, "total_seconds": _is_amount},
