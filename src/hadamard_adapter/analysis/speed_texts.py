@@ -1,7 +1,6 @@
 """The report of speed: tables in Markdown, their figures in JSON, pictures of curves and growth."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import re
@@ -140,8 +139,11 @@ def _notes(records: Sequence[Record], gains: Sequence[GainRow]) -> list[str]:
     own = f" (rates: {', '.join(sorted(map(str, sources)))})" if sources else ""
     searched = _SEARCHED if sources == {"searched"} else own
     few_rows = _FEW_ROWS if any(gain.is_of_few_rows for gain in gains) else ""
-    words = {"{searched}": searched, "{few_rows}": few_rows, "{points}": _points(records)}
-    return [functools.reduce(lambda note, word: note.replace(*word), words.items(), one) for one in _NOTES]
+    points = _points(records)
+    return [
+        note.replace("{searched}", searched).replace("{few_rows}", few_rows).replace("{points}", points)
+        for note in _NOTES
+    ]
 
 
 def _points(records: Sequence[Record]) -> str:

@@ -224,11 +224,7 @@ def _group(
     seeds = dict[str, int]()
     for cell in asked:
         seeds[cell.method] = max(seeds.get(cell.method, 0), cell.n_seeds)
-    methods = {method for method, _ in found}
-    baseline = next((method for method in BASELINES if method in methods), None)
-    ran = {name for (name, _), records in found.items() if any(r["status"] == "done" for r in records)}
-    others = [method for method in REFERENCES if method in ran and method != baseline]
-    references = () if baseline is None else (baseline, *others)
+    references = _references(found)
     rows: list[Row] = []
     for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
@@ -260,6 +256,16 @@ def _group(
         specs[cell.spec.title] = tuple(dict.fromkeys(both))
     shared = ", ".join(part for part in (sizes, more) if part)
     return Group(model, name, select, metric, tuple(rows), specs, shared, references)
+
+
+def _references(found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> tuple[str, ...]:
+    """The table's baseline, then the other references that have a run; none without a baseline."""
+    methods = {method for method, _ in found}
+    baseline = next((method for method in BASELINES if method in methods), None)
+    if baseline is None:
+        return ()
+    ran = {method for (method, _), records in found.items() if any(r["status"] == "done" for r in records)}
+    return (baseline, *(method for method in REFERENCES if method in ran and method != baseline))
 
 
 def _asked_once(rows: Sequence[Row]) -> list[Row]:

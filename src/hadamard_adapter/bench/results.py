@@ -22,26 +22,18 @@ from typing import Any
 
 from hadamard_adapter.bench.record import STATUSES, first_wrong
 from hadamard_adapter.bench.spec import read_toml
-from hadamard_adapter.errors import BusyError, SettingsError, TrainingError
+from hadamard_adapter.errors import BusyError, SettingsError
 from hadamard_adapter.files import is_no_space, locked, read_json, remove_scrap, replacing, write_json
 from hadamard_adapter.tuning.places import refuse_no_place
+from hadamard_adapter.tuning.resume import disk_errors_explained
 
-__all__ = ["FORMAT", "Results", "is_over", "no_space"]
+__all__ = ["FORMAT", "Results", "is_over"]
+
+CONTINUES = "free some and run the same command again: what is finished is kept, and this run continues"
+"""What there is to do on a full disk."""
 
 FORMAT = 1
 """Of the records; counted up when a reader of the old form would misread the new one."""
-
-
-def no_space(work: Path) -> TrainingError:
-    """What a bench ends with on a full disk.
-
-    Args:
-        work: a run's work folder.
-    """
-    return TrainingError(
-        f"no space left on the disk of {str(work)!r}; free some and run the same command again: what is "
-        "finished is kept, and this run continues"
-    )
 
 
 @dataclass
@@ -111,20 +103,17 @@ class Results:
             )
         work = self.folder.absolute() / "work" / name
         try:
-            self.made("work")
-            work.mkdir(exist_ok=True)
-            with locked(work):
-                if not self.is_finished(name):
-                    self.write(name, make(work))
-                remove_scrap(work)
+            with disk_errors_explained(work, CONTINUES):
+                self.made("work")
+                work.mkdir(exist_ok=True)
+                with locked(work):
+                    if not self.is_finished(name):
+                        self.write(name, make(work))
+                    remove_scrap(work)
         except (BusyError, FileNotFoundError) as error:  # or the other process has just removed the folder
             if isinstance(error, FileNotFoundError) and work.exists():
                 raise
             return False
-        except OSError as error:
-            if not is_no_space(error):
-                raise
-            raise no_space(work) from error
         return True
 
     def cancel(self, name: str, about: dict[str, Any], error: str) -> None:

@@ -1,6 +1,5 @@
 """One stage of training on the Hugging Face Trainer: parameter groups, loss, order of rows, checkpoints."""
 
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -243,14 +242,12 @@ class StageTrainer(Trainer):
         Raises:
             DivergedError: it is not finite.
         """
-        parts = parts_of(inputs) if self.is_in_parts else [inputs]
+        *others, last = parts_of(inputs) if self.is_in_parts else [inputs]
         shares = list[torch.Tensor]()
-        for number, part in enumerate(parts, start=1):
-            # Processes may have unlike numbers of parts, so they meet at the last one alone.
-            is_last = number == len(parts)
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+        for part in others:  # processes may have unlike numbers of them, so they meet at the last part alone
+            with self.accelerator.no_sync(model):
                 shares.append(super().training_step(model, part, *args, **kwargs))
-        loss = torch.stack(shares).sum()
+        loss = sum(shares, super().training_step(model, last, *args, **kwargs))
         value, step = float(loss), self.state.global_step + 1
         if not np.isfinite(value):
             raise DivergedError(
