@@ -2,7 +2,7 @@
 
 Command:   python benchmarks/predict_speed.py --adapters DIR,DIR --data FILE,FILE [--output FILE]
 Expected:  sorting by length most, where lengths differ; merging and the short last layer a tenth or two; half
-           precision as the processor has it. All labels as without them, probabilities within 0.01.
+           precision as the processor has it. All labels as without them, probabilities within about 0.01.
 Time:      five minutes of one core. Nothing else should run meanwhile.
 
 One thread, its processor time. Each round times every step once, in a shuffled order; medians of the rounds'

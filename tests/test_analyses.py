@@ -321,6 +321,35 @@ def test_tasks_of_own_files_are_told_apart_by_their_training_file(tmp_path: Path
     assert tasks_of(folders) == ["mood/train", "tone/train", "cola"]
 
 
+def test_files_that_differ_are_tasks_that_differ_in_as_many_folders_as_it_takes(tmp_path: Path) -> None:
+    places = ("/far/cola/data/train.csv", "/far/rte/data/train.csv", "/far/cola/data/train.csv")
+    for name, train in zip("abc", places, strict=True):
+        shutil.copytree(tuned().adapter, tmp_path / name)
+        run = numbers(tmp_path / name / "run.json")
+        run["settings"]["train"] = train
+        (tmp_path / name / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    folders = [tmp_path / name for name in "abc"]
+    assert tasks_of(folders) == ["cola/data/train", "rte/data/train", "cola/data/train"]
+
+
+def test_prune_runs_no_code_of_a_model_that_the_adapter_alone_allows(tmp_path: Path) -> None:
+    shutil.copytree(tuned().model, tmp_path / "model")
+    shutil.copytree(tuned().adapter, tmp_path / "adapter")
+    config = numbers(tmp_path / "model/config.json")
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (tmp_path / "model/config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "model/own.py").write_text("raise SystemExit('this code ran')\n", encoding="utf-8")
+    run, adapter = (numbers(tmp_path / "adapter" / name) for name in ("run.json", "adapter_config.json"))
+    run["settings"] |= {"allow_remote_code": True, "model": str(tmp_path / "model")}
+    adapter["base_model_name_or_path"] = str(tmp_path / "model")
+    for name, content in (("run.json", run), ("adapter_config.json", adapter)):
+        (tmp_path / "adapter" / name).write_text(json.dumps(content), encoding="utf-8")
+    found = hadamard("prune", "--adapters", tmp_path / "adapter")
+    assert found.code == 2 and "code of its own" in found.err and "this code ran" not in found.err
+    with pytest.raises(SystemExit, match="this code ran"):
+        hadamard("prune", "--adapters", tmp_path / "adapter", "--allow-remote-code")
+
+
 def test_a_pruned_adapter_is_the_adapter_without_these_layers(tmp_path: Path) -> None:
     out, words = tmp_path / "small", ("--json", tmp_path / "p.json", "--plot", tmp_path / "p.png")
     found = hadamard("prune", "--adapters", tuned().adapter, "--keep", 1, "--output", out, *words)

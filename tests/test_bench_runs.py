@@ -32,7 +32,8 @@ from hadamard_adapter.bench.executors import Executor, _share, in_this_process, 
 from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of, work_of
-from hadamard_adapter.bench.schedule import Outcome, run_all
+from hadamard_adapter.bench.schedule import Outcome, run_all, settle
+from hadamard_adapter.bench.worker import MENDABLE, last_line, main, write_job
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
 from hadamard_adapter.files import locked
@@ -137,21 +138,47 @@ def test_rows_longer_than_the_model_takes_are_refused_whatever_the_method(
     assert re.search("max_length: expected at most 64.*received 65", record["error"])
 
 
-def test_a_model_that_is_away_for_now_leaves_no_record_and_runs_again(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(LoadError("no model"), id="a node without internet whose cache has no weights"),
+        pytest.param(OSError(errno.EIO, os.strerror(errno.EIO)), id="a disk that fails"),
+    ],
+)
+def test_what_is_away_for_now_leaves_no_record_and_runs_again(
+    error: Exception, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a node without internet whose cache has a config and no weights."""
     (one,), results = due(spec_of(place, "bitfit", seeds=1), {}), Results(tmp_path)
 
     def away(*args: Any, **kwargs: Any) -> None:
-        raise LoadError("no model")
+        raise error
 
     monkeypatch.setattr(train_room, "load_base", away)
-    with pytest.raises(LoadError):
+    with pytest.raises(LoadError, match=str(error).replace("[", r"\[")):
         execute.execute(one, results)
     assert results.records() == {}
     monkeypatch.undo()
     assert execute.execute(one, results) and results.records()[name_of(one)]["status"] == "done"
+
+
+def test_a_worker_whose_log_does_not_fit_on_the_disk_has_a_reason_all_the_same(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, s: str, /) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refused(run: dict[str, Any], results: Results) -> bool:
+        raise SettingsError("no space left on the disk")
+
+    (one,), results = due(spec_of(place, "bitfit", seeds=1), {}), Results(tmp_path)
+    job = write_job(name_of(one), one, results)
+    monkeypatch.setattr(sys, "stderr", Full())
+    code = main(str(job), refused)
+    monkeypatch.undo()
+    assert code == MENDABLE
+    with pytest.raises(SettingsError, match="could not write why it ended; expected room on its disk"):
+        settle(name_of(one), code, last_line(job.with_suffix(".log")), results, Outcome(), print, str)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,9 @@ def test_the_broken_rows_of_qqp_are_left_out_and_only_there(tmp_path: Path) -> N
     for name in ("qqp", "rte"):
         write(tmp_path / GLUE[name].folder / "train.tsv", [*lines_of(GLUE[name]), ["5", "cut short"]])
     assert len(load_glue_split(GLUE["qqp"], str(tmp_path), "train")) == 4
+    blank = ["5", "9", "10", "Is it?", "", "0"]
+    write(tmp_path / GLUE["qqp"].folder / "train.tsv", [*lines_of(GLUE["qqp"]), blank])
+    assert len(load_glue_split(GLUE["qqp"], str(tmp_path), "train")) == 4
     with pytest.raises(DataError, match="line 6: expected 4 cells"):
         load_glue_split(GLUE["rte"], str(tmp_path), "train")
 

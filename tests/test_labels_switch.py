@@ -108,6 +108,54 @@ def test_a_problem_type_settled_by_the_first_loss_stays_with_its_adapter():
         assert model.config.problem_type is None
 
 
+def test_names_that_the_caller_sets_later_belong_to_the_active_adapter(tmp_path):
+    base, names = tiny_model("bert"), {0: "no", 1: "yes", 2: "maybe"}
+    own = dict(base.config.id2label)
+    model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS"))
+    model.add_adapter("other", HadamardConfig(task_type="SEQ_CLS"))
+    model.config.id2label = names
+    model.save_pretrained(tmp_path)
+    assert HadamardConfig.from_pretrained(tmp_path).id2label == names
+    assert HadamardConfig.from_pretrained(tmp_path / "other").id2label == own
+    model.set_adapter("other")
+    assert model.config.id2label == own
+    with model.disable_adapter():
+        assert model.config.id2label == own
+    model.set_adapter("default")
+    assert model.config.id2label == names
+    assert model.merge_and_unload().config.id2label == names
+
+
+def test_a_problem_type_settled_by_a_loss_is_saved_and_no_other_adapter_gets_it(tmp_path):
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS"))
+    model(**tiny_inputs("bert"), labels=torch.ones(4, 3))
+    model.add_adapter("other", HadamardConfig(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path)
+    assert HadamardConfig.from_pretrained(tmp_path).problem_type == "multi_label_classification"
+    model.delete_adapter("default")
+    assert model.active_adapters == ["other"] and model.config.problem_type is None
+    assert HadamardConfig.from_pretrained(tmp_path / "other").problem_type is None
+
+
+def test_transformers_own_methods_switch_the_labels_too(tmp_path):
+    expected = {task: save_task("bert", task, tmp_path / task, seed) for seed, task in enumerate(TASKS)}
+    model, inputs = tiny_model("bert"), tiny_inputs("bert")
+    own = dict(model.config.id2label)
+    for task in TASKS:
+        model.load_adapter(str(tmp_path / task), adapter_name=task)
+    for task in ("score", "topic", "tags", "topic"):
+        model.set_adapter(task)
+        assert torch.equal(logits(model, inputs), expected[task])
+        assert (model.config.id2label, model.config.problem_type) == TASKS[task]
+        assert model.num_labels == len(TASKS[task][0])
+    model.disable_adapters()
+    assert model.config.id2label == own and model.num_labels == 3
+    model.enable_adapters()
+    assert model.config.id2label == TASKS["topic"][0]
+    model.delete_adapter("topic")
+    assert model.config.id2label == TASKS[model.active_adapters()[0]][0]
+
+
 def test_labels_of_the_config_win_over_those_of_the_model():
     id2label = {0: "no", 1: "yes", 2: "maybe"}
     config = HadamardConfig(

@@ -171,6 +171,24 @@ def test_a_shift_survives_plain_saving_through_the_config_switch(name, tmp_path)
     assert_close(logits(loaded.eval(), inputs), expected)
 
 
+@pytest.mark.parametrize("name", ["llama", "modernbert", "gemma", "qwen3"])
+def test_a_bias_that_merging_added_to_a_loaded_model_is_no_head(name, tmp_path):
+    """Saving would refuse a parameter that the checkpoint lacked and no saved module covers."""
+    tiny_model(name).save_pretrained(tmp_path / "base")
+    base = type(tiny_model(name)).from_pretrained(tmp_path / "base")
+    config = HadamardConfig(task_type="SEQ_CLS", sites=["attention"])
+    model = get_peft_model(base, config)
+    randomize(model, "default", 1)
+    model.merge_adapter()
+    model.save_pretrained(tmp_path / "merged")
+    merged = model.merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="cannot save")
+        again = get_peft_model(merged, config)
+    assert again.peft_config["default"].head_modules == model.peft_config["default"].head_modules
+    again.save_pretrained(tmp_path / "again")
+
+
 def test_unmerging_takes_a_gained_bias_away_again():
     model = adapted("llama")
     before = copy_state(model)

@@ -16,8 +16,8 @@ def cost(found: list[list[int]], lengths: list[int], overhead: int) -> int:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_other_cut_of_the_rows_in_order_costs_less(seed: int) -> None:
-    chance = random.Random(seed)
-    lengths = [chance.randrange(1, 60) for _ in range(chance.randrange(1, 9))]
+    chance, most = random.Random(seed), (60, 4)[seed % 2]
+    lengths = [chance.randrange(1, most) for _ in range(chance.randrange(1, 9))]
     overhead = chance.choice((0, 5, 40, 1000))
     found = like_length(lengths, overhead)
     assert sorted(itertools.chain(*found)) == list(range(len(lengths)))

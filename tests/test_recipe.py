@@ -298,6 +298,10 @@ def test_classes_that_dev_lacks_and_large_numbers_are_told(tmp_path: Path) -> No
     assert read_data(TuneSettings("m", "o", train=str(one))).notes == (
         "no dev row of rare: dev scores do not tell how well that is learned",
     )
+    one.write_text("text,label\n" + "".join(f"w{i},{('1', '0', '1.0')[i % 3]}\n" for i in range(30)))
+    assert read_data(TuneSettings("m", "o", train=str(one))).notes == (
+        "labels '1' and '1.0' count as two: if they are one, write them alike",
+    )
     for factor, n_notes in ((1, 0), (1000, 1)):
         rows = write_rows(tmp_path / "n.csv", 40, label_of=lambda text, by=factor: by * len(text) / 8)
         notes = read_data(TuneSettings("m", "o", train=str(rows), problem_type="regression")).notes

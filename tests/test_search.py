@@ -94,6 +94,12 @@ def test_a_search_trains_one_head_a_seed_and_computes_frozen_layers_once(whole: 
     assert [stages.count(name) for name in ("head", "adapter", "cache")] == [2, 4, 2]  # cache: train and dev
 
 
+def test_a_search_computes_the_layers_below_the_first_adapted_one_once(place: Path, tmp_path: Path):
+    told = Told()
+    search(place, tmp_path / "out", told, layers=(1,))
+    assert [told.stages.count(name) for name in ("head", "adapter", "cache")] == [2, 4, 4]  # of either stage
+
+
 def test_a_search_says_that_dev_chose_among_runs(whole: tuple[TuneResult, Told]):
     result = whole[0]
     chosen = next(run for run in result.metrics["runs"] if run["is_chosen"])

@@ -130,6 +130,19 @@ class Sees:
         """Say nothing."""
 
 
+def test_one_process_without_a_cache_leaves_all_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that went on to the cache would wait for ever for the one that does not."""
+    other = "the device has no memory for a trial of it in float32"
+    monkeypatch.setattr(prefix, "gather_object", lambda reasons: [*reasons, other])
+    model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 24)
+    said, sees = list[str](), Sees(tmp_path)
+    tiny_tune(model, tmp_path / "out", train, sees, said.append)
+    assert [line for line in said if "cache" in line] == [f"no cache of frozen layers: {other}"]
+    assert sees.found["head"] == []
+
+
 @pytest.mark.parametrize("part", ["train", "dev"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_does_not_take_the_cache_is_said_and_the_run_ends_without_it_at_the_same_scores(

@@ -5,16 +5,31 @@ from collections.abc import Iterator, Sequence
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.head_wrapper import CONTAINERS, HeadWrapper
 
-__all__ = ["find_head", "fresh_parameters", "own_modules", "own_parameters", "uncovered_parameters"]
+__all__ = [
+    "beside",
+    "find_head",
+    "fresh_parameters",
+    "own_modules",
+    "own_parameters",
+    "uncovered_parameters",
+]
 
 logger = logging.getLogger(__name__)
 LOADED = "_is_hf_initialized"  # transformers marks each parameter that came from the checkpoint
 POOLER = "pooler"
+
+
+def beside(weight: Tensor, values: Tensor) -> nn.Parameter:
+    """A frozen bias for a module that had none; it counts as loaded where the module's weight does."""
+    bias = nn.Parameter(values, requires_grad=False)
+    if getattr(weight, LOADED, False):
+        setattr(bias, LOADED, True)
+    return bias
 
 
 def fresh_parameters(model: nn.Module) -> tuple[str, ...] | None:

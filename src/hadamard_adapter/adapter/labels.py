@@ -1,14 +1,49 @@
 """Labels belong to the adapter: names, number and problem type switch with it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from hadamard_adapter.adapter.config import HadamardConfig
 
-__all__ = ["adapter_labels", "labels_of", "remember_labels", "switch_labels"]
+__all__ = ["LabelSwitch", "labels_of", "remember_labels"]
 
 CLASSIFIERS_HAVE = ("num_labels", "classification_head")  # the second one: BART, T5
+
+
+class LabelSwitch:
+    """Which labels a model's config shows: those of its active adapter, or its own.
+
+    What the config is given while an adapter's labels are shown is the adapter's from then on: the problem
+    type that transformers settles at the first loss, and names that the caller sets.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.own = labels_of(model)
+        """The base model's."""
+        self.configs: dict[str, HadamardConfig] = {}
+        """Of each adapter; their labels are written back into them."""
+        self.shown: str | None = None
+        """The adapter whose labels the model shows now; None: its own are shown."""
+
+    def show(self, adapter_names: Sequence[str]) -> None:
+        """Gives the model the labels of the first of these adapters, or its own where there is none."""
+        self.keep()
+        self.shown = next((name for name in adapter_names if name in self.configs), None)
+        config = self.configs.get(self.shown or "")
+        of_adapter = config and {"id2label": config.id2label, "problem_type": config.problem_type}
+        _give(of_adapter or self.own, self.model)
+
+    def keep(self) -> None:
+        """Writes what the model's config shows now into the config of the adapter that it belongs to."""
+        config, now = self.configs.get(self.shown or ""), labels_of(self.model)
+        if config is None or now is None:
+            return
+        config.problem_type = now["problem_type"]
+        if len(now["id2label"]) == len(config.id2label or ()):
+            config.id2label = now["id2label"]
 
 
 def labels_of(model: nn.Module) -> dict[str, Any] | None:
@@ -17,12 +52,8 @@ def labels_of(model: nn.Module) -> dict[str, Any] | None:
     is_classifier = any(hasattr(model, name) for name in CLASSIFIERS_HAVE)
     if not is_classifier or getattr(config, "id2label", None) is None:
         return None
-    return {"id2label": dict(config.id2label), "problem_type": getattr(config, "problem_type", None)}
-
-
-def adapter_labels(config: HadamardConfig) -> dict[str, Any]:
-    """Returns the labels that an adapter's config holds, in the form of `labels_of`."""
-    return {"id2label": config.id2label, "problem_type": config.problem_type}
+    id2label = {int(index): name for index, name in config.id2label.items()}
+    return {"id2label": id2label, "problem_type": getattr(config, "problem_type", None)}
 
 
 def remember_labels(config: HadamardConfig, labels: dict[str, Any] | None) -> None:
@@ -35,7 +66,7 @@ def remember_labels(config: HadamardConfig, labels: dict[str, Any] | None) -> No
         config.problem_type = labels["problem_type"]
 
 
-def switch_labels(labels: dict[str, Any] | None, model: nn.Module) -> None:
+def _give(labels: dict[str, Any] | None, model: nn.Module) -> None:
     """Gives the model these labels; None leaves it as it is."""
     if labels is None or not labels["id2label"] or labels_of(model) is None:
         return

@@ -10,6 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.freeze import FreezeMixin
+from hadamard_adapter.adapter.heads import beside
+from hadamard_adapter.adapter.labels import LabelSwitch
 from hadamard_adapter.adapter.rows import rows_of
 
 __all__ = ["HadamardLayer"]
@@ -28,8 +30,8 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
     linked_heads: Sequence[FreezeMixin] = ()
     """Heads that are disabled and enabled with this layer: transformers' enable_adapters() forgets them."""
 
-    base_labels: dict[str, Any] | None = None
-    """Those of the base model, on its first layer: its config shows the active adapter's."""
+    labels: LabelSwitch | None = None
+    """On the model's first layer: transformers' own methods switch layers alone."""
 
     def _start(self, base_layer: nn.Module, adapter_name: str) -> None:
         self.base_layer = base_layer
@@ -94,11 +96,28 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         if adapter_names:
             self.merge(adapter_names=list(adapter_names))
 
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Makes adapters active, with the labels of the first."""
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        self._show_labels()
+
     def enable_adapters(self, enabled: bool) -> None:
-        """Enables or disables the layer, and the heads that are linked to it."""
+        """Enables or disables the layer, the heads that are linked to it, and the adapters' labels."""
         super().enable_adapters(enabled)
         for head in self.linked_heads:
             head.enable_adapters(enabled)
+        self._show_labels()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Deletes an adapter here, with its labels; if it was active, another one becomes so."""
+        if self.labels is not None:
+            self.labels.configs.pop(adapter_name, None)
+        super().delete_adapter(adapter_name)
+        self._show_labels()
+
+    def _show_labels(self) -> None:
+        if self.labels is not None:
+            self.labels.show([] if self.disable_adapters else self.active_adapters)
 
     @property
     def own_weight(self) -> Tensor:
@@ -133,7 +152,7 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
             if tensor is None:
                 continue
             if getattr(base, name, None) is None:
-                setattr(base, name, nn.Parameter(tensor, requires_grad=False))
+                setattr(base, name, beside(base.get_parameter("weight"), tensor))
             else:
                 getattr(base, name).data = tensor
         self.merged_adapters.extend(names)

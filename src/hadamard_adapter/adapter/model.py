@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper, wrap_head
 from hadamard_adapter.adapter.heads import uncovered_parameters
-from hadamard_adapter.adapter.labels import adapter_labels, labels_of, remember_labels, switch_labels
+from hadamard_adapter.adapter.labels import LabelSwitch, remember_labels
 from hadamard_adapter.adapter.layers import HadamardLayer
 from hadamard_adapter.adapter.mixed import mixed_batch, repeats_of
 from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
@@ -64,7 +64,7 @@ class HadamardModel(BaseTuner):
         refuse_unsupported(model)
         is_saved = peft_config.is_resolved
         resolve(peft_config, model)
-        remember_labels(peft_config, self._base_labels)
+        remember_labels(peft_config, self._labels.own)
         # Each adapter has its own config: inject_adapter saw to that.
         name = next(key for key, config in self.peft_config.items() if config is peft_config)
         for head in peft_config.head_modules or ():
@@ -77,7 +77,7 @@ class HadamardModel(BaseTuner):
 
     def _fit_outputs(self, adapter_name: str, config: HadamardConfig) -> None:
         """Gives an adapter with another number of labels than the base model as many outputs."""
-        labels, n_labels = self._base_labels, len(config.id2label or ())
+        labels, n_labels = self._labels.own, len(config.id2label or ())
         if labels is None or n_labels in (0, len(labels["id2label"])):
             return
         heads: dict[str, Any] = {name: self.model.get_submodule(name) for name in config.head_modules or ()}
@@ -104,7 +104,9 @@ class HadamardModel(BaseTuner):
             if not config.inference_mode and (lost := uncovered_parameters(model)):
                 warnings.warn(_cannot_save(lost), stacklevel=2)
         first = next(self._layers())
-        first.linked_heads, first.base_labels = list(self._heads()), self._base_labels
+        first.linked_heads, first.labels = list(self._heads()), self._labels
+        self._labels.configs[adapter_name] = config
+        self._labels.show(self.active_adapters)
 
     @staticmethod
     def _check_target_module_exists(config: HadamardConfig, key: str) -> object:
@@ -148,7 +150,7 @@ class HadamardModel(BaseTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         first = next(self._layers(), None)  # there is one if transformers makes a tuner for each adapter
-        self._base_labels = labels_of(model) if first is None else first.base_labels
+        self._labels = LabelSwitch(model) if first is None or first.labels is None else first.labels
 
     def _layers(self) -> Iterator[HadamardLayer]:
         return (module for module in self.model.modules() if isinstance(module, HadamardLayer))
@@ -175,7 +177,6 @@ class HadamardModel(BaseTuner):
         missing = [name for name in names if name not in self.peft_config]
         if missing:
             raise ValueError(f"Adapter {missing[0]} not found; there are {sorted(self.peft_config)}")
-        self._keep_problem_type()
         frozen_adapters = {name for name, config in self.peft_config.items() if config.freeze_adapter}
         frozen_heads = {name for name, config in self.peft_config.items() if config.freeze_head}
         for module in self.model.modules():
@@ -184,18 +185,6 @@ class HadamardModel(BaseTuner):
             elif isinstance(module, HeadWrapper):
                 module.set_frozen(frozen_heads)
         super().set_adapter(adapter_name, inference_mode=inference_mode)
-        self._show_labels(self.active_adapters)
-
-    def disable_adapter_layers(self) -> None:
-        """Disables all adapters: the outputs, the head and the labels are the base model's."""
-        self._keep_problem_type()
-        super().disable_adapter_layers()
-        self._show_labels([])
-
-    def enable_adapter_layers(self) -> None:
-        """Enables the active adapters again; what was trainable before is, and nothing else."""
-        super().enable_adapter_layers()
-        self._show_labels(self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Deletes an adapter with its head and labels; if it was active, all layers get the same next one."""
@@ -203,20 +192,6 @@ class HadamardModel(BaseTuner):
         super().delete_adapter(adapter_name)
         if was_active and self.active_adapters:  # PEFT lets each layer choose its next one alone
             self.set_adapter(self.active_adapters)
-        self._show_labels(self.active_adapters)
-
-    def _show_labels(self, adapter_names: Sequence[str]) -> None:
-        """Gives the model the labels of the first of these adapters, or its own where there is none."""
-        configs = [self.peft_config[name] for name in adapter_names if name in self.peft_config]
-        own = self._base_labels
-        switch_labels(own if not configs else adapter_labels(configs[0]), self.model)
-
-    def _keep_problem_type(self) -> None:
-        """transformers settles the problem type at the first loss; the adapter that was active keeps it."""
-        for name in self.active_adapters[:1]:
-            config = self.peft_config.get(name)
-            if config is not None and config.problem_type is None:
-                config.problem_type = getattr(getattr(self.model, "config", None), "problem_type", None)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Folds adapters into the base weights, keeping copies; all or nothing.
@@ -248,12 +223,11 @@ class HadamardModel(BaseTuner):
             if any(set(names) - set(layer.merged_adapters) for layer in self._layers()):
                 self.merge_adapter(adapter_names, safe_merge=safe_merge)
             turn_on_biases(self.model, self._switches_used())
-            self._show_labels(names)
         else:
             names = []
             for layer in self._layers():
                 layer.restore([])
-            self._show_labels(names)
+        self._labels.show(names)
         for head in self._heads():
             head.set_adapter(names)  # PEFT unloads the active copy, or without one the original
         super()._unload_and_optionally_merge(False, progressbar, safe_merge, adapter_names)
@@ -316,6 +290,9 @@ class HadamardModel(BaseTuner):
         lost = uncovered_parameters(model)
         if lost:
             raise AdapterError(_cannot_save(lost))
+        for module in model.modules():
+            if isinstance(module, HadamardLayer) and module.labels is not None:
+                module.labels.keep()  # PEFT saves the config next
         return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
 
 

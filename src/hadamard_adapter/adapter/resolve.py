@@ -20,7 +20,7 @@ from hadamard_adapter.adapter.families import (
     find_sites,
     shift_can_merge,
 )
-from hadamard_adapter.adapter.heads import find_head, own_modules
+from hadamard_adapter.adapter.heads import beside, find_head, own_modules
 from hadamard_adapter.adapter.identity import inner_layers
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
@@ -136,7 +136,7 @@ def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
         if attribute == "bias" and getattr(owner, "bias", None) is None:
             weight = owner.get_parameter("weight")
             zeros = torch.zeros(parameter.shape, dtype=weight.dtype, device=weight.device)
-            owner.bias = nn.Parameter(zeros, requires_grad=False)
+            owner.bias = beside(weight, zeros)
 
 
 def _linear_modules(model: nn.Module) -> list[str]:

@@ -1,5 +1,6 @@
 """Adapters as arrays: the offsets of one or several folders, by kind and layer; a layer left out is zeros."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,13 +123,22 @@ def flat(table: Mapping[str, Float[np.ndarray, "a l d"]]) -> Float[np.ndarray, "
 def tasks_of(folders: Sequence[str | Path]) -> list[str]:
     """The task of each adapter: GLUE's name, or of own files the training file's and its folder's.
 
+    Files that differ have names that differ, with as many folders as that takes (cola/data/train and
+    rte/data/train). A path that is the end of another, as mood/train.csv is of /far/mood/train.csv, is the
+    same file.
+
     Args:
         folders: made by `hadamard tune`; of one made by other means its own name counts.
 
     Raises:
         AdapterError: as `read_task`, or a run.json is damaged.
     """
-    return [made_with(folder).get("task") or read_task(folder).name for folder in folders]
+    made = [made_with(folder) for folder in folders]
+    files = [one.get("own_file", "").split("/") for one in made]
+    return [
+        _told_apart(file, files) or one.get("task") or read_task(folder).name
+        for folder, one, file in zip(folders, made, files, strict=True)
+    ]
 
 
 def made_with(folder: str | Path) -> dict[str, Any]:
@@ -144,14 +154,27 @@ def made_with(folder: str | Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         settings = {name: run["settings"][name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
-        return {"task": _told_apart(run), "rows": run["rows"], **settings}
+        return {**_task_of(run), "rows": run["rows"], **settings}
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{str(path)!r} is damaged: {error!r}; copy it again, or tune again") from error
 
 
-def _told_apart(run: Mapping[str, Any]) -> str:
-    """What a run.json calls its task; `tune` calls all tasks of own files "task"."""
+def _task_of(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a run.json calls its task; `tune` calls all tasks of own files "task", so these say their file."""
     name, train = run["task"]["name"], run["settings"].get("train")
     if run["settings"].get("task") is not None or train is None:
-        return name
-    return "/".join([*Path(train).parent.parts[-1:], Path(train).stem])
+        return {"task": name}
+    file = Path(train).with_suffix("").parts
+    return {"task": "/".join(file[-2:]), "own_file": "/".join(file)}
+
+
+def _told_apart(file: Sequence[str], others: Sequence[Sequence[str]]) -> str:
+    """The end of a path, of two parts at least, by which it differs from those that are another file's."""
+    alike = (n for other in others if (n := _n_alike(file, other)) < min(len(file), len(other)))
+    return "/".join(file[-max(2, 1 + max(alike, default=0)) :])
+
+
+def _n_alike(file: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts of two paths are the same, counted from the end."""
+    pairs = zip(reversed(file), reversed(other), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -191,7 +191,7 @@ def score_without(classifier: Classifier, rows: Examples, layers: Sequence[int])
 
 
 def rank_agreement(scores: Sequence[Sequence[float]]) -> float | None:
-    """Mean Spearman correlation of the layers' order over all pairs of tasks; None for fewer than two tasks.
+    """Mean Spearman correlation of the layers' order over all pairs of adapters, None for fewer than two.
 
     Example:
         >>> rank_agreement([[1.0, 2.0, 3.0], [3.0, 5.0, 9.0]])

@@ -1,6 +1,7 @@
 """One run from its lock to its record: whoever executes it, where, and whatever becomes of it."""
 
 import datetime
+import errno
 import time
 import traceback
 from pathlib import Path
@@ -31,6 +32,8 @@ from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["execute"]
 
+_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
+"""Of a disk that fails or is away for now, and of a process with too many files: no word on the method."""
 RARE = 0.01
 """Predictions that name one class for all but this share of the rows have collapsed."""
 
@@ -70,11 +73,13 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     except KeyboardInterrupt:
         results.cancel(name_of(run), common, "interrupted")
         raise
-    except LoadError:  # a hub or a disk that is away for now: no word on the method
+    except LoadError:  # a hub that is away for now: no word on the method
         raise
     except Exception as error:
         if is_out_of_space(error, work):
             raise  # `do_once` explains it
+        if isinstance(error, OSError) and error.errno in _AWAY:
+            raise LoadError(f"{name_of(run)}: {error}; once it is mended run the same again") from error
         found = {"status": "failed", "error": _told(error)}
     return {
         **common,

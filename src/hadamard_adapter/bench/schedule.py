@@ -133,7 +133,8 @@ def settle(
         outcome.failed[name] = record["error"]
         say(f"{name}: failed: {record['error']}")
     elif code == MENDABLE:
-        raise SettingsError(last_words.removeprefix("error: "))
+        silent = f"the worker of {name} could not write why it ended; expected room on its disk"
+        raise SettingsError(last_words.removeprefix("error: ") or silent)
     else:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         outcome.lost[name] = f"its process died ({how}) {last_words}".strip()

@@ -4,6 +4,7 @@ A job is a JSON file with the run and the folder of results. Exit codes: 0 the r
 process is at this run, 2 an error that the user can mend (in one line on standard error).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -61,8 +62,9 @@ def do_job(path: str, do: Do = lambda run, results: execute(Run.from_json(run), 
 def main(path: str, *do: Do) -> int:
     """`do_job`, its line on standard error; returns the exit code."""
     code, line = do_job(path, *do)
-    if line:
-        print(line, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the log may be on the disk that is full
+        if line:
+            print(line, file=sys.stderr)
     return code
 
 

@@ -1,7 +1,7 @@
 """`hadamard analyse` and `hadamard prune`: the paper's analyses, as tables, JSON and pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,8 @@ class PruneOptions(AdaptersOptions):
     """New folder that receives the adapter without the layers that matter least; of one adapter only."""
     tune_again: bool = False
     """Whether the layers that stay are tuned again, from the start, with the adapter's own settings."""
+    allow_remote_code: bool = False
+    """Whether code that comes with the base model may run."""
 
     def __post_init__(self) -> None:
         """Check numbers, and that an output belongs to one adapter."""
@@ -322,14 +324,16 @@ def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
     from hadamard_adapter.tuning import load
 
     settings, data = settings_and_data(folder)
+    # An adapter's own word on code is that of whoever made it.
+    settings = replace(settings, allow_remote_code=options.allow_remote_code)
     if options.tune_again:
         refuse_start(settings)
     classifier = load(folder, allow_remote_code=settings.allow_remote_code)
-    scores = layer_scores(classifier, spread_rows(data.train, options.rows))
     layers = adapted_layers(classifier.model)
     keep = two_thirds(len(layers)) if options.keep is None else options.keep
     if keep > len(layers):
         raise SettingsError(f"--keep: expected at most {len(layers)}, the adapter's layers, received {keep}")
+    scores = layer_scores(classifier, spread_rows(data.train, options.rows))
     kept = kept_layers(scores[options.by], keep, layers)
     gone = [layer for layer in layers if layer not in kept]
 

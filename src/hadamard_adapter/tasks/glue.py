@@ -5,6 +5,7 @@ the header source, label, star, sentence are read too.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class GlueRow:
     keys: tuple[str, ...] = ()
     """Columns that identify a row; training rows that are in dev too are left out (MRPC's original file)."""
     has_broken_rows: bool = False
-    """The official file holds rows cut short, which everyone leaves out (QQP)."""
+    """The official file holds rows cut short, or without a text, which are left out (QQP)."""
 
 
 GLUE: dict[str, GlueRow] = {
@@ -126,8 +127,11 @@ def load_glue_split(row: GlueRow, folder: str, split: str) -> Examples:
     table = _read(row, place, split)
     if split == "train" and not table.name.endswith("train.tsv"):
         table = _without(table, _read(row, place, "dev"), row.keys)
-    columns = row.columns
-    return encode(table, find_columns(table, columns.text, columns.pair, columns.label), glue_task(row))
+    columns = find_columns(table, row.columns.text, row.columns.pair, row.columns.label)
+    if row.has_broken_rows:
+        texts = [name for name in (columns.text, columns.pair) if name is not None]
+        table = _kept(table, lambda cells: all(str(cells[name]).strip() for name in texts))
+    return encode(table, columns, glue_task(row))
 
 
 def glue_row(name: str) -> GlueRow:
@@ -195,6 +199,10 @@ def _first_cells(path: Path) -> tuple[str, ...]:
 
 def _without(table: Table, other: Table, keys: tuple[str, ...]) -> Table:
     held_out = {tuple(row[key] for key in keys) for row in other.rows}
-    kept = [index for index, row in enumerate(table.rows) if tuple(row[key] for key in keys) not in held_out]
+    return _kept(table, lambda row: tuple(row[key] for key in keys) not in held_out)
+
+
+def _kept(table: Table, is_kept: Callable[[dict[str, object]], bool]) -> Table:
+    kept = [index for index, row in enumerate(table.rows) if is_kept(row)]
     rows, numbers = [table.rows[index] for index in kept], [table.row_numbers[index] for index in kept]
     return Table(table.name, table.columns, rows, numbers, table.unit)

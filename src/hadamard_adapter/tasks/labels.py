@@ -13,6 +13,7 @@ The kind is inferred by these rules, the first that fits:
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -24,7 +25,7 @@ from .reading import plural, words
 from .tables import Table
 from .task import PROBLEM_TYPES, Task
 
-__all__ = ["encode_labels", "infer_task"]
+__all__ = ["alike_names", "encode_labels", "infer_task"]
 
 _SINGLE, _MULTI, _REGRESSION = PROBLEM_TYPES
 _MAX_INTEGER_CLASSES, _MIN_ROWS_A_CLASS = 20, 5
@@ -104,9 +105,26 @@ def encode_labels(table: Table, columns: Columns, task: Task) -> list[Any]:
         names = [_as_known(_name(value), index) for value in values]
         _refuse_unknown(table, columns, [[name] for name in names], task)
         return [index[name] for name in names]
-    sets = _label_sets(table, values, task.separator, task.label_names)
+    found = _label_sets(table, values, task.separator, task.label_names)
+    sets = [list(dict.fromkeys(_as_known(name, index) for name in members)) for members in found]
     _refuse_unknown(table, columns, sets, task)
     return [[float(name in members) for name in task.label_names] for members in sets]
+
+
+def alike_names(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names that are perhaps one: equal as numbers, or but for case and Unicode's form.
+
+    Example:
+        >>> alike_names(["0", "1", "1.0"]), alike_names(["good", "Good"]), alike_names(["1", "10"])
+        (('1', '1.0'), ('good', 'Good'), None)
+    """
+    seen: dict[float | str, str] = {}
+    for name in names:
+        number, word = _number(name), unicodedata.normalize("NFC", name).casefold()
+        first = seen.setdefault(word if number is None or math.isinf(number) else number, name)
+        if first != name:
+            return first, name
+    return None
 
 
 def _present(table: Table, columns: Columns) -> list[Any]:

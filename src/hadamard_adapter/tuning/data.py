@@ -23,6 +23,7 @@ from hadamard_adapter.tasks import (
     shared_texts,
     stratified_split,
 )
+from hadamard_adapter.tasks.labels import alike_names
 from hadamard_adapter.tasks.reading import plural, words
 from hadamard_adapter.tuning.content import base_content
 from hadamard_adapter.tuning.settings import TuneSettings
@@ -115,6 +116,9 @@ def _notes(task: Task, train: Examples, dev: Examples) -> Iterator[str]:
     shared = shared_texts(train, dev)
     if shared:
         yield f"{plural(shared, 'dev row')} with the text of a training row: dev scores are flattered"
+    alike = alike_names(task.label_names)
+    if alike is not None:
+        yield f"labels {alike[0]!r} and {alike[1]!r} count as two: if they are one, write them alike"
     if task.problem_type == "single_label_classification":
         there = set(dev.labels or [])
         missing = [name for index, name in enumerate(task.label_names) if index not in there]

@@ -5,7 +5,7 @@ the last layer the attention's output projection and the feed-forward get the fi
 whole sequence (residual connections) broadcast it, so that no code of the model changes; what stands at the
 other positions behind the last layer means nothing, and a head that reads the first token never sees it. That
 saves nine twelfths of one layer's products, forward and backward: an eighth of a model with six layers.
-On a CPU in bfloat16, where products are a smaller part of it, a step is 3 % shorter (results/speed/speed.md).
+On a CPU in bfloat16, where products are a smaller part of it, a step is 4 % shorter (results/speed/speed.md).
 """
 
 import contextlib

@@ -311,7 +311,7 @@ def _explained(model: str, part: str, allow_remote_code: bool) -> Iterator[None]
         if "trust_remote_code" in str(error) and not allow_remote_code:
             raise SettingsError(
                 f"model {model!r} brings Python code of its own, which is refused; if you trust it, "
-                f"pass {option('allow_remote_code', 'True')}"
+                f"pass {option('allow_remote_code', 'True')}; bench, bank, serve and analyse run no such code"
             ) from error
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LoadError(

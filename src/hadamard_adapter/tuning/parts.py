@@ -28,17 +28,18 @@ def like_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
         ([[1, 3], [2, 0]], [[1, 3, 2, 0]])
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    costs, starts = [0], [0]
-    for end in range(1, len(order) + 1):
-        cost, start = min(
-            (costs[start] + (end - start) * lengths[order[start]] + overhead, start) for start in range(end)
+    falling = [lengths[index] for index in order]
+    ends = [end for end in range(1, len(order)) if falling[end] < falling[end - 1]] + [len(order)]
+    best = {0: (0, 0)}  # end of a part -> least cost up to it, its start; rows of one length stay together
+    for end in ends:
+        best[end] = min(
+            (cost + (end - start) * falling[start] + overhead, start) for start, (cost, _) in best.items()
         )
-        costs.append(cost)
-        starts.append(start)
     parts, end = list[list[int]](), len(order)
     while end:
-        parts.insert(0, order[starts[end] : end])
-        end = starts[end]
+        start = best[end][1]
+        parts.insert(0, order[start:end])
+        end = start
     return parts
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
@@ -158,6 +158,20 @@ def _usable_prefix(
         return None, reason
     if "attention_mask" not in stage.train[0]:
         return None, "the tokenizer gives no attention_mask, which tells tokens from padding"
+    prefix, reason = _tried(model, layers, stage, dtype)
+    reasons = list[str](filter(None, gather_object([reason])))
+    if prefix is None or reasons:  # in one process or in another: all go on alike
+        return None, reasons[0]
+    size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)
+    if size_gb > limit_gb:
+        return None, f"it would take {_words(size_gb)}, cache_gb leaves {_words(max(0.0, limit_gb))}"
+    if size_gb > room_gb:
+        return None, f"it would take {_words(size_gb)}, the disk has room for {_words(room_gb)}"
+    return prefix, ""
+
+
+def _tried(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> tuple[_Prefix | None, str]:
+    """What a trial in float32 finds, or why it finds nothing."""
     try:
         with in_float32(model):
             prefix = _probe(model, layers, stage, dtype)
@@ -165,14 +179,7 @@ def _usable_prefix(
         if not is_out_of_memory(error):
             raise
         return None, "the device has no memory for a trial of it in float32"
-    if prefix is None:
-        return None, "with it this model computes something else"
-    size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)
-    if size_gb > limit_gb:
-        return None, f"it would take {_words(size_gb)}, cache_gb leaves {_words(max(0.0, limit_gb))}"
-    if size_gb > room_gb:
-        return None, f"it would take {_words(size_gb)}, the disk has room for {_words(room_gb)}"
-    return prefix, ""
+    return prefix, "" if prefix is not None else "with it this model computes something else"
 
 
 class _Reached(Exception):

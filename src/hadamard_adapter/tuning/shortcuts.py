@@ -36,7 +36,7 @@ def shortcuts(
     Frozen layers at the bottom are computed once (`prefix.py`), the last layer is cut to the token that the
     head reads (`first_token.py`), and what remains keeps less for backward (`trained_layers.py`). Where the
     rows of a step are drawn at random (in a stage 1 whose cache had to be left out, to have the steps of a
-    cached one; elsewhere without `group_by_length`) they are computed in parts of like length (`parts.py`).
+    cached one; elsewhere without `group_by_length`) a CPU computes them in parts of like length (`parts.py`).
     Without a cache by the settings, `cache_gb` 0, stage 1 is what all this is held against.
 
     Args:
@@ -62,7 +62,8 @@ def shortcuts(
         is_cached = bool(stage.train) and "prefix" in stage.train[0]
         is_left_out = settings.cache_gb > 0 and not is_cached
         is_random = is_left_out if is_all_frozen(model) else not settings.group_by_length
-        stage = dataclasses.replace(stage, is_in_parts=True) if is_random else stage
+        if is_random and model.device.type == "cpu":  # elsewhere a pass costs more; not measured
+            stage = dataclasses.replace(stage, is_in_parts=True)
         if settings.first_token_only and not stack.enter_context(first_token_only(model, stage)):
             say("the last layer computes all tokens: the head was not found to read the first one alone")
         stack.enter_context(lean(model, settings))
