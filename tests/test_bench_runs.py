@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all, settle
-from hadamard_adapter.bench.worker import MENDABLE, last_line, main, write_job
+from hadamard_adapter.bench.worker import MENDABLE, last_line, run_as_child, write_job
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
 from hadamard_adapter.files import locked
@@ -161,24 +162,22 @@ def test_what_is_away_for_now_leaves_no_record_and_runs_again(
     assert execute.execute(one, results) and results.records()[name_of(one)]["status"] == "done"
 
 
-def test_a_worker_whose_log_does_not_fit_on_the_disk_has_a_reason_all_the_same(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full(io.StringIO):
-        def write(self, s: str, /) -> int:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def refused(run: dict[str, Any], results: Results) -> bool:
-        raise SettingsError("no space left on the disk")
-
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_worker_whose_log_is_on_a_full_disk_has_a_reason_all_the_same(place: Path, tmp_path: Path) -> None:
     (one,), results = due(spec_of(place, "bitfit", seeds=1), {}), Results(tmp_path)
-    job = write_job(name_of(one), one, results)
-    monkeypatch.setattr(sys, "stderr", Full())
-    code = main(str(job), refused)
-    monkeypatch.undo()
-    assert code == MENDABLE
+    path = write_job(name_of(one), one, results)
+    job = json.loads(path.read_text(encoding="utf-8"))
+    job["run"]["model"] = str(tmp_path / "nowhere")  # an error that the user can mend
+    path.write_text(json.dumps(job), encoding="utf-8")
+    share = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_as_child, args=(str(path), "/dev/full", share)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == MENDABLE
     with pytest.raises(SettingsError, match="could not write why it ended; expected room on its disk"):
-        settle(name_of(one), code, last_line(job.with_suffix(".log")), results, Outcome(), print, str)
+        settle(name_of(one), MENDABLE, last_line(Path("/dev/full.log")), results, Outcome(), print, str)
 
 
 @pytest.mark.parametrize(

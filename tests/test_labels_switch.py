@@ -1,5 +1,10 @@
 """Labels belong to the adapter: names, number and problem type switch with it, and come back."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
@@ -124,6 +129,65 @@ def test_names_that_the_caller_sets_later_belong_to_the_active_adapter(tmp_path)
     model.set_adapter("default")
     assert model.config.id2label == names
     assert model.merge_and_unload().config.id2label == names
+
+
+def test_labels_that_a_model_came_to_are_open_again_for_the_next_one():
+    config, names = HadamardConfig(task_type="SEQ_CLS"), {0: "no", 1: "yes", 2: "maybe"}
+    model = get_peft_model(tiny_model("bert"), config)
+    model.config.id2label = names
+    model(**tiny_inputs("bert"), labels=torch.ones(4, 3))
+    model.add_adapter("other", config)
+    model.set_adapter("other")
+    model.set_adapter("default")
+    assert (config.id2label, config.problem_type) == (names, "multi_label_classification")
+    for other in (
+        model.peft_config["other"],
+        get_peft_model(tiny_model("bert"), config).peft_config["default"],
+    ):
+        assert (other.id2label, other.problem_type) == ({i: f"LABEL_{i}" for i in range(3)}, None)
+
+
+def test_what_the_caller_writes_into_the_adapter_s_config_stays_and_sums_have_the_labels_of_now(tmp_path):
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS"))
+    names = {0: "no", 1: "yes", 2: "maybe"}
+    model.peft_config["default"].id2label = names
+    model.save_pretrained(tmp_path)
+    assert HadamardConfig.from_pretrained(tmp_path).id2label == names
+    model.config.id2label = {0: "red", 1: "green", 2: "blue"}
+    model.base_model.add_weighted_adapter(["default"], [0.5], "summed")
+    assert model.peft_config["summed"].id2label == model.config.id2label == {0: "red", 1: "green", 2: "blue"}
+
+
+def test_adapters_of_different_layers_switch_and_delete_their_labels():
+    model = get_peft_model(
+        tiny_model("bert"),
+        HadamardConfig(task_type="SEQ_CLS", layers_to_transform=[1], id2label=dict(enumerate("xyz"))),
+    )
+    model.add_adapter("low", HadamardConfig(task_type="SEQ_CLS", layers_to_transform=[0]))
+    assert model.config.id2label == dict(enumerate("xyz"))
+    model.set_adapter("low")
+    assert model.config.id2label[0] == "LABEL_0"
+    model.delete_adapter("low")
+    assert model.base_model.active_adapters == ["default"]
+    assert model.config.id2label == dict(enumerate("xyz"))
+
+
+def test_copies_of_a_model_switch_labels_of_their_own_and_nothing_holds_a_model_that_is_gone():
+    model = get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS"))
+    model.config.id2label = dict(enumerate("xyz"))
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        copied.config.id2label = dict(enumerate("abc"))
+        with copied.disable_adapter():
+            assert copied.config.id2label[0] == "LABEL_0"
+        assert copied.config.id2label == dict(enumerate("abc"))
+    assert model.config.id2label == dict(enumerate("xyz"))
+    base = weakref.ref(model.get_base_model())
+    gc.disable()
+    try:
+        del model
+        assert base() is None
+    finally:
+        gc.enable()
 
 
 def test_a_problem_type_settled_by_a_loss_is_saved_and_no_other_adapter_gets_it(tmp_path):

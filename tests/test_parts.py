@@ -20,7 +20,7 @@ def test_no_other_cut_of_the_rows_in_order_costs_less(seed: int) -> None:
     lengths = [chance.randrange(1, most) for _ in range(chance.randrange(1, 9))]
     overhead = chance.choice((0, 5, 40, 1000))
     found = like_length(lengths, overhead)
-    assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
+    assert sorted(itertools.chain(*found)) == list(range(len(lengths))) and like_length([], overhead) == []
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     cuts = itertools.chain(*(itertools.combinations(range(1, len(order)), n) for n in range(len(order))))
     others = [[order[a:b] for a, b in itertools.pairwise((0, *cut, len(order)))] for cut in cuts]

@@ -135,7 +135,7 @@ def test_one_process_without_a_cache_leaves_all_without_one(
 ) -> None:
     """A process that went on to the cache would wait for ever for the one that does not."""
     other = "the device has no memory for a trial of it in float32"
-    monkeypatch.setattr(prefix, "gather_object", lambda reasons: [*reasons, other])
+    monkeypatch.setattr(prefix, "gather_object", lambda found: [*found, (other, False)])
     model, train = tiny_folder(tmp_path / "model"), write_rows(tmp_path / "train.csv", 24)
     said, sees = list[str](), Sees(tmp_path)
     tiny_tune(model, tmp_path / "out", train, sees, said.append)

@@ -149,6 +149,12 @@ class HadamardConfig(PeftConfig):
             changed = [name for name in before if before[name] != after[name]]
             self.filled_in = {name: (before[name], after[name]) for name in changed}
 
+    def settle(self, name: str, value: Any) -> None:
+        """Sets a field to what it came to on this model; for another one it is as it was asked."""
+        before = (self.filled_in or {}).get(name, (getattr(self, name), None))[0]
+        self.filled_in = {**(self.filled_in or {}), name: (before, copy.deepcopy(value))}
+        setattr(self, name, value)
+
     def as_asked(self) -> "HadamardConfig":
         """Returns a copy for another model: what an injection filled in is open again, what was set stays."""
         fresh = copy.deepcopy(self)

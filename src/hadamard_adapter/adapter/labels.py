@@ -1,5 +1,6 @@
 """Labels belong to the adapter: names, number and problem type switch with it."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,30 +21,47 @@ class LabelSwitch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self._model = weakref.ref(model)  # whose first layer holds this
         self.own = labels_of(model)
         """The base model's."""
         self.configs: dict[str, HadamardConfig] = {}
         """Of each adapter; their labels are written back into them."""
-        self.shown: str | None = None
-        """The adapter whose labels the model shows now; None: its own are shown."""
+        self._shown = ""
+        """The adapter whose labels the model shows now; empty: its own are shown."""
+        self._given = self.own
+        """What the model was given last."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The model itself goes with a copy, not the reference, which copies would share."""
+        return {**vars(self), "_model": self._model()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Refers to the copy of the model."""
+        vars(self).update(state)
+        self._model = weakref.ref(state["_model"])
 
     def show(self, adapter_names: Sequence[str]) -> None:
         """Gives the model the labels of the first of these adapters, or its own where there is none."""
         self.keep()
-        self.shown = next((name for name in adapter_names if name in self.configs), None)
-        config = self.configs.get(self.shown or "")
+        model, self._shown = self._model(), next((name for name in adapter_names if name in self.configs), "")
+        config = self.configs.get(self._shown)
         of_adapter = config and {"id2label": config.id2label, "problem_type": config.problem_type}
-        _give(of_adapter or self.own, self.model)
+        if model is not None:
+            _give(of_adapter or self.own, model)
+            self._given = labels_of(model)
 
     def keep(self) -> None:
-        """Writes what the model's config shows now into the config of the adapter that it belongs to."""
-        config, now = self.configs.get(self.shown or ""), labels_of(self.model)
-        if config is None or now is None:
+        """Writes what the model's config was given since then into that of the adapter that it shows."""
+        config, model = self.configs.get(self._shown), self._model()
+        now = None if model is None else labels_of(model)
+        if config is None or now is None or self._given is None:
             return
-        config.problem_type = now["problem_type"]
-        if len(now["id2label"]) == len(config.id2label or ()):
-            config.id2label = now["id2label"]
+        if now["problem_type"] != self._given["problem_type"]:
+            config.settle("problem_type", now["problem_type"])
+        names = now["id2label"]
+        if names != self._given["id2label"] and len(names) == len(config.id2label or ()):
+            config.settle("id2label", names)
+        self._given = now
 
 
 def labels_of(model: nn.Module) -> dict[str, Any] | None:

@@ -99,23 +99,24 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Makes adapters active, with the labels of the first."""
         super().set_adapter(adapter_names, inference_mode=inference_mode)
-        self._show_labels()
+        self.show_labels()
 
     def enable_adapters(self, enabled: bool) -> None:
         """Enables or disables the layer, the heads that are linked to it, and the adapters' labels."""
         super().enable_adapters(enabled)
         for head in self.linked_heads:
             head.enable_adapters(enabled)
-        self._show_labels()
+        self.show_labels()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Deletes an adapter here, with its labels; if it was active, another one becomes so."""
         if self.labels is not None:
             self.labels.configs.pop(adapter_name, None)
         super().delete_adapter(adapter_name)
-        self._show_labels()
+        self.show_labels()
 
-    def _show_labels(self) -> None:
+    def show_labels(self) -> None:
+        """Has the model show the labels of what is active here; of other layers than the first: nothing."""
         if self.labels is not None:
             self.labels.show([] if self.disable_adapters else self.active_adapters)
 

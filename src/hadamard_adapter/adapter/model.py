@@ -103,10 +103,12 @@ class HadamardModel(BaseTuner):
                 )
             if not config.inference_mode and (lost := uncovered_parameters(model)):
                 warnings.warn(_cannot_save(lost), stacklevel=2)
-        first = next(self._layers())
-        first.linked_heads, first.labels = list(self._heads()), self._labels
         self._labels.configs[adapter_name] = config
-        self._labels.show(self.active_adapters)
+        first, *others = self._layers()
+        for layer in others:  # one of them was the first, perhaps
+            layer.linked_heads, layer.labels = (), None
+        first.linked_heads, first.labels = list(self._heads()), self._labels
+        first.show_labels()
 
     @staticmethod
     def _check_target_module_exists(config: HadamardConfig, key: str) -> object:
@@ -190,8 +192,9 @@ class HadamardModel(BaseTuner):
         """Deletes an adapter with its head and labels; if it was active, all layers get the same next one."""
         was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
-        if was_active and self.active_adapters:  # PEFT lets each layer choose its next one alone
-            self.set_adapter(self.active_adapters)
+        left = self.active_adapters or sorted(self.peft_config)[:1]
+        if was_active and left:  # PEFT lets each layer choose its next one alone
+            self.set_adapter(left)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Folds adapters into the base weights, keeping copies; all or nothing.
@@ -266,6 +269,7 @@ class HadamardModel(BaseTuner):
         self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, head: str | None = None
     ) -> None:
         """Adds an adapter whose offsets are the weighted sum of others' (see `weighted.add_weighted`)."""
+        self._labels.keep()
         add_weighted(self, adapters, weights, adapter_name, head)
 
     @contextmanager

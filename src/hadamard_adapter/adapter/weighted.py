@@ -36,10 +36,11 @@ def add_weighted(
             and labels differ or the weights add up to 0.
     """
     _check(tuner, adapters, weights, adapter_name, head)
-    config = copy.deepcopy(tuner.peft_config[adapters[0]])
+    config: Any = copy.deepcopy(tuner.peft_config[adapters[0]])
     of_head = tuner.peft_config[head or adapters[0]]
     for field in _OF_HEAD:
         setattr(config, field, copy.deepcopy(getattr(of_head, field)))
+        (config.filled_in or {}).pop(field, None)  # of the head, not open again
     tuner.peft_config[adapter_name] = config
     try:
         tuner.inject_adapter(tuner.model, adapter_name)

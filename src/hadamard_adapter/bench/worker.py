@@ -4,7 +4,6 @@ A job is a JSON file with the run and the folder of results. Exit codes: 0 the r
 process is at this run, 2 an error that the user can mend (in one line on standard error).
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -62,9 +61,12 @@ def do_job(path: str, do: Do = lambda run, results: execute(Run.from_json(run), 
 def main(path: str, *do: Do) -> int:
     """`do_job`, its line on standard error; returns the exit code."""
     code, line = do_job(path, *do)
-    with contextlib.suppress(OSError):  # the log may be on the disk that is full
+    try:
         if line:
-            print(line, file=sys.stderr)
+            print(line, file=sys.stderr, flush=True)
+    except OSError:  # the log is on the disk that is full; what is buffered would fail again at the end
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
     return code
 
 

@@ -29,7 +29,8 @@ def like_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     falling = [lengths[index] for index in order]
-    ends = [end for end in range(1, len(order)) if falling[end] < falling[end - 1]] + [len(order)]
+    pairs = zip(falling, [*falling[1:], -1], strict=False)
+    ends = [end for end, (length, following) in enumerate(pairs, 1) if length > following]
     best = {0: (0, 0)}  # end of a part -> least cost up to it, its start; rows of one length stay together
     for end in ends:
         best[end] = min(

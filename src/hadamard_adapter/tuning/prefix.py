@@ -159,15 +159,18 @@ def _usable_prefix(
     if "attention_mask" not in stage.train[0]:
         return None, "the tokenizer gives no attention_mask, which tells tokens from padding"
     prefix, reason = _tried(model, layers, stage, dtype)
-    reasons = list[str](filter(None, gather_object([reason])))
-    if prefix is None or reasons:  # in one process or in another: all go on alike
+    if prefix is not None:
+        size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)
+        if size_gb > limit_gb:
+            reason = f"it would take {_words(size_gb)}, cache_gb leaves {_words(max(0.0, limit_gb))}"
+        elif size_gb > room_gb:
+            reason = f"it would take {_words(size_gb)}, the disk has room for {_words(room_gb)}"
+    # What one process finds holds for all: those that went on would wait for it for ever.
+    found = gather_object([(reason, prefix is not None and prefix.is_first_only)])
+    reasons = [reason for reason, _ in found if reason]
+    if prefix is None or reasons:
         return None, reasons[0]
-    size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)
-    if size_gb > limit_gb:
-        return None, f"it would take {_words(size_gb)}, cache_gb leaves {_words(max(0.0, limit_gb))}"
-    if size_gb > room_gb:
-        return None, f"it would take {_words(size_gb)}, the disk has room for {_words(room_gb)}"
-    return prefix, ""
+    return dataclasses.replace(prefix, is_first_only=all(is_first for _, is_first in found)), ""
 
 
 def _tried(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> tuple[_Prefix | None, str]:
@@ -383,12 +386,10 @@ def _first_token(row: Row) -> Row:
 
 
 def _room_gb(folder: Path) -> float:
-    """What the folder's disk has room for, a killed run's files counted as free; rank 0's answer for all."""
+    """What the folder's disk has room for, a killed run's files counted as free."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     own = sum(path.stat().st_size for path in folder.glob("*"))
-    room = [max(0.0, (shutil.disk_usage(there).free + own) / 1e9 - SPARE_GB)]
-    broadcast_object_list(room)
-    return room[0]
+    return max(0.0, (shutil.disk_usage(there).free + own) / 1e9 - SPARE_GB)
 
 
 def _size_gb(prefix: _Prefix, stage: Stage) -> float:
