@@ -21,7 +21,7 @@ from hadamard_adapter.offset_name import is_offset
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
 from models import tiny_inputs, tiny_model
-from tuning_help import tiny_folder
+from tuning_help import give_code, tiny_folder
 
 NAME = "base_model.model.bert.encoder.layer.{}.attention.output.dense.hadamard_{}"
 RANDOM = np.random.default_rng(0).normal(size=(6, 40))
@@ -288,14 +288,17 @@ def test_patterns_of_opposite_adapters(other: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.svg").read_text(encoding="utf-8").count("adapter") >= 1
 
 
+def trained_on(folder: Path, train: str) -> Path:
+    """The tuned adapter in a folder, with another training file in its run.json."""
+    shutil.copytree(tuned().adapter, folder)
+    run = numbers(folder / "run.json")
+    run["settings"]["train"] = train
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    return folder
+
+
 def test_names_with_dollars_are_drawn_and_adapters_of_zeros_too(tmp_path: Path) -> None:
-    folders = list[str]()
-    for name in ("a$^$", "b$"):
-        shutil.copytree(tuned().adapter, tmp_path / name)
-        run = numbers(tmp_path / name / "run.json")
-        run["settings"]["train"] = f"my$^$x{name}/train.csv"
-        (tmp_path / name / "run.json").write_text(json.dumps(run), encoding="utf-8")
-        folders.append(str(tmp_path / name))
+    folders = [str(trained_on(tmp_path / name, f"my$^$x{name}/train.csv")) for name in ("a$^$", "b$")]
     patterns.patterns_picture(patterns.patterns_of_folders(folders)).savefig(tmp_path / "p.svg")
     for name in ("b$", "a$^$"):
         path = tmp_path / name / "adapter_model.safetensors"
@@ -305,16 +308,12 @@ def test_names_with_dollars_are_drawn_and_adapters_of_zeros_too(tmp_path: Path) 
 
 
 def test_tasks_of_own_files_are_told_apart_by_their_training_file(tmp_path: Path) -> None:
-    folders = list[str]()
-    for name, train in (("a", "mood/train.csv"), ("b", "tone/train.csv"), ("c", "/far/mood/train.csv")):
-        shutil.copytree(tuned().adapter, tmp_path / name)
-        run = numbers(tmp_path / name / "run.json")
-        run["settings"]["train"] = train
-        (tmp_path / name / "run.json").write_text(json.dumps(run), encoding="utf-8")
-        folders.append(str(tmp_path / name))
+    files = ("mood/train.csv", "tone/train.csv", "/far/mood/train.csv")
+    folders = [str(trained_on(tmp_path / name, train)) for name, train in zip("abc", files, strict=True)]
     assert tasks_of(folders) == ["mood/train", "tone/train", "mood/train"]
     assert patterns.patterns_of_folders(folders)["between_tasks"]["all offsets"] == 1.0
     assert sharing.sharing_of_folders(folders)["tasks"] == tasks_of(folders)
+    run = numbers(tmp_path / "c/run.json")
     run["settings"].update(task="cola", train=None)
     run["task"]["name"] = "cola"
     (tmp_path / "c/run.json").write_text(json.dumps(run), encoding="utf-8")
@@ -322,23 +321,15 @@ def test_tasks_of_own_files_are_told_apart_by_their_training_file(tmp_path: Path
 
 
 def test_files_that_differ_are_tasks_that_differ_in_as_many_folders_as_it_takes(tmp_path: Path) -> None:
-    places = ("/far/cola/data/train.csv", "/far/rte/data/train.csv", "/far/cola/data/train.csv")
-    for name, train in zip("abc", places, strict=True):
-        shutil.copytree(tuned().adapter, tmp_path / name)
-        run = numbers(tmp_path / name / "run.json")
-        run["settings"]["train"] = train
-        (tmp_path / name / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    folders = [tmp_path / name for name in "abc"]
+    files = ("/far/cola/data/train.csv", "/far/rte/data/train.csv", "/far/cola/data/train.csv")
+    folders = [trained_on(tmp_path / name, train) for name, train in zip("abc", files, strict=True)]
     assert tasks_of(folders) == ["cola/data/train", "rte/data/train", "cola/data/train"]
 
 
 def test_prune_runs_no_code_of_a_model_that_the_adapter_alone_allows(tmp_path: Path) -> None:
     shutil.copytree(tuned().model, tmp_path / "model")
     shutil.copytree(tuned().adapter, tmp_path / "adapter")
-    config = numbers(tmp_path / "model/config.json")
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
-    (tmp_path / "model/config.json").write_text(json.dumps(config), encoding="utf-8")
-    (tmp_path / "model/own.py").write_text("raise SystemExit('this code ran')\n", encoding="utf-8")
+    give_code(tmp_path / "model")
     run, adapter = (numbers(tmp_path / "adapter" / name) for name in ("run.json", "adapter_config.json"))
     run["settings"] |= {"allow_remote_code": True, "model": str(tmp_path / "model")}
     adapter["base_model_name_or_path"] = str(tmp_path / "model")

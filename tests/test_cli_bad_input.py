@@ -10,7 +10,7 @@ import pytest
 from transformers import XLNetConfig, XLNetModel
 
 from command import Words, assert_refused, hadamard, tree_of, tune, tuned
-from tuning_help import tiny_folder
+from tuning_help import give_code, tiny_folder
 
 GOOD_ROWS = "text,label\n" + "w11 w32,good\nw21 w33,bad\n" * 6
 
@@ -96,13 +96,6 @@ def _to_pickle(model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
 
 
-def _with_remote_code(model: Path) -> None:
-    config = json.loads((model / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
-    (model / "config.json").write_text(json.dumps(config))
-    (model / "own.py").write_text("raise SystemExit('this code ran')\n")
-
-
 def _of_words(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"hidden_size": "x"}))
@@ -131,10 +124,10 @@ MODELS: dict[str, tuple[Callable[[], Words], str]] = {
     "nothing of a tokenizer": (_model(_without_tokenizer), "no tokenizer in .*put the files"),
     "weights cut short": (_model(lambda path: _cut(path / "model.safetensors")), "model"),
     "weights in a pickle": (_model(_to_pickle), "pickle.*safetensors"),
-    "code of its own": (_model(_with_remote_code), "code of its own.*pass --allow-remote-code"),
+    "code of its own": (_model(give_code), "code of its own.*pass --allow-remote-code"),
     "inspect of nothing": (lambda: ["inspect", "./nothing"], "nothing.*config.json.*hub"),
     "inspect of code of its own": (
-        _then(_model(_with_remote_code), "inspect", "model"),
+        _then(_model(give_code), "inspect", "model"),
         "code of its own.*--allow-remote-code",
     ),
     "a picture of a model": (lambda: ["inspect", tuned().model, "--plot", "a.png"], "--plot"),

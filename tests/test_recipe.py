@@ -38,7 +38,7 @@ from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
 from models import BOS, EOS
-from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+from tuning_help import adapter_sha256, give_code, silent, tiny_folder, tiny_tune, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -832,10 +832,7 @@ def test_a_model_stored_as_pickle_is_refused(place: Path, tmp_path: Path) -> Non
 
 def test_a_model_with_code_of_its_own_is_refused(place: Path, tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    give_code(folder, f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(SettingsError, match="code of its own, which is refused"):
         tiny_tune(folder, tmp_path / "out", place / "train.csv")
     assert not (tmp_path / "ran").exists()

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import gc
 import hashlib
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -24,11 +25,27 @@ import hadamard_adapter.tuning.training
 from hadamard_adapter.tuning import Progress, TuneResult, TuneSettings, tune
 from models import BOS, EOS, PAD, VOCAB_SIZE, tiny_model
 
-__all__ = ["adapter_sha256", "silent", "tiny_folder", "tiny_tune", "unprivileged", "write_rows"]
+__all__ = [
+    "adapter_sha256",
+    "give_code",
+    "silent",
+    "tiny_folder",
+    "tiny_tune",
+    "unprivileged",
+    "write_rows",
+]
 
 GOOD, BAD = ("w10", "w11", "w12"), ("w20", "w21", "w22")
 NOBODY = 65534
 LOADED = (matplotlib.figure, sklearn.metrics, sklearn.model_selection)
+
+
+def give_code(model: Path, code: str = "raise SystemExit('this code ran')\n") -> None:
+    """Have the model in a folder bring Python code of its own."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (model / "own.py").write_text(code, encoding="utf-8")
 
 
 def tiny_folder(

@@ -151,8 +151,9 @@ class HadamardConfig(PeftConfig):
 
     def settle(self, name: str, value: Any) -> None:
         """Sets a field to what it came to on this model; for another one it is as it was asked."""
-        before = (self.filled_in or {}).get(name, (getattr(self, name), None))[0]
-        self.filled_in = {**(self.filled_in or {}), name: (before, copy.deepcopy(value))}
+        filled_in = self.filled_in or {}
+        before = filled_in[name][0] if name in filled_in else getattr(self, name)
+        self.filled_in = {**filled_in, name: (before, copy.deepcopy(value))}
         setattr(self, name, value)
 
     def as_asked(self) -> "HadamardConfig":
