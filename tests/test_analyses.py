@@ -15,7 +15,7 @@ from adapter_help import adapted
 from bench_help import add
 from command import hadamard, tuned
 from hadamard_adapter.analysis import knobs, outputs, patterns, prune, sharing
-from hadamard_adapter.analysis.offsets import flat, layer_of, read_offsets, stacked, tasks_of
+from hadamard_adapter.analysis.offsets import flat, layer_of, made_with, read_offsets, stacked, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.offset_name import is_offset
 from hadamard_adapter.tasks import Examples
@@ -221,9 +221,31 @@ def test_fisher_is_half_of_the_mean_square_of_the_row_gradients_times_the_offset
 
 
 def test_rankings_that_are_opposite_disagree() -> None:
-    assert prune.rank_agreement([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]) == -1.0
+    opposite = [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]
+    assert prune.rank_agreement(opposite, ["a", "b"]) == {"within_task": None, "between_tasks": -1.0}
+    assert prune.rank_agreement(opposite, ["a", "a"]) == {"within_task": -1.0, "between_tasks": None}
     for undefined in ([[1.0, 2.0]], [[1.0, 2.0], [1.0, 1.0]], [[1.0, 2.0], [1.0, 2.0, 3.0]]):
-        assert prune.rank_agreement(undefined) is None
+        found = prune.rank_agreement(undefined, ["a", "b"][: len(undefined)])
+        assert found == {"within_task": None, "between_tasks": None}
+
+
+def test_rankings_of_one_task_and_of_two_are_told_apart(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "train.csv"
+    other.parent.mkdir()
+    shutil.copyfile(tuned().train, other)
+    files = {"a": str(tuned().train), "b": str(tuned().train), "c": str(other)}
+    folders = [str(trained_on(tmp_path / name, train)) for name, train in files.items()]
+    path = Path(folders[2]) / "adapter_model.safetensors"
+    weights = load_file(path)  # of the third the second layer's offsets are the larger ones
+    grown = {key: t * (100 if is_offset(key) and layer_of(key) == 1 else 1) for key, t in weights.items()}
+    save_file(grown, path, metadata={"format": "pt"})
+    words = ("--rows", 12, "--json", tmp_path / "p.json")
+    found = hadamard("prune", "--adapters", ",".join(folders), *words)
+    assert found.code == 0, found.err
+    agreement = numbers(tmp_path / "p.json")["agreement"]["offset"]
+    sizes = numbers(tmp_path / "p.json")["adapters"]["a"]["scores"]["offset"]
+    assert agreement == {"within_task": 1.0, "between_tasks": -1.0 if sizes[0] > sizes[1] else 1.0}
+    assert "seeds of one task" in found.out
 
 
 @pytest.mark.parametrize(("n_rows", "n"), [(799, 400), (1199, 400), (5, 9), (1, 1)])
@@ -324,6 +346,7 @@ def test_files_that_differ_are_tasks_that_differ_in_as_many_folders_as_it_takes(
     files = ("/far/cola/data/train.csv", "/far/rte/data/train.csv", "/far/cola/data/train.csv")
     folders = [trained_on(tmp_path / name, train) for name, train in zip("abc", files, strict=True)]
     assert tasks_of(folders) == ["cola/data/train", "rte/data/train", "cola/data/train"]
+    assert made_with(folders[0])["task"] == "data/train" and "/far" not in json.dumps(made_with(folders[0]))
 
 
 def test_prune_runs_no_code_of_a_model_that_the_adapter_alone_allows(tmp_path: Path) -> None:
@@ -417,7 +440,12 @@ def test_outputs_of_a_model_and_itself_do_not_change(tmp_path: Path) -> None:
     words = ("--tuned", tuned().model, "--data", tuned().train, "--json", tmp_path / "o.json")
     found = hadamard("analyse", "outputs", "--model", tuned().model, *words, "--plot", tmp_path / "o.svg")
     assert found.code == 0, found.err
-    layers = numbers(tmp_path / "o.json")["model"]["layers"]
+    written = numbers(tmp_path / "o.json")["model"]
+    assert (written["made_with"]["model"], written["made_with"]["data"]) == (
+        str(tuned().model),
+        str(tuned().train),
+    )
+    layers = written["layers"]
     assert layers["change"] == [0.0, 0.0] and layers["norm before"] == layers["norm after"]
 
 

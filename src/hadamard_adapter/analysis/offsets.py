@@ -20,6 +20,7 @@ __all__ = [
     "flat",
     "layer_of",
     "made_with",
+    "mean_of_pairs",
     "read_offsets",
     "refuse_two_bases",
     "stacked",
@@ -133,12 +134,32 @@ def tasks_of(folders: Sequence[str | Path]) -> list[str]:
     Raises:
         AdapterError: as `read_task`, or a run.json is damaged.
     """
-    made = [made_with(folder) for folder in folders]
-    files = [one.get("own_file", "").split("/") for one in made]
+    runs = [_run_of(expanded(folder)) for folder in folders]
+    files = [run.get("file", ()) for run in runs]
     return [
-        _told_apart(file, files) or one.get("task") or read_task(folder).name
-        for folder, one, file in zip(folders, made, files, strict=True)
+        _told_apart(file, files) or run.get("task") or read_task(folder).name
+        for folder, run, file in zip(folders, runs, files, strict=True)
     ]
+
+
+def mean_of_pairs(matrix: Float[np.ndarray, "a a"], tasks: Sequence[str]) -> dict[str, float | None]:
+    """Mean of a symmetric matrix over pairs of adapters of one task, and over pairs of two tasks.
+
+    None where there is no such pair. Adapters of one task differ in their seed, or in their rows.
+
+    Example:
+        >>> mean_of_pairs(np.array([[1.0, 0.8, 0.1], [0.8, 1.0, 0.3], [0.1, 0.3, 1.0]]), ["a", "a", "b"])
+        {'within_task': 0.8, 'between_tasks': 0.2}
+    """
+    first, second = np.triu_indices(len(tasks), k=1)
+    same = np.array(
+        [tasks[i] == tasks[j] for i, j in zip(first.tolist(), second.tolist(), strict=True)], bool
+    )
+    values = matrix[first, second]
+    return {
+        name: round(float(values[chosen].mean()), 4) if chosen.any() else None
+        for name, chosen in (("within_task", same), ("between_tasks", ~same))
+    }
 
 
 def made_with(folder: str | Path) -> dict[str, Any]:
@@ -148,24 +169,30 @@ def made_with(folder: str | Path) -> dict[str, Any]:
         >>> made_with("no/such/folder")
         {}
     """
-    path = expanded(folder) / "run.json"
+    run = _run_of(expanded(folder))
+    if not run:
+        return {}
+    return {
+        "task": "/".join(run["file"][-2:]) or run["task"],
+        "rows": run["rows"],
+        **{name: run[name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")},
+    }
+
+
+def _run_of(folder: Path) -> dict[str, Any]:
+    """Some settings of a run.json, task, rows, and the parts of an own file's path; empty where none is."""
+    path = folder / "run.json"
     if not path.is_file():
         return {}
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         settings = {name: run["settings"][name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
-        return {**_task_of(run), "rows": run["rows"], **settings}
+        # `tune` calls all tasks of own files "task": their training file tells them apart.
+        train = run["settings"].get("train") if run["settings"].get("task") is None else None
+        file = () if train is None else Path(train).with_suffix("").as_posix().split("/")
+        return {**settings, "task": run["task"]["name"], "rows": run["rows"], "file": file}
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{str(path)!r} is damaged: {error!r}; copy it again, or tune again") from error
-
-
-def _task_of(run: Mapping[str, Any]) -> dict[str, str]:
-    """What a run.json calls its task; `tune` calls all tasks of own files "task", so these say their file."""
-    name, train = run["task"]["name"], run["settings"].get("train")
-    if run["settings"].get("task") is not None or train is None:
-        return {"task": name}
-    file = Path(train).with_suffix("").parts
-    return {"task": "/".join(file[-2:]), "own_file": "/".join(file)}
 
 
 def _told_apart(file: Sequence[str], others: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hadamard_adapter.analysis.offsets import flat, read_offsets, tasks_of
+from hadamard_adapter.analysis.offsets import flat, mean_of_pairs, read_offsets, tasks_of
 from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import SettingsError
 
@@ -91,6 +91,7 @@ def patterns_of_folders(folders: Sequence[str]) -> dict[str, Any]:
         f"1 + {kind}": cosines(1 + array) for kind, array in vectors.items() if kind.startswith("scale ")
     }
     similar["all offsets"] = cosines(flat(table))
+    pairs = {kind: mean_of_pairs(matrix, tasks) for kind, matrix in similar.items()}
     coordinates, shares = principal_components(flat(table))
     by_layer = {
         kind: {
@@ -105,10 +106,8 @@ def patterns_of_folders(folders: Sequence[str]) -> dict[str, Any]:
         "tasks": tasks,
         "by_layer": by_layer,
         "cosine": {kind: _rounded(matrix) for kind, matrix in similar.items()},
-        "within_task": {kind: _mean_of_pairs(matrix, tasks, same=True) for kind, matrix in similar.items()},
-        "between_tasks": {
-            kind: _mean_of_pairs(matrix, tasks, same=False) for kind, matrix in similar.items()
-        },
+        "within_task": {kind: means["within_task"] for kind, means in pairs.items()},
+        "between_tasks": {kind: means["between_tasks"] for kind, means in pairs.items()},
         "components": {"coordinates": _rounded(coordinates), "variance_share": _rounded(shares)},
     }
 
@@ -155,14 +154,6 @@ def _cosine_map(axes: Any, matrix: Any, names: Sequence[str]) -> Any:
     axes.set_yticks(range(len(names)), [without_mathtext(name) for name in names], fontsize=7)
     axes.set_xticks([])
     return image
-
-
-def _mean_of_pairs(matrix: Float[np.ndarray, "a a"], tasks: Sequence[str], same: bool) -> float | None:
-    """Mean over the pairs of adapters of one task, or of two; None where there is no such pair."""
-    first, second = np.triu_indices(len(tasks), k=1)
-    chosen = [(tasks[i] == tasks[j]) == same for i, j in zip(first.tolist(), second.tolist(), strict=True)]
-    values = matrix[first, second][chosen]
-    return round(float(values.mean()), 4) if len(values) else None
 
 
 def _rounded(values: Float[np.ndarray, "..."]) -> Any:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hadamard_adapter.analysis.offsets import layer_of
+from hadamard_adapter.analysis.offsets import layer_of, mean_of_pairs
 from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import AdapterError, DataError, SettingsError
 from hadamard_adapter.files import filled, read_json, write_json
@@ -190,20 +190,20 @@ def score_without(classifier: Classifier, rows: Examples, layers: Sequence[int])
         ]
 
 
-def rank_agreement(scores: Sequence[Sequence[float]]) -> float | None:
-    """Mean Spearman correlation of the layers' order over all pairs of adapters, None for fewer than two.
+def rank_agreement(scores: Sequence[Sequence[float]], tasks: Sequence[str]) -> dict[str, float | None]:
+    """Mean Spearman correlation of the layers' order over pairs of adapters of one task, and of two tasks.
+
+    None where there is no such pair, or where an adapter's layers have no order.
 
     Example:
-        >>> rank_agreement([[1.0, 2.0, 3.0], [3.0, 5.0, 9.0]])
-        1.0
+        >>> rank_agreement([[1.0, 2.0, 3.0], [3.0, 5.0, 9.0], [3.0, 2.0, 1.0]], ["cola", "cola", "rte"])
+        {'within_task': 1.0, 'between_tasks': -1.0}
     """
     from scipy.stats import rankdata
 
-    if len(scores) < 2 or len({len(row) for row in scores}) > 1 or any(len(set(row)) < 2 for row in scores):
-        return None
-    ranks = np.stack([rankdata(row) for row in scores])
-    first, second = np.triu_indices(len(scores), k=1)
-    return round(float(np.corrcoef(ranks)[first, second].mean()), 4)
+    if len({len(row) for row in scores}) > 1 or any(len(set(row)) < 2 for row in scores):
+        return dict.fromkeys(("within_task", "between_tasks"))
+    return mean_of_pairs(np.atleast_2d(np.corrcoef([rankdata(row) for row in scores])), tasks)
 
 
 def spread_rows(rows: Examples, n: int) -> Examples:

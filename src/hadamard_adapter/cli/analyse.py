@@ -242,15 +242,23 @@ def outputs_command(options: OutputsOptions) -> None:
         table = read_table(data)
         columns = find_columns(table, options.text, options.pair, None, False)
         rows = encode_texts(table, columns)
-        found[Path(tuned).name] = outputs_of_models(
-            options.model,
-            tuned,
-            rows.texts,
-            rows.pairs,
-            position=options.position,
-            n_tokens=options.tokens,
-            max_length=options.max_length,
-        )
+        found[Path(tuned).name] = {
+            "made_with": {
+                "model": options.model,
+                "tuned": tuned,
+                "data": data,
+                "max_length": options.max_length,
+            },
+            **outputs_of_models(
+                options.model,
+                tuned,
+                rows.texts,
+                rows.pairs,
+                position=options.position,
+                n_tokens=options.tokens,
+                max_length=options.max_length,
+            ),
+        }
     for name, one in found.items():
         n_layers = len(one["layers"]["change"])
         rows = [(row, *(f"{value:.3f}" for value in values)) for row, values in one["layers"].items()]
@@ -271,7 +279,7 @@ def prune_command(options: PruneOptions) -> None:
       hadamard prune --adapters cola,mrpc,rte --plot prune.svg
     """
     stay_offline_without_hub([base_name_in(folder) for folder in options.adapters])
-    from hadamard_adapter.analysis.offsets import refuse_two_bases
+    from hadamard_adapter.analysis.offsets import refuse_two_bases, tasks_of
     from hadamard_adapter.analysis.prune import CRITERIA, prune_picture, rank_agreement
 
     refuse_two_bases([expanded(folder) for folder in options.adapters])
@@ -290,15 +298,16 @@ def prune_command(options: PruneOptions) -> None:
         if "again" in one:
             data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
     if len(found) > 1:
-        alike = (
-            len({tuple(one["layers"]) for one in found.values()}) == 1
-        )  # else no rank says what another does
-        shown = {
-            name: rank_agreement([one["scores"][name] for one in found.values()] if alike else [])
-            for name in CRITERIA
-        }
-        text = ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
-        data_console().print(f"\nagreement of the rankings over adapters (mean Spearman): {text}")
+        tasks = tasks_of(options.adapters)
+        shown: dict[str, Any] = {}
+        if len({tuple(one["layers"]) for one in found.values()}) == 1:  # else no rank says what another does
+            shown = {
+                name: rank_agreement([one["scores"][name] for one in found.values()], tasks)
+                for name in CRITERIA
+            }
+        rows = [(name, *map(_number, means.values())) for name, means in shown.items()]
+        data_console().print("\ndo rankings agree (mean Spearman correlation)?")
+        _print("by", ("seeds of one task", "different tasks"), rows)
         found = {"agreement": shown, "adapters": found}
     else:
         found = {"adapters": found}
