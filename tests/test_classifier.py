@@ -103,6 +103,18 @@ def test_half_precision_keeps_the_order_and_stays_close(place: Path) -> None:
     assert 0 < difference < 1e-2
 
 
+def test_memory_that_holds_one_model_alone_is_no_matter_of_batches(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    whole = load(place / "tuned").merged()
+    monkeypatch.setattr("hadamard_adapter.tuning.classifier.cast_frozen", full)
+    with pytest.raises(SettingsError, match="a second one in bfloat16"):
+        whole.halved(["w10"])
+
+
 def test_what_cannot_be_folded_stays_beside_the_weights(tmp_path: Path) -> None:
     tiny_folder(tmp_path / "model", "t5")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2)

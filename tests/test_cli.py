@@ -28,7 +28,8 @@ from hadamard_adapter.cli.main import run
 from hadamard_adapter.cli.options import CommaList, command_from
 from hadamard_adapter.cli.reference import page
 from hadamard_adapter.cli.tune import summary
-from hadamard_adapter.tuning import Evaluation, TuneResult, TuneSettings
+from hadamard_adapter.tasks.tables import table_of
+from hadamard_adapter.tuning import Classifier, Evaluation, TuneResult, TuneSettings
 from models import TINY, tiny_config, tiny_model
 from tuning_help import write_rows
 
@@ -185,7 +186,7 @@ def test_predict_says_which_type_it_computed_in_and_falls_back_where_that_change
         *(("whole", "float32", 1e-2), ("half", "bfloat16", 1e-2)),
         *(("fallen back", "bfloat16", 0.0),),
     ):
-        monkeypatch.setattr("hadamard_adapter.cli.predict._TOLERANCE", tolerance)
+        monkeypatch.setattr("hadamard_adapter.cli.half_precision.TOLERANCE", tolerance)
         outcome = hadamard(*words, "--output", tmp_path / "out.csv", "--dtype", dtype)
         assert outcome.code == 0, outcome.err
         found[case] = outcome.err, (tmp_path / "out.csv").read_text()
@@ -220,6 +221,42 @@ def test_a_late_row_that_half_precision_moves_is_found_and_few_rows_are_not_comp
     found = hadamard("predict", "--adapter", tuned().adapter, "--output", tmp_path / "out.csv", stdin=given)
     assert found.code == 0 and f"a second, {dtype})" in found.err
     assert len(compared) == (256 if n_rows == 512 else 0)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_rows_that_half_precision_moves_are_found_wherever_they_stand(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five rows of a slow pipe, then a full batch, then one with long rows, as in a file sorted by length."""
+    long, batches = " ".join(["w30"] * 9), list[str]()
+
+    def halved(self: Any, texts: list[str], *args: Any) -> tuple[Any, float]:
+        return dataclasses.replace(self, dtype="bfloat16"), self.changed_in(None, texts)
+
+    def logits_and_cuts(self: Any, texts: list[str], *args: Any) -> Any:
+        batches.append(f"{len(texts)} {self.dtype}")
+        return original(self, texts, *args)
+
+    def arriving(*args: Any, **kwargs: Any) -> Any:
+        for texts in (["w10"] * 5, ["w10"] * 512, [*["w20"] * 511, long], ["w10"] * 512):
+            yield table_of("rows", ("text",), list(enumerate([{"text": text} for text in texts])))
+
+    original = Classifier.logits_and_cuts
+    monkeypatch.setattr(Classifier, "halved", halved)
+    monkeypatch.setattr(
+        Classifier, "changed_in", lambda self, other, texts, *a: 0.02 if long in texts else 0.0
+    )
+    monkeypatch.setattr(Classifier, "logits_and_cuts", logits_and_cuts)
+    monkeypatch.setattr("hadamard_adapter.tasks.iter_rows", arriving)
+    monkeypatch.setattr("hadamard_adapter.tuning.precision.pick_dtype", lambda dtype, device: "bfloat16")
+    words = ("--output", tmp_path / "out.csv", "--dtype", dtype)
+    found = hadamard("predict", "--adapter", tuned().adapter, *words, stdin="text\nw10\n")
+    assert found.code == 0, found.err
+    first = "float32" if dtype == "auto" else "bfloat16"
+    assert batches == [f"5 {first}", "512 bfloat16", "512 float32", "512 float32"]
+    assert "0.02, more than 0.01: float32 instead from there on" in " ".join(found.err.split())
+    used = ["float32", "bfloat16", "float32"][dtype == "bfloat16" :]
+    assert f"a second, {', then '.join(used)})" in " ".join(found.err.split())
 
 
 def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:

@@ -247,14 +247,21 @@ def test_other_weights_under_the_same_path_are_noticed(place: Path, tmp_path: Pa
         tiny_tune(model, output, train, stages=1, epochs=1)
 
 
-def test_a_long_file_is_told_apart_by_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content, "WHOLE", 10)
+@pytest.mark.parametrize("is_sample", [False, True])
+def test_a_long_file_is_told_apart_by_all_of_it_or_by_samples(
+    is_sample: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "SHORT", 10)
     monkeypatch.setattr(content, "BLOCK", 2)
     seen = set()
     for size, last in ((200, b"a"), (200, b"b"), (201, b"a")):
         (tmp_path / "model.safetensors").write_bytes(b"x" * (size - 1) + last)
-        seen.add(content.base_content(str(tmp_path)))
-    assert len(seen) == 3 and content.base_content(str(tmp_path)) in seen
+        seen.add(content.base_content(str(tmp_path), is_sample))
+    assert len(seen) == 3 and content.base_content(str(tmp_path), is_sample) in seen
+    between = bytearray(b"x" * 200 + b"a")
+    between[5] = ord("y")  # no sample holds it
+    (tmp_path / "model.safetensors").write_bytes(between)
+    assert (content.base_content(str(tmp_path), is_sample) in seen) == is_sample
 
 
 def test_overwrite_never_replaces_what_is_not_ours(place: Path, tmp_path: Path) -> None:

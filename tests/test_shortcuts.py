@@ -65,7 +65,7 @@ def test_a_run_says_what_its_cache_depends_on(tmp_path: Path, monkeypatch: pytes
     assert seen[0] == seen[1] and len({str(content) for content in seen}) == 3
 
 
-def test_all_stages_caches_stay_within_the_limit_and_it_is_said(tmp_path: Path) -> None:
+def test_all_stages_caches_stay_within_the_limit_and_the_last_comes_first(tmp_path: Path) -> None:
     settings, data = rows_of(tmp_path, 0)
     model, stage, said = adapted(layers_to_transform=[1]), stage_for("bert"), list[str]()
     cache = tmp_path / "cache"
@@ -74,11 +74,16 @@ def test_all_stages_caches_stay_within_the_limit_and_it_is_said(tmp_path: Path) 
     size_gb = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
     second = dataclasses.replace(stage, name="both")
     tight = dataclasses.replace(settings, cache_gb=1.5 * size_gb)
-    with shortcuts(model, second, tight, data, {}, cache, said.append) as short:
+    for one, places in ((second, {"both"}), (stage, {stage.name}), (stage, {stage.name})):
+        with shortcuts(model, one, tight, data, {}, cache, said.append) as short:
+            assert short is not one and {place.name for place in cache.iterdir()} == places
+    wide = dataclasses.replace(settings, cache_gb=2.5 * size_gb)
+    with shortcuts(model, second, wide, data, {}, cache, said.append) as short:
+        assert short is not second and {place.name for place in cache.iterdir()} == {"both", stage.name}
+    narrow = dataclasses.replace(settings, cache_gb=0.5 * size_gb)
+    with shortcuts(model, second, narrow, data, {}, cache, said.append) as short:
         assert short is second
     assert f"cache_gb leaves {0.5e6 * size_gb:.1f} kB" in said[-1]
-    with shortcuts(model, stage, tight, data, {}, cache, said.append) as short:
-        assert short is not stage  # its own does not count against it
     n_said = len(said)
     off = dataclasses.replace(settings, cache_gb=0.0)
     with shortcuts(model, stage, off, data, {}, tmp_path / "none", said.append) as short:

@@ -176,10 +176,10 @@ def work_of(run: Run) -> int:
 
 @functools.cache
 def content_of(model: str) -> str:
-    """A hash of what a model's files hold, read once; its name where nothing can be read."""
+    """A hash of what a model's files hold, of long ones a sample, read once; its name where none is."""
     from hadamard_adapter.tuning.content import base_content
 
-    return base_content(model) or model
+    return base_content(model, is_sample=True) or model
 
 
 def _key(settings: TuneSettings, data: TuneData, model: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`hadamard predict`: labels and probabilities beside the columns of a file, a batch at a time."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hadamard_adapter.cli.adapter_options import RowOptions
 from hadamard_adapter.cli.console import cut_line, message_console, waiting
+from hadamard_adapter.cli.half_precision import ROWS_PER_BATCH, Precision
 from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
 from hadamard_adapter.errors import DataError, SettingsError
@@ -16,18 +17,11 @@ from hadamard_adapter.files import is_same_file
 
 if TYPE_CHECKING:
     from hadamard_adapter.tasks import Columns, Table, Task
-    from hadamard_adapter.tuning import Classifier, Prediction
+    from hadamard_adapter.tuning import Prediction
 
 __all__ = ["PredictOptions", "predict_command"]
 
-_ROWS_PER_BATCH = 512
 _DIGITS = 6
-_N_COMPARED = 256
-"""Rows of the first batch, of all lengths, that tell what half precision changes."""
-_TOLERANCE = 1e-2
-"""Largest change of a probability (regression: of a value, over the largest) for half precision."""
-_SHARE_SEEN = 0.5
-"""Of the tolerance, the most that the compared rows may need: the worst of all rows is seldom among them."""
 _LABEL_PREFIX = "probability_"
 
 
@@ -42,8 +36,9 @@ class PredictOptions(RowOptions):
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """Format of streams (by default that of the file at the other end, else csv) and of odd file names."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Type to compute in; auto: bfloat16 where it is faster, from 512 rows on. Only where 256 of the first
-    rows change by 0.005 at most, so that all may be expected to stay within 0.01."""
+    """Type to compute in; auto: bfloat16 where it is faster, from 512 rows at a time on. Only where 256 of
+    the first rows change by 0.005 at most, so that all may be expected to stay within 0.01, and for as long
+    as four of every 512 later ones do."""
     all_probabilities: bool = False
     """Whether to add a column `probability_<label>` for every label."""
     prediction_column: str = "prediction"
@@ -79,7 +74,7 @@ def predict_command(options: PredictOptions) -> None:
 
     source, target = _formats(options)
     batches = iter_rows(
-        options.input, _ROWS_PER_BATCH, format=source, quoting=options.quoting, delimiter=options.delimiter
+        options.input, ROWS_PER_BATCH, format=source, quoting=options.quoting, delimiter=options.delimiter
     )
     first = next(batches)  # what is wrong with the file is said before the model is loaded
     _refuse_taken(first, (options.prediction_column,))
@@ -89,52 +84,19 @@ def predict_command(options: PredictOptions) -> None:
     console = message_console(options.quiet)
     classifier = load(options.adapter, options.model, options.device, options.allow_remote_code).merged()
     cuts: list[int] = []
-    classifier = _in_dtype(classifier, first, options, console.print)
+    precision = Precision(classifier, options.dtype, options.batch_size, console.print)
     separator = None if format_of(options.output, target) == "jsonl" else classifier.task.separator
     _refuse_separator(classifier.task, separator)
     _refuse_taken(first, _added_columns(classifier.task, options))
-    labelled = _labelled(chain([first], batches), classifier, options, separator, cuts)
+    labelled = _labelled(chain([first], batches), precision, options, separator, cuts)
     started = time.perf_counter()
     with waiting(console, "predicting"):
         n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
     where = "" if options.output == "-" else f", in {options.output}"
     pace = n_rows / (time.perf_counter() - started)
-    console.print(f"{n_rows} rows labelled{where} ({pace:,.0f} a second, {classifier.dtype})")
+    console.print(f"{n_rows} rows labelled{where} ({pace:,.0f} a second, {', then '.join(precision.used)})")
     if sum(cuts):
         console.print(cut_line(sum(cuts), n_rows, classifier.max_length))
-
-
-def _in_dtype(
-    classifier: "Classifier", first: "Table", options: PredictOptions, say: Callable[[str], None]
-) -> "Classifier":
-    """The classifier in half precision where that is wanted and close enough, else as it is; it is said."""
-    import numpy as np
-
-    from hadamard_adapter.tasks import encode_texts
-    from hadamard_adapter.tuning.precision import pick_dtype
-
-    if pick_dtype(options.dtype, classifier.model.device) == "float32" or not first.rows:
-        return classifier
-    if options.dtype == "auto" and len(first.rows) < _ROWS_PER_BATCH:
-        return classifier  # to compare would take longer than to label the rows
-    columns = classifier.columns_in(first, options.text, options.pair)
-    rows = encode_texts(first, columns)
-    by_length = sorted(range(len(rows.texts)), key=lambda row: len(rows.texts[row]))
-    places = np.unique(np.linspace(0, len(by_length) - 1, _N_COMPARED).astype(int))
-    compared = [by_length[place] for place in places]
-    texts = [rows.texts[row] for row in compared]
-    pairs = None if rows.pairs is None else [rows.pairs[row] for row in compared]
-    try:
-        half, difference = classifier.halved(texts, pairs, options.batch_size)
-    except SettingsError:
-        if options.dtype == "bfloat16":
-            raise
-        return classifier
-    what = f"on {len(texts)} of the first rows bfloat16 changes probabilities by up to {difference:.1g}"
-    if difference <= _SHARE_SEEN * _TOLERANCE:
-        return half
-    say(f"{what}, more than {_SHARE_SEEN * _TOLERANCE:g}: float32 instead")
-    return classifier
 
 
 def _check_output(source: str, target: str) -> None:
@@ -160,7 +122,7 @@ def _formats(options: PredictOptions) -> tuple[str | None, str | None]:
 
 def _labelled(
     batches: "Iterable[Table]",
-    classifier: "Classifier",
+    precision: Precision,
     options: PredictOptions,
     separator: str | None,
     cuts: list[int],
@@ -169,11 +131,12 @@ def _labelled(
     from hadamard_adapter.tasks import encode_texts
 
     columns: Columns | None = None
-    added = _added_columns(classifier.task, options)
+    added = _added_columns(precision.whole.task, options)
     for table in batches:
         _refuse_taken(table, added)
-        columns = columns or classifier.columns_in(table, options.text, options.pair)
+        columns = columns or precision.whole.columns_in(table, options.text, options.pair)
         examples = encode_texts(table, columns)
+        classifier = precision.pick(examples)
         logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, options.batch_size)
         found = classifier.read(logits)
         cuts.append(n_cut)

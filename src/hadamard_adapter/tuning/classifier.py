@@ -15,7 +15,14 @@ from peft import get_peft_model
 
 from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.adapter.fingerprint import HASHED, fingerprint
-from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError, option
+from hadamard_adapter.errors import (
+    AdapterError,
+    DataError,
+    HadamardError,
+    SettingsError,
+    is_out_of_memory,
+    option,
+)
 from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import split
 from hadamard_adapter.tasks import Columns, Table, Task, find_columns, predictions
@@ -116,8 +123,7 @@ class Classifier:
     ) -> tuple["Classifier", float]:
         """The same classifier in bfloat16, and how far its probabilities are from those in float32.
 
-        The difference is the largest one of a probability over these texts; for regression, of a value, in
-        units of the largest value. This classifier's model stays as it is, so the two are in memory together.
+        This classifier's model stays as it is, so the two are in memory together.
 
         Args:
             texts: to compare on; one at least.
@@ -125,25 +131,45 @@ class Classifier:
             batch_size: rows at a time.
 
         Raises:
-            SettingsError: as `logits`, or the model's code does not compute in bfloat16.
+            SettingsError: as `logits`, the model's code does not compute in bfloat16, or there is no memory
+                for a second model.
 
         Example:
             >>> half, difference = load("out").merged().halved(["a fine film"])  # doctest: +SKIP
             >>> difference < 1e-2  # doctest: +SKIP
             True
         """
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        cast_frozen(model, "bfloat16")
-        half = dataclasses.replace(self, model=model, dtype="bfloat16")
-        whole = _scores(self.task, self.logits(texts, pairs, batch_size))
+        whole = self.logits(texts, pairs, batch_size)
         try:
-            difference = np.abs(_scores(self.task, half.logits(texts, pairs, batch_size)) - whole).max()
-        except RuntimeError as error:
-            raise SettingsError(
-                f"dtype: expected 'float32' for this model, whose code does not compute in bfloat16 ({error})"
-            ) from error
-        is_value = self.task.problem_type == "regression"
-        return half, float(difference / max(np.abs(whole).max(), 1e-6) if is_value else difference)
+            model = copy.deepcopy(self.model).requires_grad_(False)
+            cast_frozen(model, "bfloat16")
+            half = dataclasses.replace(self, model=model, dtype="bfloat16")
+            return half, _largest_change(self.task, whole, half.logits(texts, pairs, batch_size))
+        except (RuntimeError, MemoryError) as error:
+            reason = "whose code does not compute in bfloat16"
+            if is_out_of_memory(error):
+                reason = "of which a second one in bfloat16, to compare with, does not fit into memory"
+            raise SettingsError(f"dtype: expected 'float32' for this model, {reason} ({error})") from error
+
+    def changed_in(
+        self, other: "Classifier", texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
+    ) -> float:
+        """How far another classifier's probabilities are from this one's: the largest difference.
+
+        Of a regression it is that of a value, in units of the largest value.
+
+        Args:
+            other: of the same task.
+            texts: to compare on; one at least.
+            pairs: second texts, if the task has them.
+            batch_size: rows at a time.
+
+        Example:
+            >>> load("out").changed_in(load("out").merged(), ["a fine film"]) < 1e-5  # doctest: +SKIP
+            True
+        """
+        before, after = (one.logits(texts, pairs, batch_size) for one in (self, other))
+        return _largest_change(self.task, before, after)
 
     def read(self, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
         """One prediction per row of logits (b, l)."""
@@ -237,10 +263,15 @@ class Classifier:
         return found
 
 
-def _scores(task: Task, logits: Float32[np.ndarray, "b l"]) -> Float[np.ndarray, "..."]:
-    """Probabilities of rows; for regression their values."""
-    found, probabilities = predictions(task, logits)
-    return np.asarray(found) if task.problem_type == "regression" else probabilities
+def _largest_change(
+    task: Task, before: Float32[np.ndarray, "b l"], after: Float32[np.ndarray, "b l"]
+) -> float:
+    """The largest difference of a probability; for regression of a value, in units of the largest."""
+    is_value = task.problem_type == "regression"
+    found = (predictions(task, logits) for logits in (before, after))
+    first, second = (np.asarray(values if is_value else shares) for values, shares in found)
+    difference = np.abs(second - first).max()
+    return float(difference / max(np.abs(first).max(), 1e-6) if is_value else difference)
 
 
 def read_logits(task: Task, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:

@@ -9,18 +9,19 @@ from hadamard_adapter.files import file_sha256
 
 __all__ = ["base_content"]
 
-WHOLE = 1 << 28
-"""Files up to this many bytes are hashed whole (some 0.2 s); of longer ones, `N_SAMPLES` blocks."""
+SHORT = 1 << 28
+"""Of files that are longer, in bytes, a sample is `N_SAMPLES` blocks of `BLOCK`."""
 N_SAMPLES, BLOCK = 64, 1 << 20
 READ = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt")
 """What a run reads from a folder: config, weights, tokenizer."""
 
 
-def base_content(model: str) -> str | None:
+def base_content(model: str, is_sample: bool = False) -> str | None:
     """Tell the content of a base model apart from what the same path or name held before.
 
     Args:
         model: a folder, or a name on the hub.
+        is_sample: whether parts of long files will do. Whole ones take a second a gigabyte or two.
 
     Returns:
         A folder's sha256 over names, sizes and contents of the files that a run reads; the commit of a name
@@ -35,13 +36,13 @@ def base_content(model: str) -> str | None:
         return _commit(model)
     digest = hashlib.sha256()
     for path in sorted({path for pattern in READ for path in folder.glob(pattern) if path.is_file()}):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0{_hash(path)}\n".encode())
+        digest.update(f"{path.name}\0{path.stat().st_size}\0{_hash(path, is_sample)}\n".encode())
     return digest.hexdigest()
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, is_sample: bool) -> str:
     size = path.stat().st_size
-    if size <= WHOLE:
+    if size <= SHORT or not is_sample:
         return file_sha256(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def cached_prefix(
     say: Callable[[str], None],
     progress: Progress | None = None,
     dtype: str = "float32",
+    others: Sequence[Path] = (),
 ) -> Iterator[Stage]:
     """The stage to run instead of `stage`: the same, with the frozen layers' output read from a file.
 
@@ -78,17 +79,20 @@ def cached_prefix(
         stage: rows as tokens, and how they are collated.
         folder: of the files; what is there from a killed run is used if it is whole and has this key.
         key: what the hidden states depend on besides the layers and precision (model, data), as JSON.
-        limit_gb: largest size of the files in units of 1e9 bytes: what is left of the setting cache_gb.
+        limit_gb: largest size of the files, those of `others` included, in units of 1e9 bytes.
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
         dtype: type that the stage computes products in, "float32" or "bfloat16".
+        others: folders of what other stages kept, which are removed where not all of it fits.
     """
-    prefix, reason = _usable_prefix(model, stage, folder, limit_gb, dtype)
+    prefix, reason = _usable_prefix(model, stage, folder, limit_gb, dtype, others)
     if prefix is None:
         if reason:
             say(f"no cache of frozen layers: {reason}")
         yield stage
         return
+    if PartialState().is_main_process:
+        _make_room(_size_gb(prefix, stage), limit_gb, folder, others)
     n_layers, size = len(prefix.layers), _words(_size_gb(prefix, stage))
     say(f"what {n_layers} frozen layers put out is computed once ({size} on disk)")
     key = {**key, "n_layers": n_layers, "is_first_only": prefix.is_first_only, "dtype": dtype}
@@ -150,7 +154,7 @@ def _is_frozen(layer: nn.Module) -> bool:
 
 
 def _usable_prefix(
-    model: Any, stage: Stage, folder: Path, limit_gb: float, dtype: str
+    model: Any, stage: Stage, folder: Path, limit_gb: float, dtype: str, others: Sequence[Path]
 ) -> tuple[_Prefix | None, str]:
     """The frozen layers where their output can be kept, and why not where it cannot."""
     layers, reason = frozen_prefix(model)
@@ -160,9 +164,9 @@ def _usable_prefix(
         return None, "the tokenizer gives no attention_mask, which tells tokens from padding"
     prefix, reason = _tried(model, layers, stage, dtype)
     if prefix is not None:
-        size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder)
+        size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder) + sum(map(_held_gb, others))
         if size_gb > limit_gb:
-            reason = f"it would take {_words(size_gb)}, cache_gb leaves {_words(max(0.0, limit_gb))}"
+            reason = f"it would take {_words(size_gb)}, cache_gb leaves {_words(limit_gb)}"
         elif size_gb > room_gb:
             reason = f"it would take {_words(size_gb)}, the disk has room for {_words(room_gb)}"
     # What one process finds holds for all: those that went on would wait for it for ever.
@@ -388,8 +392,19 @@ def _first_token(row: Row) -> Row:
 def _room_gb(folder: Path) -> float:
     """What the folder's disk has room for, a killed run's files counted as free."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
-    own = sum(path.stat().st_size for path in folder.glob("*"))
-    return max(0.0, (shutil.disk_usage(there).free + own) / 1e9 - SPARE_GB)
+    return max(0.0, shutil.disk_usage(there).free / 1e9 + _held_gb(folder) - SPARE_GB)
+
+
+def _held_gb(folder: Path) -> float:
+    """Size of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*")) / 1e9
+
+
+def _make_room(size_gb: float, limit_gb: float, folder: Path, others: Sequence[Path]) -> None:
+    """Remove what other stages kept where files of this size do not fit beside it."""
+    if size_gb > min(limit_gb - sum(map(_held_gb, others)), _room_gb(folder)):
+        for place in others:
+            remove_scrap(place)
 
 
 def _size_gb(prefix: _Prefix, stage: Stage) -> float:

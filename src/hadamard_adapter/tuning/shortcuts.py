@@ -45,7 +45,7 @@ def shortcuts(
         settings: resolved, with device and dtype.
         data: the rows' texts, whose fingerprints tell one cache from another.
         content: what else the layers' output depends on: the base model, the length of a row.
-        folder: of all stages' caches; together they stay within `cache_gb`.
+        folder: of all stages' caches; together they stay within `cache_gb`, and the last one comes first.
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
     """
@@ -53,9 +53,14 @@ def shortcuts(
         if settings.cache_gb and not settings.dropout:
             parts = (("train", data.train), ("dev", data.dev))
             key = content | {part: data_fingerprint(rows) for part, rows in parts}
-            left_gb = settings.cache_gb - _size_gb(folder, without=folder / stage.name)
+            own, others = (
+                folder / stage.name,
+                [place for place in folder.glob("*") if place.name != stage.name],
+            )
             stage = stack.enter_context(
-                cached_prefix(model, stage, folder / stage.name, key, left_gb, say, progress, settings.dtype)
+                cached_prefix(
+                    model, stage, own, key, settings.cache_gb, say, progress, settings.dtype, others
+                )
             )
         elif settings.cache_gb and frozen_prefix(model)[0]:
             say("no cache of frozen layers: with dropout they compute something else in every epoch")
@@ -85,9 +90,3 @@ def lean(model: Any, settings: TuneSettings) -> Iterator[None]:
         if settings.torch_compile:
             stack.enter_context(compiled(model))
         yield
-
-
-def _size_gb(folder: Path, without: Path) -> float:
-    """Of the files under a folder, those of one folder in it left out."""
-    files = (path for path in folder.rglob("*") if without not in path.parents and path.is_file())
-    return sum(path.stat().st_size for path in files) / 1e9
