@@ -19,7 +19,8 @@ from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
 from hadamard_adapter.serving import rows as rows_room
 from hadamard_adapter.serving.backbone import ENCODERS
-from hadamard_adapter.serving.layers import BankProjection
+from hadamard_adapter.serving.bank import near_id
+from hadamard_adapter.serving.layers import BankOutput, BankProjection
 from hadamard_adapter.serving.tables import RowTable
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.models import load_tokenizer
@@ -258,6 +259,44 @@ def test_slots_of_what_is_gone_are_used_again_and_leave_no_trace(place: Path) ->
     found, expected = bank.predict(TEXTS[:2], ["b4"] * 2), fresh.predict(TEXTS[:2], ["b4"] * 2)
     for one, other in zip(found, expected, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_number_of_labels_that_nobody_has_any_more_takes_no_memory(place: Path) -> None:
+    bank, like = bank_in(place), read_adapter(place / "mood")
+    bank.add("mood", random_adapter(like, 1))
+    (output,) = (module for module in bank.backbone.model.modules() if isinstance(module, BankOutput))
+    sizes = set(output.of_size)
+    names = tuple(f"x{index}" for index in range(9))
+    many = dataclasses.replace(
+        random_adapter(like, 2), task=dataclasses.replace(like.task, label_names=names)
+    )
+    many.head.update(
+        {
+            key: torch.randn(9, *tensor.shape[1:])
+            for key, tensor in many.head.items()
+            if len(tensor) == len(like.task.label_names)
+        }
+    )
+    for id in ("many", "others"):
+        bank.add(id, many)
+    assert set(output.of_size) == sizes | {9}
+    bank.remove("many")
+    assert (
+        set(output.of_size) == sizes | {9} and len(bank.predict(TEXTS[:1], ["others"])[0].probabilities) == 9
+    )
+    bank.remove("others")
+    assert set(output.of_size) == sizes
+    bank.add("many", many)
+    assert len(bank.predict(TEXTS[:1], ["many"])[0].probabilities) == 9
+
+
+def test_a_wrong_id_is_compared_with_a_few_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = list[str]()
+    monkeypatch.setattr(
+        "hadamard_adapter.serving.bank.did_you_mean", lambda id, ids, **_: compared.extend(ids) or ""
+    )
+    near_id("x" * 128, [f"{'long' * (index % 2) * 20}{index}" for index in range(5000)])
+    assert len(compared) == 50 and max(map(len, compared)) < 64
 
 
 @pytest.mark.parametrize("fails_at", range(6))

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import pickle
 import weakref
 
@@ -12,7 +13,11 @@ from torch import nn
 
 from adapter_help import TASK_TYPES, added, assert_same_bits, copy_state, logits, randomize
 from hadamard_adapter import HadamardConfig
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.adapter.config import PROBLEM_TYPES as ALLOWED
+from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.serving.source import read_adapter
+from hadamard_adapter.tasks import PROBLEM_TYPES
+from hadamard_adapter.tuning.folder import read_task
 from models import TINY, tiny_inputs, tiny_model
 
 NAMES = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "bart", "t5", "gpt2", "llama")
@@ -329,3 +334,51 @@ def test_labels_without_a_head_of_the_adapter_s_own_are_refused(tmp_path):
     base = type(tiny_model("bert")).from_pretrained(tmp_path)
     with pytest.raises(SettingsError, match="id2label: expected as many labels as the base model has"):
         get_peft_model(base, HadamardConfig(id2label={0: "x", 1: "y"}))
+
+
+def test_numbers_as_labels_are_words_of_the_adapter(tmp_path):
+    base = tiny_model("bert", num_labels=2)
+    base.config.id2label = {0: 0, 1: 1}
+    model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path / "x")
+    assert read_task(tmp_path / "x").label_names == ("0", "1")
+    model.config.id2label = {0: 7, 1: 8}
+    model.save_pretrained(tmp_path / "y")
+    assert read_task(tmp_path / "y").label_names == ("7", "8")
+
+
+def test_labels_of_one_adapter_are_not_those_of_another():
+    base = tiny_model("bert", num_labels=2)
+    own = dict(base.config.id2label)
+    model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS"), adapter_name="x")
+    model.add_adapter("y", HadamardConfig(task_type="SEQ_CLS"))
+    model.peft_config["x"].id2label[0] = "neg"
+    assert model.peft_config["y"].id2label == own
+    with model.disable_adapter():
+        assert model.config.id2label == own
+
+
+NO_TASK = {
+    "no name": ({"id2label": {"0": None, "1": "good"}}, "id2label"),
+    "half a character": ({"id2label": {"0": "\ud800", "1": "good"}}, "id2label: expected names by index"),
+    "one name twice": ({"id2label": {"0": "good", "1": "good"}}, "names that differ"),
+    "another problem": ({"problem_type": "foo"}, "problem_type: expected one of"),
+    "several numbers": ({"problem_type": "regression"}, "received a regression of 2"),
+    "tokens": ({"task_type": "TOKEN_CLS"}, "labels texts .*received TOKEN_CLS"),
+}
+
+
+@pytest.mark.parametrize("case", NO_TASK)
+def test_an_adapter_that_labels_no_texts_is_refused_before_it_is_served(case, tmp_path):
+    changes, message = NO_TASK[case]
+    get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"id2label": {"0": "bad", "1": "good"}} | changes
+    path.write_text(json.dumps(config))
+    for read in (read_task, read_adapter):
+        with pytest.raises(AdapterError, match=message):
+            read(tmp_path)
+
+
+def test_the_kinds_of_problems_are_the_same_for_configs_and_tasks():
+    assert set(PROBLEM_TYPES) == set(ALLOWED)

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from adapter_help import (
+    BOTH,
     adapted,
     add_random_adapter,
     added,
@@ -270,6 +271,24 @@ def test_a_weighted_adapter_has_the_places_of_its_terms_and_refuses_terms_of_dif
         model.set_adapter(name)
         hidden[name] = model(**inputs, output_hidden_states=True).hidden_states[-1]
     assert torch.equal(hidden["mix"], hidden["same"]) and not torch.equal(hidden["mix"], hidden["other"])
+
+
+@pytest.mark.parametrize("names", [["default", "pooled"], ["pooled", "default"]])
+def test_a_weighted_adapter_of_heads_of_other_modules_has_the_head_that_is_named(names):
+    model, inputs = adapted(), tiny_inputs("bert")
+    pooled = HadamardConfig(task_type="SEQ_CLS", sites=BOTH, modules_to_save=["pooler"])
+    model.add_adapter("pooled", pooled)
+    randomize(model, "pooled", 5)
+    with pytest.raises(AdapterError, match="heads of different layers"):
+        model.add_weighted_adapter(names, [0.0, 1.0], "mix")
+    assert "mix" not in model.peft_config
+    weights = [float(name == "pooled") for name in names]
+    model.add_weighted_adapter(names, weights, "mix", head="pooled")
+    found = {}
+    for name in ("pooled", "mix"):
+        model.set_adapter(name)
+        found[name] = logits(model, inputs)
+    assert_close(found["mix"], found["pooled"])
 
 
 def test_a_weighted_adapter_takes_the_head_and_the_labels_that_are_named(tmp_path):

@@ -705,6 +705,29 @@ def test_rows_are_cut_alike_however_many_are_tokenised_at_once(
     assert 0 < whole[0].n_truncated < 7 and tokenize(tokenizer, [], None, 8).rows == []
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("between", [" ", " " * 400])
+def test_a_text_that_is_far_too_long_is_cut_before_it_is_tokenised_to_the_same_tokens(
+    between: str, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(tmp_path), truncation_side=side)
+    given, encode = list[int](), models._encode
+
+    def counted(tokenizer: Any, texts: list[str], *args: Any, **more: Any) -> Any:
+        given.extend(map(len, texts))
+        return encode(tokenizer, texts, *args, **more)
+
+    long = between.join(f"w{5 + index % 50}" for index in range(2000))
+    texts, pairs = [long, "w10", long[:300], "w11 " * 99], ["w12", long, long, long]
+    found = [tokenize(tokenizer, texts, second, max_length=9) for second in (None, pairs)]
+    monkeypatch.setattr(models, "CHARACTERS_A_TOKEN", 10**9)
+    assert [tokenize(tokenizer, texts, second, max_length=9) for second in (None, pairs)] == found
+    monkeypatch.undo()
+    monkeypatch.setattr(models, "_encode", counted)
+    tokenize(tokenizer, [long] * 3, None, max_length=9)
+    assert max(given) == (9 * models.CHARACTERS_A_TOKEN if between == " " else len(long))
+
+
 def test_many_classes_set_more_aside_and_the_line_says_how_much(tmp_path: Path) -> None:
     rows = "".join(f"w{n},class {n // 3}\n" for n in range(60))
     (tmp_path / "train.csv").write_text("text,label\n" + rows)

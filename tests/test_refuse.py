@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import get_peft_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -24,6 +25,13 @@ def test_quantised_bases_are_refused():
     model = tiny_model("bert")
     model.config.quantization_config = {"load_in_8bit": True}
     assert_refused(model, HadamardConfig(), "quantised")
+
+
+def test_bases_whose_weights_accelerate_offloads_are_refused():
+    model = tiny_model("bert")
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    with pytest.raises(SettingsError, match="accelerate offloads"):
+        get_peft_model(model, HadamardConfig())
 
 
 def test_integer_weights_are_refused():

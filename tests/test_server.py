@@ -28,7 +28,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.testclient import TestClient
 
 from command import assert_refused, hadamard
-from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving import AdapterStore, read_adapter, write_pack
 from hadamard_adapter.serving.http.app import make_app
 from hadamard_adapter.serving.http.classify import ClassifyRequest
@@ -303,6 +303,11 @@ def test_a_list_of_wrong_items_is_one_error(item: Any, n_items: int) -> None:
         with pytest.raises(ValidationError) as refused:
             model.model_validate(body)
         assert refused.value.error_count() == 1, body.keys()
+
+
+def test_a_limit_that_is_no_number_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--timeout-s: expected a number above 0, received nan"):
+        Limits(timeout_s=float("nan"))
 
 
 @pytest.mark.parametrize("item", ["w1", 5, [5], ["w1"]], ids=str)

@@ -215,6 +215,15 @@ def test_an_object_store_s_own_errors_are_told_in_one_line(
     assert isinstance(found.value.__cause__, OSError)  # a follower tries again
 
 
+def test_a_store_whose_server_is_away_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch):
+    def away(*args: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", away)
+    with pytest.raises(AdapterError, match="store 'github://a:b@c/' cannot be used: no route to host"):
+        AdapterStore("github://a:b@c/")
+
+
 def test_what_is_no_adapter_is_refused_and_nothing_is_written(adapters: Path, tmp_path: Path):
     store = AdapterStore(tmp_path / "store")
     broken = shutil.copytree(adapters / "first", tmp_path / "broken")

@@ -19,6 +19,8 @@ from hadamard_adapter.errors import SettingsError
 __all__ = ["HadamardConfig"]
 
 POSITIONS = ("output", "input")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+"""Of transformers."""
 NAMES = {
     "target_modules": "names as a list, or one regular expression",
     "norm_modules": "names as a list, or one regular expression",
@@ -133,6 +135,10 @@ class HadamardConfig(PeftConfig):
                 f"{self.layers_to_transform!r}; to train the head alone, set freeze_adapter=True"
             )
         self.id2label = _checked_labels(self.id2label)
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise SettingsError(
+                f"problem_type: expected one of {PROBLEM_TYPES} or None, received {self.problem_type!r}"
+            )
         if not self.train_scale and self.train_shift is False and self.norm_modules == []:
             raise SettingsError(
                 "nothing to train: train_scale and train_shift are False and norm_modules is []"
@@ -234,10 +240,22 @@ def _check_layers(layers: Any, pattern: Any) -> None:
 
 
 def _checked_labels(id2label: Any) -> dict[int, str] | None:
-    """Label names by int: JSON has turned the indices into strings."""
+    """Label names by int: JSON has turned the indices into strings. Numbers as labels become words."""
     try:
-        return None if id2label is None else {int(index): label for index, label in id2label.items()}
+        return None if id2label is None else {int(index): _word(label) for index, label in id2label.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise SettingsError(
             f"id2label: expected names by index, as {{0: 'no', 1: 'yes'}}, or None, received {id2label!r}"
         ) from error
+
+
+def _word(label: Any) -> str:
+    """A label's name, which UTF-8 can write.
+
+    Raises:
+        TypeError, ValueError: it is none, or no text.
+    """
+    if not isinstance(label, (str, int, float)):
+        raise TypeError(f"{label!r} is no name")
+    str(label).encode()
+    return str(label)

@@ -60,7 +60,7 @@ class LabelSwitch:
             config.settle("problem_type", now["problem_type"])
         names = now["id2label"]
         if names != self._given["id2label"] and len(names) == len(config.id2label or ()):
-            config.settle("id2label", names)
+            config.settle("id2label", _in_words(names))
         self._given = now
 
 
@@ -79,9 +79,14 @@ def remember_labels(config: HadamardConfig, labels: dict[str, Any] | None) -> No
     if labels is None:
         return
     if config.id2label is None:
-        config.id2label = labels["id2label"]
+        config.id2label = _in_words(labels["id2label"])
     if config.problem_type is None:
         config.problem_type = labels["problem_type"]
+
+
+def _in_words(id2label: dict[int, Any]) -> dict[int, str]:
+    """A dict of its own, in which numbers as labels, which transformers allows, are words."""
+    return {index: str(label) for index, label in id2label.items()}
 
 
 def _give(labels: dict[str, Any] | None, model: nn.Module) -> None:

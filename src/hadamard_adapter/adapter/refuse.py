@@ -23,8 +23,8 @@ def refuse_unsupported(model: nn.Module) -> None:
     """Raises for a base model, or a way of running it, that the adapter does not support.
 
     Raises:
-        SettingsError: The base is quantised; DeepSpeed or FSDP is in use; layers are dropped at random while
-            several processes train together.
+        SettingsError: The base is quantised or offloaded; DeepSpeed or FSDP is in use; layers are dropped at
+            random while several processes train together.
     """
     config = getattr(model, "config", None)
     if getattr(config, "quantization_config", None) is not None or getattr(model, "is_quantized", False):
@@ -44,6 +44,12 @@ def refuse_unsupported(model: nn.Module) -> None:
         )
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise SettingsError("DeepSpeed ZeRO-3 is not supported yet: expected plain or DDP training")
+    hooks = [getattr(module, "_hf_hook", None) for module in model.modules()]
+    if any(getattr(one, "offload", False) for hook in hooks for one in getattr(hook, "hooks", [hook])):
+        raise SettingsError(
+            "base model: expected weights that stay on a device, received some that accelerate offloads; "
+            "load it without offloading (a device_map without cpu and disk)"
+        )
     drops = {k: getattr(config, k, 0) or 0 for k in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")}
     dropped = {name: value for name, value in drops.items() if value > 0}
     if dropped and _n_processes() > 1:

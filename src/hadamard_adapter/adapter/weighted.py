@@ -82,7 +82,10 @@ def _check(
         raise AdapterError(
             f"weights {list(weights)} add up to 0, so heads have no mean: head={adapters[0]!r}"
         )
-    if head is None and len({str(config.identity_modules) for config in configs}) > 1:
+    heads = [module for module in tuner.model.modules() if isinstance(module, HeadWrapper)]
+    layers = [[name in one.modules_to_save for one in heads] for name in adapters]
+    identities = [config.identity_modules for config in configs]
+    if head is None and any(one != each[0] for each in (layers, identities) for one in each):
         raise AdapterError(
             f"adapters {list(adapters)} have heads of different layers; name one of them: "
             f"head={adapters[0]!r}"

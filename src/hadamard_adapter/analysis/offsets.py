@@ -13,7 +13,7 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import KINDS, offset_name
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_task
+from hadamard_adapter.tuning.folder import WEIGHTS, read_config
 from hadamard_adapter.tuning.weights import read_weights
 
 __all__ = [
@@ -132,12 +132,12 @@ def tasks_of(folders: Sequence[str | Path]) -> list[str]:
         folders: made by `hadamard tune`; of one made by other means its own name counts.
 
     Raises:
-        AdapterError: as `read_task`, or a run.json is damaged.
+        AdapterError: a run.json is damaged.
     """
     runs = [_run_of(expanded(folder)) for folder in folders]
     files = [run.get("file", ()) for run in runs]
     return [
-        _told_apart(file, files) or run.get("task") or read_task(folder).name
+        _told_apart(file, files) or run.get("task") or Path(folder).name
         for folder, run, file in zip(folders, runs, files, strict=True)
     ]
 

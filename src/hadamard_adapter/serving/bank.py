@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,12 @@ from hadamard_adapter.tuning.models import collator, longest_input, token_batche
 from hadamard_adapter.tuning.prefix import capture_output, hidden_of, reading_prefix
 from hadamard_adapter.tuning.probe import to_device
 
-__all__ = ["AdapterBank", "BankEntry"]
+__all__ = ["AdapterBank", "BankEntry", "near_id"]
 
 BATCH_TOKENS = 4096
 MAX_RESIDENT = 1000
-N_COMPARED = 2000
-"""Ids among which a near one is looked for: a wrong id costs no more where there are millions."""
+N_COMPARED, LENGTH_COMPARED = 100, 64
+"""Ids among which a near one is looked for, and their length: a wrong id costs some ms, whatever there is."""
 
 
 @dataclass
@@ -347,7 +347,7 @@ class AdapterBank:
         return [self._entries[id] for id in ids]
 
     def _unknown(self, id: str) -> AdapterError:
-        hint = did_you_mean(id[:128], islice(self._entries, N_COMPARED))
+        hint = near_id(id, self._entries)
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
     def _put(self, id: str, adapter: BankAdapter, version: str) -> None:
@@ -368,3 +368,14 @@ class AdapterBank:
         if entry.is_retired and not entry.n_users and entry.slot:
             self.backbone.free(entry.slot)
             entry.slot = 0
+
+
+def near_id(id: str, ids: Iterable[str], otherwise: str = "") -> str:
+    """A hint for an unknown id: the nearest of the first ones, or else `otherwise`.
+
+    Example:
+        >>> near_id("moot", ["mood", "topic"])
+        "; did you mean 'mood'?"
+    """
+    some = [other for other in islice(ids, N_COMPARED) if len(other) <= LENGTH_COMPARED]
+    return did_you_mean(id[:LENGTH_COMPARED], some, otherwise=otherwise)

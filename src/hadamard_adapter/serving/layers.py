@@ -126,6 +126,11 @@ class _HeadLayer(nn.Module):
         rows = self.slots.index[self.batch.slots]
         return self.weight.values[rows].to(like.dtype), self.bias.values[rows].to(like.dtype)
 
+    @property
+    def n_own(self) -> int:
+        """How many slots have a layer of their own."""
+        return int((self.slots.index > 0).sum())
+
     def drop(self, slot: int) -> None:
         """Free a slot's layer, if it has one."""
         row = int(self.slots.index[slot]) if slot < len(self.slots.index) else 0
@@ -184,8 +189,10 @@ class BankOutput(nn.Module):
 
     def drop(self, slot: int) -> None:
         """Free a slot's layer."""
-        for table in self.of_size.values():
+        for size, table in list(self.of_size.items()):
             table.drop(slot)
+            if size != self.base_layer.out_features and not table.n_own:
+                del self.of_size[size]
 
 
 class BankHeadNorm(_HeadLayer):

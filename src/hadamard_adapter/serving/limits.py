@@ -32,6 +32,6 @@ class Limits:
         """Check that every limit lets something pass."""
         for limit in fields(Limits):
             value = getattr(self, limit.name)
-            if value < 0 or (value == 0 and limit.name not in ("drain_s", "metric_adapters")):
+            if not value >= 0 or (value == 0 and limit.name not in ("drain_s", "metric_adapters")):
                 option = f"--{limit.name.replace('_', '-')}"
                 raise SettingsError(f"{option}: expected a number above 0, received {value!r}")

@@ -76,6 +76,8 @@ class AdapterStore:
             found: Any = fsspec.core.url_to_fs(str(expanded(url)) if "://" not in self.url else url)
         except (ValueError, ImportError) as error:
             raise SettingsError(f"store {self.url!r}: expected a folder or a URL, {error}") from error
+        except Exception as error:  # some ask their server at once
+            raise self._unusable(error) from error
         self._fs, self._root = found
         self._lock = _LOCKS.setdefault(self._fs.unstrip_protocol(self._root), threading.Lock())
 
@@ -338,12 +340,15 @@ class AdapterStore:
             # Clients of object stores have errors of their own (no credentials, no endpoint) beside OSError.
             if not isinstance(error, OSError) and isinstance(self._fs, LocalFileSystem):
                 raise
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            cause = error if isinstance(error, OSError) else OSError(reason)  # who follows tries again
-            raise AdapterError(
-                f"store {self.url!r} cannot be used: {reason}; look whether it is there, "
-                "has space and may be read and written"
-            ) from cause
+            told = self._unusable(error)
+            raise told from (error if isinstance(error, OSError) else OSError(str(told)))  # tried again
+
+    def _unusable(self, error: Exception) -> AdapterError:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return AdapterError(
+            f"store {self.url!r} cannot be used: {reason}; look whether it is there, has space and may be "
+            "read and written"
+        )
 
 
 def _check_id(id: str) -> None:

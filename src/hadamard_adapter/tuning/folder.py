@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hadamard_adapter.adapter import HadamardConfig
-from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import METRICS, PROBLEM_TYPES, Columns, Task, choose_metrics
 from hadamard_adapter.tuning.weights import check_readable
@@ -63,7 +63,7 @@ def read_config(folder: Path) -> HadamardConfig:
     try:
         config: Any = HadamardConfig.from_pretrained(str(folder))
         return config
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, SettingsError) as error:
         raise _damaged(path, error) from error
 
 
@@ -92,10 +92,17 @@ def task_of(folder: Path, config: HadamardConfig, run: Run) -> Task:
     """The task from run.json; for an adapter made by other means, from its config.
 
     Raises:
-        AdapterError: neither names the labels.
+        AdapterError: neither names the labels, two have one name, or the adapter labels no texts: it is of
+            another type of task, or a regression of several numbers.
     """
     if run.task is not None:
         return run.task
+    of_type = getattr(config.task_type, "value", config.task_type)
+    if of_type not in (None, "SEQ_CLS"):
+        raise AdapterError(
+            f"{str(folder)!r}: expected an adapter that labels texts (task_type SEQ_CLS), received "
+            f"{of_type}; load it with PEFT"
+        )
     if not config.id2label:
         raise AdapterError(
             f"{str(folder)!r} has no label names (no run.json, no id2label); expected id2label in "
@@ -103,7 +110,18 @@ def task_of(folder: Path, config: HadamardConfig, run: Run) -> Task:
         )
     names = tuple(name for _, name in sorted(config.id2label.items()))
     kind = config.problem_type or ("single_label_classification" if len(names) > 1 else "regression")
-    names = () if kind == "regression" else names
+    if kind == "regression":
+        if len(names) > 1:
+            raise AdapterError(
+                f"{str(folder)!r}: expected one number a text, received a regression of {len(names)}; "
+                "load it with PEFT"
+            )
+        names = ()
+    elif len(set(names)) < len(names):
+        raise AdapterError(
+            f"{str(folder)!r}: expected labels with names that differ, received {list(names)}; name them "
+            "apart in its adapter_config.json, under id2label"
+        )
     return Task(folder.name, kind, names, choose_metrics(kind, len(names)))
 
 
@@ -151,6 +169,7 @@ def _check_task(task: Task) -> None:
     is_whole = (
         task.problem_type in PROBLEM_TYPES
         and _are_words(task.label_names)
+        and len(set(task.label_names)) == len(task.label_names)
         and _are_words(task.metrics)
         and bool(task.metrics)
         and set(task.metrics) <= METRICS.keys()
@@ -162,7 +181,11 @@ def _check_task(task: Task) -> None:
 
 
 def _are_words(found: Any) -> bool:
-    return isinstance(found, tuple) and all(isinstance(word, str) for word in found)
+    """Whether it is a tuple of strings; UnicodeEncodeError where one holds half a character."""
+    if not isinstance(found, tuple) or not all(isinstance(word, str) for word in found):
+        return False
+    "".join(found).encode()
+    return True
 
 
 def _damaged(path: Path, error: Exception) -> AdapterError:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hadamard_adapter.errors import did_you_mean
-from hadamard_adapter.serving.bank import N_COMPARED, AdapterBank
+from hadamard_adapter.serving.bank import AdapterBank, near_id
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.http.errors import ApiError
@@ -17,6 +16,9 @@ from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.store import AdapterStore
 
 __all__ = ["Administrator", "Caller", "Serving", "ServingNow", "metrics_page"]
+
+N_LOOKED_AT = 2000
+"""Ids of which those that a key may use are offered in place of an unknown one."""
 
 
 @dataclass
@@ -58,9 +60,9 @@ class Serving:
                     f"key {key.name!r} may not use {id!r}; its ids: {', '.join(key.ids)}",
                 )
             if id not in self.bank:
-                allowed = [other for other in self.bank.ids[:N_COMPARED] if key.may_use(other)]
+                allowed = (other for other in self.bank.ids[:N_LOOKED_AT] if key.may_use(other))
                 listed = "; GET /v1/models lists those that are"
-                hint = did_you_mean(id[:128], allowed, otherwise=listed)
+                hint = near_id(id, allowed, otherwise=listed)
                 raise ApiError(404, "no_such_adapter", f"no adapter {id!r} is served{hint}")
 
 
