@@ -352,6 +352,31 @@ def test_the_copy_of_a_spec_names_the_model_that_its_records_name(place: Path, t
     assert list(group.specs) == ["tiny"]
 
 
+@pytest.mark.parametrize("models", ['[  # see [1]\n  "a", # "]"\n]', "['a]']", '[\n"a#b"\n]', "[]"])
+def test_a_renamed_model_leaves_the_rest_of_a_spec_as_it_is(models: str, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(f'title = "t"\nmodels = {models}\nmethods = ["head"]  # [2]\n')
+    copy = Results(tmp_path / "r").keep_spec(tmp_path / "s.toml", "mine")
+    assert copy.read_text() == 'title = "t"\nmodels = ["mine"]\nmethods = ["head"]  # [2]\n'
+
+
+def test_damaged_labels_are_told_and_written_anew(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.write_labels("f", "0 1 1")
+    (path,) = (tmp_path / "labels").iterdir()
+    path.write_text(path.read_text()[:9])
+    assert results.labels("f") is None and "written half" in results.problems["f.json"]
+    results.write_labels("f", "0 1 1")
+    assert results.labels("f") == [0, 1, 1] and not Results(tmp_path).problems
+    assert results.labels("g") is None and "g.json" not in results.problems
+
+
+def test_numbers_of_a_record_are_those_of_the_run() -> None:
+    values = [1234567.25, np.float32(0.1), -3.0, 0.123456789]
+    assert (
+        np.float32(list(map(float, execute._words(values).split()))).tolist() == np.float32(values).tolist()
+    )
+
+
 @pytest.mark.parametrize("named", ["lora", "."])
 def test_only_the_model_of_a_kept_spec_is_renamed(
     place: Path, tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
@@ -444,6 +469,70 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(place: Path, tmp_path: Pa
     assert statuses == {"head": "cancelled", "bitfit": "done"}
     outcome, results = run(spec, tmp_path)
     assert outcome.n_done == 1 and not outcome.lost
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_record_that_a_shared_disk_shows_late_is_waited_for_and_never_replaced(
+    comes: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, n_polls = spec_of(place, "head", seeds=1), [0]
+    monkeypatch.setattr("hadamard_adapter.bench.schedule._LATE_S", 20.0 if comes else 0.5)
+
+    class Ended:
+        def poll(self) -> int | None:
+            n_polls[0] += 1
+            if comes and n_polls[0] == 3:
+                for path in (tmp_path / "elsewhere" / "runs").iterdir():
+                    shutil.copy(path, Results(tmp_path / "r").made("runs") / path.name)
+            return 0
+
+        def stop(self) -> None:
+            raise AssertionError
+
+        def last_words(self) -> str:
+            return ""
+
+    def start(run: Any, results: Results, slot: int) -> Any:
+        execute.execute(run, Results(tmp_path / "elsewhere"))
+        return Ended()
+
+    outcome, results = run(spec, tmp_path / "r", Executor(1, start))
+    assert n_polls[0] > 1
+    assert [outcome.n_done, len(outcome.lost), len(results.records())] == ([1, 0, 1] if comes else [0, 1, 0])
+    assert comes or "its record is not to be seen" in next(iter(outcome.lost.values()))
+
+
+def test_what_a_killed_run_on_another_device_left_is_no_failure(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, "hadamard", seeds=1)
+    partial = Results(tmp_path).made("work") / name_of(due(spec, {})[0]) / "out.partial"
+    partial.mkdir(parents=True)
+    (partial / "settings.json").write_text('{"device": "cuda"}')
+    outcome, _ = run(spec, tmp_path)
+    assert (outcome.n_done, outcome.failed) == (1, {})
+
+
+@pytest.mark.parametrize("others_gb", [0.3, 12.0])
+def test_memory_that_other_processes_hold_is_no_word_on_a_method(
+    others_gb: float, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    sizes = {
+        "is_available": True,
+        "mem_get_info": (int(4e9), int(24e9)),
+        "memory_reserved": int(20e9 - others_gb * 1e9),
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(execute, "train", full)
+    spec = spec_of(place, "head", seeds=1)
+    if others_gb > 1:
+        with pytest.raises(LoadError, match=r"other processes hold 12 GB of the GPU.*fewer --workers"):
+            run(spec, tmp_path)
+        assert not Results(tmp_path).records()
+    else:
+        assert len(run(spec, tmp_path)[0].failed) == 1
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="no /proc that lists processes")

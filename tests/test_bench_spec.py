@@ -272,7 +272,9 @@ def test_identities_read_their_model_once_and_ask_for_no_other(
 ) -> None:
     asked: list[str] = []
     for module in ("content", "data"):
-        monkeypatch.setattr(f"hadamard_adapter.tuning.{module}.base_content", asked.append)
+        monkeypatch.setattr(
+            f"hadamard_adapter.tuning.{module}.base_content", lambda model, **_: asked.append(model)
+        )
     runs = due(spec_of(lay_out(tmp_path), "lora"), {})
     assert len({identity(run) for run in runs}) == 2
     assert asked == [runs[0].model]

@@ -398,6 +398,25 @@ def test_corrected_over_the_tasks_of_an_experiment_alone(folder: Path) -> None:
     assert [one.corrected_p for one in comparisons if one is not None] == [0.25, 0.5]  # one task, two others
 
 
+def test_a_task_that_is_not_run_yet_counts_in_the_correction(folder: Path) -> None:
+    more = TASK.format(name="third") + TASK.format(name="other")
+    keep(folder, HEAD.format(title="both", method="hadamard") + TASK.format(name="mood") + more)
+    found = {group.task: {row.method: row for row in group.rows} for group in read_groups(Results(folder))}
+    mood = found["mood, 2 epochs"]["hadamard"].against["full"]
+    assert (mood.permutation_p, mood.corrected_p) == (0.25, 0.75)
+    assert found["third, 2 epochs"]["hadamard"].summary is None
+
+
+@pytest.mark.parametrize("own", [{"batch_size": 8}, {"max_length": 64}, {"head_epochs": 1}])
+def test_what_a_task_s_runs_share_is_a_table_of_its_own(own: dict[str, int], tmp_path: Path) -> None:
+    add(tmp_path, "hadamard", 0)
+    task: dict[str, Any] = {"name": "mood", "rows": None, "epochs": 2, **own}
+    add(tmp_path, "full", 0, run={"task": task}, part=1)
+    one, other = read_groups(Results(tmp_path))
+    assert [[row.method for row in group.rows] for group in (one, other)] == [["hadamard"], ["full"]]
+    assert one.task == "mood, 2 epochs" and other.task.startswith("mood, 2 epochs, ")
+
+
 class Page(html.parser.HTMLParser):
     """The cells of a page, and every address that it would load."""
 

@@ -76,6 +76,13 @@ def test_no_difference_is_no_evidence() -> None:
     assert wilcoxon_p([-1.1e-16, *others]) == wilcoxon_p([0.0, *others]) == 0.125  # a tie but for rounding
 
 
+def test_differences_that_are_ties_but_for_rounding_count_on_both_sides() -> None:
+    one = np.array([[0.3, 0.1, 0.1], [0.1, 0.1, 0.1], [0.2, 0.1, 0.1]])
+    other = one[::-1] + 0.0
+    assert (one.mean(axis=0) - (other * 1.0000000000000002).mean(axis=0)).any()
+    assert interval_of(one, other * 1.0000000000000002).p == 1.0
+
+
 def test_holm_equals_the_definition_and_never_lowers_a_p() -> None:
     p = np.random.default_rng(1).uniform(size=12)
     found = holm(p.tolist())

@@ -181,27 +181,33 @@ def interval_of(
         >>> interval_of(one, other).difference
         0.5
     """
-    difference = one.mean(axis=0) - other.mean(axis=0)
+    difference = (one.mean(axis=0) - other.mean(axis=0)).round(12)  # ties, but for rounding
     drawn = difference[1:]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     beyond = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return Interval(float(difference[0]), float(low), float(high), min(1.0, 2 * beyond / (len(drawn) + 1)))
 
 
-def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
+def holm(p_values: Sequence[float], n: int = 0) -> Float[np.ndarray, " n"]:
     """p-values corrected for their number by Holm's step-down method, in their order.
 
     p'(i) = max over j <= i of min(1, (m - j + 1) p(j)), p(1) <= ... <= p(m).
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
 
+    Args:
+        p_values: those that are known.
+        n: how many there will be, if more: those that are missing count as 1.
+
     Example:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
+        >>> holm([0.01], n=5).tolist()
+        [0.05]
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
-    corrected = np.minimum(1.0, p[order] * (len(p) - np.arange(len(p))))
+    corrected = np.minimum(1.0, p[order] * (max(n, len(p)) - np.arange(len(p))))
     found = np.empty_like(p)
     found[order] = np.maximum.accumulate(corrected)
     return found

@@ -15,7 +15,7 @@ from hadamard_adapter.analysis.statistics import Summary, holm, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
-from hadamard_adapter.bench.spec import read_spec
+from hadamard_adapter.bench.spec import TaskSpec, read_spec
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 
@@ -32,6 +32,11 @@ Key = tuple[str, ...]
 
 _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 """Settings that a row shows in a column of its own, or that follow from it."""
+
+
+_SIZES = {"head_epochs": "epochs of stage 1:", "batch_size": "batches of", "max_length": "tokens at most:"}
+"""Settings of a task that a table shares, and how it says them where they are not the default."""
+_DEFAULT = {field.name: field.default for field in dataclasses.fields(TaskSpec)}
 
 
 @dataclass(frozen=True)
@@ -205,8 +210,10 @@ def _key(run: Mapping[str, Any]) -> Key:
     sizes = [f"{task['rows']:,} rows"] if task.get("rows") else []
     sizes += [f"{task['held_out']:,} held out"] if task.get("held_out") else []
     searched, fixed = task.get("search_epochs"), task.get("epochs")
-    epochs = " or ".join(map(str, searched)) if searched else "" if fixed is None else str(fixed)
+    epochs = " or ".join(map(str, sorted(searched))) if searched else "" if fixed is None else str(fixed)
     more = [f"{epochs} epochs"] if epochs else []
+    own = {name: task.get(name, _DEFAULT[name]) for name in _SIZES}
+    more += [f"{_SIZES[name]} {value}" for name, value in own.items() if value != _DEFAULT[name]]
     more += [word for word in ("bf16", "dropout") if run[word]]
     more += [task["metric"]] if task.get("metric") else []
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
@@ -323,17 +330,21 @@ def _mean_layers(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[f
 def _corrected(groups: list[Group]) -> list[Group]:
     """Each method's p-values over the tasks of an experiment, those of a reference and kind together.
 
-    A task of several experiments counts in the largest of those that ask for the method.
+    A task of several experiments counts in the largest of those that ask for the method. A task that is not
+    run yet counts as one that shows nothing.
     """
-    sizes = collections.Counter(
-        (group.model, group.select, title) for group in groups for title in group.specs
+    sizes = collections.Counter[Key](
+        (group.model, group.select, title, method)
+        for group in groups
+        for title, methods in group.specs.items()
+        for method in methods
     )
 
     def family(group: Group, row: Row) -> Key:
         place = group.model, group.select
         titles = [title for title, methods in group.specs.items() if row.method in methods]
-        title = max(titles, key=lambda title: (sizes[(*place, title)], title), default="")
-        return (*place, row.method, title)
+        title = max(titles, key=lambda title: (sizes[(*place, title, row.method)], title), default="")
+        return (*place, title, row.method)
 
     kinds = ("corrected_p", "corrected_examples_p")
     found: dict[Key, list[float]] = {}
@@ -344,7 +355,7 @@ def _corrected(groups: list[Group]) -> list[Group]:
                     p = getattr(comparison, kind)
                     if p is not None:
                         found.setdefault((*family(group, row), name, kind), []).append(p)
-    corrected = {key: iter(holm(values).tolist()) for key, values in found.items()}
+    corrected = {key: iter(holm(values, sizes[key[:4]]).tolist()) for key, values in found.items()}
 
     def with_corrected(group: Group, row: Row, name: str) -> Comparison:
         changes = {

@@ -34,6 +34,8 @@ __all__ = ["execute"]
 
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
 """Of a disk that fails or is away for now, and of a process with too many files: no word on the method."""
+ROOM_OF_A_PROCESS_GB = 1.0
+"""Of a GPU, that a process takes beside its tensors, at most."""
 RARE = 0.01
 """Predictions that name one class for all but this share of the rows have collapsed."""
 
@@ -80,6 +82,11 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
             raise  # `do_once` explains it
         if isinstance(error, OSError) and error.errno in _AWAY:
             raise LoadError(f"{name_of(run)}: {error}; once it is mended run the same again") from error
+        if is_out_of_memory(error) and (others_gb := _held_by_others_gb()) > ROOM_OF_A_PROCESS_GB:
+            raise LoadError(
+                f"{name_of(run)}: {_told(error)}; other processes hold {others_gb:.0f} GB of the GPU: run "
+                "the same again with fewer --workers, or when they are gone"
+            ) from error
         found = {"status": "failed", "error": _told(error)}
     return {
         **common,
@@ -134,9 +141,17 @@ def _told(error: Exception) -> str:
     return f"{line} ({Path(frame.filename).name}:{frame.lineno}; perhaps a bug)"
 
 
+def _held_by_others_gb() -> float:
+    """GPU memory that is taken and not this process's tensors."""
+    if not torch.cuda.is_available():
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free - torch.cuda.memory_reserved()) / 1e9
+
+
 def _words(values: Any) -> str:
     """Numbers in one string, so that a record stays short to read."""
-    return " ".join(f"{value:.6g}" for value in np.asarray(values, dtype=np.float64).ravel())
+    return " ".join(f"{value:.9g}" for value in np.asarray(values, dtype=np.float64).ravel())
 
 
 def _is_collapsed(task: Task, predicted: Any, labels: Any) -> bool:

@@ -187,17 +187,19 @@ class Results:
         return place
 
     def write_labels(self, fingerprint: str, labels: str) -> None:
-        """Keep the true labels of dev rows under their fingerprint."""
-        path = self.made("labels") / f"{fingerprint}.json"
-        if not path.exists():
-            write_json(path, {"labels": labels})
+        """Keep the true labels of dev rows under their fingerprint, in place of a damaged file."""
+        if self.labels(fingerprint) is None:
+            write_json(self.made("labels") / f"{fingerprint}.json", {"labels": labels})
 
     def labels(self, fingerprint: str) -> list[float] | None:
-        """The true labels of dev rows; None where they were not kept."""
-        content = read_json(self.folder / "labels" / f"{fingerprint}.json")
+        """The true labels of dev rows; None where they were not kept, with a problem if they are damaged."""
+        path = self.folder / "labels" / f"{fingerprint}.json"
+        content = read_json(path)
         try:
-            return None if content is None else [float(word) for word in content["labels"].split()]
-        except (AttributeError, KeyError, TypeError, ValueError):  # damaged
+            return [float(word) for word in content["labels"].split()]
+        except (AttributeError, KeyError, TypeError, ValueError):  # damaged, or not there
+            if path.exists():
+                self.problems[path.name] = "no labels, or written half; the next run on these rows mends it"
             return None
 
     def _left_alone(self, name: str) -> str | None:
@@ -249,8 +251,8 @@ def _damage_of(content: Any) -> str | None:
     return None if problem is None else f"damaged ({problem!r}); the run counts as missing"
 
 
-_MODELS = re.compile(r"^models\s*=\s*\[.*?\]", re.MULTILINE | re.DOTALL)
-"""A spec's entry of models, up to the first bracket that closes; a spec with `--model` has one model."""
+_MODELS = re.compile(r"""^models\s*=\s*\[(?:"[^"\n]*"|'[^'\n]*'|\#[^\n]*\n|[^]"'\#])*\]""", re.MULTILINE)
+"""A spec's entry of models, up to the bracket that closes it, in no word or comment of it."""
 
 
 def _content_of(spec: Path) -> dict[str, Any]:

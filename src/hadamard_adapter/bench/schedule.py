@@ -10,7 +10,7 @@ from hadamard_adapter.bench.plan import due, of_purpose
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run, described, identity, name_of
 from hadamard_adapter.bench.spec import Spec
-from hadamard_adapter.bench.worker import BUSY, MENDABLE
+from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 
@@ -19,6 +19,8 @@ __all__ = ["Board", "Outcome", "run_all", "settle"]
 _POLL_S = 0.2
 _BUSY_S = 5.0
 """Until a run that another process had is looked at again."""
+_LATE_S = 60.0
+"""That a record may come after its worker has ended: the folder of a shared disk is a while behind."""
 
 
 @runtime_checkable
@@ -68,6 +70,7 @@ def run_all(
         TrainingError: the disk is full, where runs are done in this process.
     """
     outcome, running, busy_until = Outcome(), dict[str, tuple[Run, Started, int]](), dict[str, float]()
+    ended_at = dict[str, float]()
     try:
         while True:
             records = results.records()
@@ -85,13 +88,17 @@ def run_all(
                     running[name] = run, executor.start(run, results, min(free)), min(free)
             board.show([run for run, _, _ in running.values()], records)
             ended = {name: code for name, (_, it, _) in running.items() if (code := it.poll()) is not None}
+            for name, code in list(ended.items()):
+                is_here = code != DONE or results.is_finished(name)
+                if not is_here and time.monotonic() < ended_at.setdefault(name, time.monotonic()) + _LATE_S:
+                    del ended[name]
             for name, code in ended.items():
                 run, started, _ = running.pop(name)
                 if code == BUSY:
                     busy_until[name] = time.monotonic() + _BUSY_S
                 else:
                     settle(name, code, started.last_words(), results, outcome, say, _in_short)
-                    if name in outcome.lost:
+                    if name in outcome.lost and code != DONE:
                         _cancel(run, results, outcome.lost[name])
             if not ended:
                 time.sleep(_POLL_S)
@@ -136,8 +143,9 @@ def settle(
         silent = f"the worker of {name} could not write why it ended; expected room on its disk"
         raise SettingsError(last_words.removeprefix("error: ") or silent)
     else:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        outcome.lost[name] = f"its process died ({how}) {last_words}".strip()
+        how = f"its process died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+        how = "its record is not to be seen, though its process wrote it" if code == DONE else how
+        outcome.lost[name] = f"{how} {last_words}".strip()
         say(f"{name}: {outcome.lost[name]}")
 
 

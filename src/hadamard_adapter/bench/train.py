@@ -73,7 +73,8 @@ def train(
         SettingsError: the model cannot be loaded, or the method cannot be applied to it.
         TrainingError: the loss is not finite, or the disk is full.
     """
-    settings = dataclasses.replace(settings, output=str(folder / "out"), quiet=True)
+    # What a killed run on another device left does not count, and is no failure of this one.
+    settings = dataclasses.replace(settings, output=str(folder / "out"), quiet=True, overwrite=True)
     row = METHODS[method]
     if row.fit is not None:
         return _fitted(row.fit, settings, data)

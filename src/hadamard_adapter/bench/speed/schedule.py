@@ -12,7 +12,7 @@ from hadamard_adapter.bench.schedule import Outcome, settle
 from hadamard_adapter.bench.speed.plan import missing
 from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.bench.worker import BUSY, last_line, write_job
+from hadamard_adapter.bench.worker import BUSY, DONE, last_line, write_job
 
 __all__ = ["Start", "in_a_process", "run_missing"]
 
@@ -72,7 +72,7 @@ def run_missing(
             say(f"{name}: {outcome.lost[name]}")
             continue
         settle(name, code, last_words, results, outcome, say, _in_short)
-        if name in outcome.lost:
+        if name in outcome.lost and code != DONE:
             _cancel(run, results, outcome.lost[name])
     return outcome
 
