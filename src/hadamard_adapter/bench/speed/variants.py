@@ -86,7 +86,7 @@ VARIANTS: dict[str, Variant] = {
 
 GAINS = (
     Gain("the adapter in place of LoRA", "tune-last-step", "lora-ours-last-step"),
-    Gain("the head's input computed once", "tune", "tune-uncached", stage="head"),
+    Gain("the head's input computed once, that pass not counted", "tune", "tune-uncached", stage="head"),
     Gain("the lower third frozen and computed once", "tune-upper", "tune"),
     Gain("the same, computed once", "tune-upper", "tune-upper-uncached"),
     Gain("the last layer cut to the token that is read", "tune", "tune-all-tokens"),
