@@ -25,6 +25,7 @@ ROWS = {
     "merged": "Hadamard, merged into the model",
 }
 SPEC, EXPERIMENT = "experiments/minilm.toml", "MiniLM-L6, five GLUE tasks"
+OTHERS = "experiments/minilm-others.toml"
 OURS = ("hadamard", "hadamard-wide")
 SPEED_MODEL, SPEED_TASKS = "all-MiniLM-L6-v2", ("stsb", "cola", "sst2 (10,000 rows)")
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "sst2": "SST-2"}
@@ -33,6 +34,7 @@ SPEED = (
     "tune",
     "tune-upper",
     "tune-last-step",
+    "tune-dropout",
     "lora",
     "lora-grouped",
     "lora-ours-bf16",
@@ -98,7 +100,8 @@ def compare() -> str:
         "Mean ± sd of dev (n seeds); rates and epochs chosen on rows held out of train, dev read once a run.",
         "collapsed: one class for nearly all rows; empty: not run. All train the same head,",
         f"{head_words(found)}, which is not counted. Every seed, tests, rates:",
-        f"[report](results/bench/report.md), made by `hadamard bench {SPEC}` and `hadamard report`.",
+        f"[report](results/bench/report.md), made by `hadamard bench` ({SPEC}, {OTHERS}) and",
+        "`hadamard report`.",
     ]
     return "\n".join(lines)
 

@@ -366,7 +366,7 @@ def test_damaged_labels_are_told_and_written_anew(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:9])
     assert results.labels("f") is None and "written half" in results.problems["f.json"]
     results.write_labels("f", "0 1 1")
-    assert results.labels("f") == [0, 1, 1] and not Results(tmp_path).problems
+    assert results.labels("f") == [0, 1, 1] and not results.problems
     assert results.labels("g") is None and "g.json" not in results.problems
 
 
@@ -469,6 +469,30 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(place: Path, tmp_path: Pa
     assert statuses == {"head": "cancelled", "bitfit": "done"}
     outcome, results = run(spec, tmp_path)
     assert outcome.n_done == 1 and not outcome.lost
+
+
+def test_a_bench_that_is_interrupted_while_a_record_is_late_leaves_it_alone(
+    place: Path, tmp_path: Path
+) -> None:
+    class Ended:
+        n_polls = 0
+
+        def poll(self) -> int | None:
+            self.n_polls += 1
+            if self.n_polls > 2:
+                raise KeyboardInterrupt
+            return 0
+
+        def stop(self) -> None:
+            """Nothing runs."""
+
+        def last_words(self) -> str:
+            return ""
+
+    executor = Executor(1, lambda run, results, slot: Ended())
+    with pytest.raises(KeyboardInterrupt):
+        run(spec_of(place, "head", seeds=1), tmp_path / "r", executor)
+    assert not Results(tmp_path / "r").records()
 
 
 @pytest.mark.parametrize("comes", [True, False])

@@ -718,10 +718,12 @@ def test_a_text_that_is_far_too_long_is_cut_before_it_is_tokenised_to_the_same_t
         return encode(tokenizer, texts, *args, **more)
 
     long = between.join(f"w{5 + index % 50}" for index in range(2000))
-    texts, pairs = [long, "w10", long[:300], "w11 " * 99], ["w12", long, long, long]
-    found = [tokenize(tokenizer, texts, second, max_length=9) for second in (None, pairs)]
+    texts = [long, "w10", long[:300], "w11 " * 99, "w11 " * 40, "w11 w12 " * 15]
+    pairs = ["w12", long, "w10", "w11 " * 30, "w13 " * 30, long]
+    lengths = (8, 9, 10)
+    found = [tokenize(tokenizer, texts, second, n) for second in (None, pairs) for n in lengths]
     monkeypatch.setattr(models, "CHARACTERS_A_TOKEN", 10**9)
-    assert [tokenize(tokenizer, texts, second, max_length=9) for second in (None, pairs)] == found
+    assert [tokenize(tokenizer, texts, second, n) for second in (None, pairs) for n in lengths] == found
     monkeypatch.undo()
     monkeypatch.setattr(models, "_encode", counted)
     tokenize(tokenizer, [long] * 3, None, max_length=9)

@@ -405,6 +405,13 @@ def test_a_task_that_is_not_run_yet_counts_in_the_correction(folder: Path) -> No
     mood = found["mood, 2 epochs"]["hadamard"].against["full"]
     assert (mood.permutation_p, mood.corrected_p) == (0.25, 0.75)
     assert found["third, 2 epochs"]["hadamard"].summary is None
+    for seed in range(3):  # a second row of the method in a table that is there: four tests
+        add(folder, "hadamard", seed, 9, run={"lr": 0.1}, settings={"lr": 0.1}, part=2)
+    groups = {group.task: group for group in read_groups(Results(folder))}
+    both = [
+        row.against["full"].corrected_p for row in groups["mood, 2 epochs"].rows if row.method == "hadamard"
+    ]
+    assert both == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("own", [{"batch_size": 8}, {"max_length": 64}, {"head_epochs": 1}])

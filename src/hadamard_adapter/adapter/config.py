@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from numbers import Number
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ def _word(label: Any) -> str:
     Raises:
         TypeError, ValueError: it is none, or no text.
     """
-    if not isinstance(label, (str, int, float)):
+    if not isinstance(label, (str, Number)):
         raise TypeError(f"{label!r} is no name")
     str(label).encode()
     return str(label)

@@ -85,8 +85,8 @@ def remember_labels(config: HadamardConfig, labels: dict[str, Any] | None) -> No
 
 
 def _in_words(id2label: dict[int, Any]) -> dict[int, str]:
-    """A dict of its own, in which numbers as labels, which transformers allows, are words."""
-    return {index: str(label) for index, label in id2label.items()}
+    """A dict of its own, in which labels that are no words, which transformers allows, are words of UTF-8."""
+    return {index: str(label).encode(errors="replace").decode() for index, label in id2label.items()}
 
 
 def _give(labels: dict[str, Any] | None, model: nn.Module) -> None:

@@ -29,11 +29,11 @@ def add_weighted(
         weights: One weight an adapter.
         adapter_name: Name of the new adapter.
         head: Whose head the new adapter gets. None: the mean of the heads, weighted by weight / Σ weight,
-            where all have the same labels.
+            where all have the same labels and heads of the same layers.
 
     Raises:
         AdapterError: A name is unknown or taken, the adapters are not at the same places, or `head` is None
-            and labels differ or the weights add up to 0.
+            and labels or layers of heads differ or the weights add up to 0.
     """
     _check(tuner, adapters, weights, adapter_name, head)
     config: Any = copy.deepcopy(tuner.peft_config[adapters[0]])

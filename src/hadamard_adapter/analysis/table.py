@@ -347,15 +347,20 @@ def _corrected(groups: list[Group]) -> list[Group]:
         return (*place, title, row.method)
 
     kinds = ("corrected_p", "corrected_examples_p")
-    found: dict[Key, list[float]] = {}
+    found: dict[Key, list[tuple[str, float]]] = {}
     for group in groups:
         for row in group.rows:
             for name, comparison in row.against.items():
                 for kind in kinds:
                     p = getattr(comparison, kind)
                     if p is not None:
-                        found.setdefault((*family(group, row), name, kind), []).append(p)
-    corrected = {key: iter(holm(values, sizes[key[:4]]).tolist()) for key, values in found.items()}
+                        found.setdefault((*family(group, row), name, kind), []).append((group.task, p))
+    corrected = {
+        key: iter(
+            holm([p for _, p in of_tasks], len(of_tasks) + sizes[key[:4]] - len(dict(of_tasks))).tolist()
+        )
+        for key, of_tasks in found.items()
+    }
 
     def with_corrected(group: Group, row: Row, name: str) -> Comparison:
         changes = {

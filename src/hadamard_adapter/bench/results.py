@@ -190,6 +190,7 @@ class Results:
         """Keep the true labels of dev rows under their fingerprint, in place of a damaged file."""
         if self.labels(fingerprint) is None:
             write_json(self.made("labels") / f"{fingerprint}.json", {"labels": labels})
+            self.problems.pop(f"{fingerprint}.json", None)
 
     def labels(self, fingerprint: str) -> list[float] | None:
         """The true labels of dev rows; None where they were not kept, with a problem if they are damaged."""

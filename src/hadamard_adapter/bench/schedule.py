@@ -105,8 +105,9 @@ def run_all(
     finally:
         for _, started, _ in running.values():
             started.stop()
-        for run, _, _ in running.values():
-            _cancel(run, results, "interrupted")
+        for name, (run, _, _) in running.items():
+            if name not in ended_at:  # whose record is there, though it is not to be seen yet
+                _cancel(run, results, "interrupted")
 
 
 def settle(

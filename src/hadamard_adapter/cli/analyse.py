@@ -299,14 +299,15 @@ def prune_command(options: PruneOptions) -> None:
             data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
     if len(found) > 1:
         tasks = tasks_of(options.adapters)
-        shown: dict[str, Any] = {}
-        if len({tuple(one["layers"]) for one in found.values()}) == 1:  # else no rank says what another does
-            shown = {
-                name: rank_agreement([one["scores"][name] for one in found.values()], tasks)
-                for name in CRITERIA
-            }
+        # Of other layers no rank says what another does.
+        alike = len({tuple(one["layers"]) for one in found.values()}) == 1
+        shown = {
+            name: rank_agreement([one["scores"][name] if alike else [] for one in found.values()], tasks)
+            for name in CRITERIA
+        }
         rows = [(name, *map(_number, means.values())) for name, means in shown.items()]
-        data_console().print("\ndo rankings agree (mean Spearman correlation)?")
+        unknown = "" if alike else ": not known, since the adapters are of other layers"
+        data_console().print(f"\nagreement of rankings, mean Spearman correlation{unknown}")
         _print("by", ("seeds of one task", "different tasks"), rows)
         found = {"agreement": shown, "adapters": found}
     else:

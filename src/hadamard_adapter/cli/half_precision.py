@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from hadamard_adapter.errors import SettingsError
 
@@ -50,47 +48,65 @@ class Precision:
 
         self.is_over = pick_dtype(self.dtype, self.whole.model.device) == "float32"
 
-    def pick(self, rows: "Examples") -> "Classifier":
-        """The classifier for a batch of rows.
+    def logits_and_cuts(self, rows: "Examples") -> tuple[Any, int]:
+        """Logits (b, l) of a batch of rows, and how many of these were cut.
 
         Raises:
             SettingsError: bfloat16 is wanted by name, and the model's code or the memory does not allow it.
         """
-        chosen = self._pick(rows)
-        if chosen.dtype not in self.used[-1:]:
-            self.used.append(chosen.dtype)
-        return chosen
-
-    def _pick(self, rows: "Examples") -> "Classifier":
-        # To compare takes longer than to label few rows.
-        is_short = self.half is None and self.dtype == "auto" and len(rows) < ROWS_PER_BATCH
-        if self.is_over or is_short or not len(rows):
-            return self.whole
-        limit = TOLERANCE * (SHARE_SEEN if self.n_compared < N_COMPARED else 1)
-        some = _spread_over_lengths(rows, max(N_AGAIN, N_COMPARED - self.n_compared))
         try:
-            if self.half is None:
-                half, difference = self.whole.halved(some.texts, some.pairs, self.batch_size)
-            else:
-                half = self.half
-                difference = self.whole.changed_in(half, some.texts, some.pairs, self.batch_size)
-        except SettingsError:
+            found = None if self.is_over else self._in_half(rows)
+        except (SettingsError, RuntimeError) as error:  # not for this model, no memory, or not finite
             if self.dtype == "bfloat16":
                 raise
-            self.is_over = True
-            return self.whole
-        self.half, self.n_compared = half, self.n_compared + len(some)
-        if difference <= limit:
-            return half
+            found = self._end(f"{error}: float32 from there on" if self.used else "")
+        dtype = "float32" if found is None else "bfloat16"
+        if dtype not in self.used[-1:]:
+            self.used.append(dtype)
+        return found or self.whole.logits_and_cuts(rows.texts, rows.pairs, self.batch_size)
+
+    def _in_half(self, rows: "Examples") -> tuple[Any, int] | None:
+        """In bfloat16; None where float32 is to compute them."""
+        from hadamard_adapter.tuning.classifier import largest_change
+
+        if not len(rows):
+            return None
+        if self.half is None:
+            if self.dtype == "auto" and len(rows) < ROWS_PER_BATCH:  # to compare would take longer
+                return None
+            some = rows.take(_spread_over_lengths(rows, N_COMPARED))
+            half, difference = self.whole.halved(some.texts, some.pairs, self.batch_size)
+            self.half, self.n_compared = half, len(some)
+            if not difference <= TOLERANCE * SHARE_SEEN:
+                return self._end(_told(len(some), "the first rows", difference, TOLERANCE * SHARE_SEEN))
+            return half.logits_and_cuts(rows.texts, rows.pairs, self.batch_size)
+        logits, n_cut = self.half.logits_and_cuts(rows.texts, rows.pairs, self.batch_size)
+        places = _spread_over_lengths(rows, max(N_AGAIN, N_COMPARED - self.n_compared))
+        some = rows.take(places)
+        whole = self.whole.logits(some.texts, some.pairs, self.batch_size)
+        difference = largest_change(self.whole.task, whole, logits[places], float(abs(logits).max()))
+        limit = TOLERANCE * (SHARE_SEEN if self.n_compared < N_COMPARED else 1)
+        self.n_compared += len(some)
+        if not difference <= limit:
+            return self._end(_told(len(some), "later rows", difference, limit) + " from there on")
+        return logits, n_cut
+
+    def _end(self, reason: str) -> None:
+        """Let float32 compute all that follows, and say why, if there is a reason to."""
         self.half, self.is_over = None, True
-        where = "the first rows" if not self.used else "later rows"
-        what = f"on {len(some)} of {where} bfloat16 changes probabilities by up to {difference:.1g}"
-        self.say(f"{what}, more than {limit:g}: float32 instead{'' if not self.used else ' from there on'}")
-        return self.whole
+        if reason:
+            self.say(reason)
 
 
-def _spread_over_lengths(rows: "Examples", n: int) -> "Examples":
-    """At most n rows, from the shortest to the longest."""
+def _told(n: int, which: str, difference: float, limit: float) -> str:
+    what = f"on {n} of {which} bfloat16 changes predictions by up to {difference:.1g}"
+    return f"{what}, more than {limit:g}: float32 instead"
+
+
+def _spread_over_lengths(rows: "Examples", n: int) -> list[int]:
+    """Places of at most n rows, from the shortest to the longest."""
+    import numpy as np
+
     by_length = sorted(range(len(rows)), key=lambda row: len(rows.texts[row]))
     places = np.unique(np.linspace(0, len(by_length) - 1, min(n, len(by_length))).astype(int))
-    return rows.take([by_length[place] for place in places])
+    return [by_length[place] for place in places]

@@ -136,9 +136,8 @@ def _labelled(
         _refuse_taken(table, added)
         columns = columns or precision.whole.columns_in(table, options.text, options.pair)
         examples = encode_texts(table, columns)
-        classifier = precision.pick(examples)
-        logits, n_cut = classifier.logits_and_cuts(examples.texts, examples.pairs, options.batch_size)
-        found = classifier.read(logits)
+        logits, n_cut = precision.logits_and_cuts(examples)
+        found = precision.whole.read(logits)
         cuts.append(n_cut)
         # Of JSON lines each row keeps its own keys.
         empty = {} if separator is None else dict.fromkeys(table.columns)

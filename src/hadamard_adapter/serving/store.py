@@ -63,6 +63,10 @@ class AdapterStore:
     Args:
         url: a folder, or a URL that fsspec knows (s3://bucket/adapters, memory://adapters, …).
 
+    Raises:
+        SettingsError: neither.
+        AdapterError: its server does not answer.
+
     Example:
         >>> store = AdapterStore("memory://docs")
         >>> store.served()

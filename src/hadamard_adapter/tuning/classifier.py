@@ -140,36 +140,17 @@ class Classifier:
             True
         """
         whole = self.logits(texts, pairs, batch_size)
+        predictions(self.task, whole)  # what is wrong in float32 is no matter of bfloat16
         try:
             model = copy.deepcopy(self.model).requires_grad_(False)
             cast_frozen(model, "bfloat16")
             half = dataclasses.replace(self, model=model, dtype="bfloat16")
-            return half, _largest_change(self.task, whole, half.logits(texts, pairs, batch_size))
+            return half, largest_change(self.task, whole, half.logits(texts, pairs, batch_size))
         except (RuntimeError, MemoryError) as error:
             reason = "whose code does not compute in bfloat16"
             if is_out_of_memory(error):
                 reason = "of which a second one in bfloat16, to compare with, does not fit into memory"
             raise SettingsError(f"dtype: expected 'float32' for this model, {reason} ({error})") from error
-
-    def changed_in(
-        self, other: "Classifier", texts: list[str], pairs: list[str] | None = None, batch_size: int = 32
-    ) -> float:
-        """How far another classifier's probabilities are from this one's: the largest difference.
-
-        Of a regression it is that of a value, in units of the largest value.
-
-        Args:
-            other: of the same task.
-            texts: to compare on; one at least.
-            pairs: second texts, if the task has them.
-            batch_size: rows at a time.
-
-        Example:
-            >>> load("out").changed_in(load("out").merged(), ["a fine film"]) < 1e-5  # doctest: +SKIP
-            True
-        """
-        before, after = (one.logits(texts, pairs, batch_size) for one in (self, other))
-        return _largest_change(self.task, before, after)
 
     def read(self, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:
         """One prediction per row of logits (b, l)."""
@@ -263,15 +244,32 @@ class Classifier:
         return found
 
 
-def _largest_change(
-    task: Task, before: Float32[np.ndarray, "b l"], after: Float32[np.ndarray, "b l"]
+def largest_change(
+    task: Task,
+    before: Float32[np.ndarray, "b l"],
+    after: Float32[np.ndarray, "b l"],
+    largest: float = 0.0,
 ) -> float:
-    """The largest difference of a probability; for regression of a value, in units of the largest."""
+    """The largest difference of a probability between logits of the same rows.
+
+    For regression it is that of a value, in units of the largest one.
+
+    Args:
+        task: kind of the outputs.
+        before: logits; they give the unit of regression.
+        after: logits of the same rows.
+        largest: regression: of other rows, the largest value.
+
+    Example:
+        >>> number = Task("stars", "regression", (), ("pearson",))
+        >>> largest_change(number, np.float32([[4.0], [1.0]]), np.float32([[4.0], [2.0]]))
+        0.25
+    """
     is_value = task.problem_type == "regression"
     found = (predictions(task, logits) for logits in (before, after))
     first, second = (np.asarray(values if is_value else shares) for values, shares in found)
     difference = np.abs(second - first).max()
-    return float(difference / max(np.abs(first).max(), 1e-6) if is_value else difference)
+    return float(difference / max(np.abs(first).max(), largest, 1e-6) if is_value else difference)
 
 
 def read_logits(task: Task, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hadamard_adapter.adapter import HadamardConfig
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import METRICS, PROBLEM_TYPES, Columns, Task, choose_metrics
 from hadamard_adapter.tuning.weights import check_readable
@@ -63,7 +63,7 @@ def read_config(folder: Path) -> HadamardConfig:
     try:
         config: Any = HadamardConfig.from_pretrained(str(folder))
         return config
-    except (TypeError, ValueError, AttributeError, SettingsError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 

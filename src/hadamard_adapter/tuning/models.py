@@ -203,8 +203,9 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_leng
     found, n_cut = list[dict[str, Any]](), 0
     for start in range(0, len(texts), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        first = _beginnings(tokenizer, texts[part], max_length)
-        second = None if pairs is None else _beginnings(tokenizer, pairs[part], max_length)
+        sides = [texts[part]] if pairs is None else [texts[part], pairs[part]]
+        sides = _beginnings(tokenizer, sides, max_length)
+        first, second = sides[0], None if pairs is None else sides[1]
         rows = _encode(tokenizer, first, second, truncation=False)
         too_long = [index for index, row in enumerate(rows) if len(row["input_ids"]) > max_length]
         if too_long:
@@ -218,20 +219,29 @@ def tokenize(tokenizer: Any, texts: list[str], pairs: list[str] | None, max_leng
     return Tokens(found, n_cut)
 
 
-def _beginnings(tokenizer: Any, texts: list[str], max_length: int) -> list[str]:
-    """The texts, those that are far too long cut to a beginning with twice the tokens that count, or more.
+def _beginnings(tokenizer: Any, sides: list[list[str]], max_length: int) -> list[list[str]]:
+    """The texts of rows, those that are far too long cut to a beginning with twice the tokens that count.
 
     A text of a megabyte costs seconds, all but some milliseconds of them for tokens that are cut off. Of a
-    tokenizer that cuts on the left it is the end of the text.
+    tokenizer that cuts on the left it is the end of the text. A row stays whole where that could change which
+    of its two texts is the longer one, but where both are far too long: then an odd token may be the other's.
     """
     n = CHARACTERS_A_TOKEN * max_length
     kept = slice(-n, None) if tokenizer.truncation_side == "left" else slice(n)
-    found, long = list(texts), [index for index, text in enumerate(texts) if len(text) > n]
-    starts = [texts[index][kept] for index in long]
-    rows = _encode(tokenizer, starts, None, truncation=False) if long else []
-    for index, start, row in zip(long, starts, rows, strict=True):
-        if len(row["input_ids"]) >= 2 * max_length:  # else it is sparse, and all of it counts
-            found[index] = start
+    long = [index for index, row in enumerate(zip(*sides, strict=True)) if max(map(len, row)) > n]
+    if not long:
+        return sides
+    starts = [[side[index][kept] for index in long] for side in sides]
+    sizes = [
+        [len(row["input_ids"]) for row in _encode(tokenizer, each, None, truncation=False)] for each in starts
+    ]
+    found = [list(side) for side in sides]
+    for at, index in enumerate(long):
+        cut = [size[at] for size, side in zip(sizes, sides, strict=True) if len(side[index]) > n]
+        uncut = [size[at] for size, side in zip(sizes, sides, strict=True) if len(side[index]) <= n]
+        if min(cut) >= 2 * max_length and min(cut) > max(uncut, default=0):
+            for side, each in zip(found, starts, strict=True):
+                side[index] = each[at]
     return found
 
 

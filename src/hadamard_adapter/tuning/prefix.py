@@ -164,7 +164,7 @@ def _usable_prefix(
         return None, "the tokenizer gives no attention_mask, which tells tokens from padding"
     prefix, reason = _tried(model, layers, stage, dtype)
     if prefix is not None:
-        size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder) + sum(map(_held_gb, others))
+        size_gb, room_gb = _size_gb(prefix, stage), _room_gb(folder, *others)
         if size_gb > limit_gb:
             reason = f"it would take {_words(size_gb)}, cache_gb leaves {_words(limit_gb)}"
         elif size_gb > room_gb:
@@ -389,10 +389,10 @@ def _first_token(row: Row) -> Row:
     return {name: value if name == "labels" else value[:1] for name, value in row.items()}
 
 
-def _room_gb(folder: Path) -> float:
-    """What the folder's disk has room for, a killed run's files counted as free."""
+def _room_gb(folder: Path, *others: Path) -> float:
+    """What the folder's disk has room for, a killed run's files counted as free, and those of others."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
-    return max(0.0, shutil.disk_usage(there).free / 1e9 + _held_gb(folder) - SPARE_GB)
+    return max(0.0, shutil.disk_usage(there).free / 1e9 + sum(map(_held_gb, (folder, *others))) - SPARE_GB)
 
 
 def _held_gb(folder: Path) -> float:
