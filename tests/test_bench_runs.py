@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -471,25 +473,22 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(place: Path, tmp_path: Pa
     assert outcome.n_done == 1 and not outcome.lost
 
 
+@dataclasses.dataclass
+class Pretended:
+    """A worker of which a test says what its polls find, and what stopping it does."""
+
+    poll: Callable[[], int | None]
+    stop: Callable[[], object] = lambda: None
+
+    def last_words(self) -> str:
+        return ""
+
+
 def test_a_bench_that_is_interrupted_while_a_record_is_late_leaves_it_alone(
     place: Path, tmp_path: Path
 ) -> None:
-    class Ended:
-        n_polls = 0
-
-        def poll(self) -> int | None:
-            self.n_polls += 1
-            if self.n_polls > 2:
-                raise KeyboardInterrupt
-            return 0
-
-        def stop(self) -> None:
-            """Nothing runs."""
-
-        def last_words(self) -> str:
-            return ""
-
-    executor = Executor(1, lambda run, results, slot: Ended())
+    polled = Mock(side_effect=[0, 0, KeyboardInterrupt])
+    executor = Executor(1, lambda run, results, slot: Pretended(polled))
     with pytest.raises(KeyboardInterrupt):
         run(spec_of(place, "head", seeds=1), tmp_path / "r", executor)
     assert not Results(tmp_path / "r").records()
@@ -502,23 +501,16 @@ def test_a_record_that_a_shared_disk_shows_late_is_waited_for_and_never_replaced
     spec, n_polls = spec_of(place, "head", seeds=1), [0]
     monkeypatch.setattr("hadamard_adapter.bench.schedule._LATE_S", 20.0 if comes else 0.5)
 
-    class Ended:
-        def poll(self) -> int | None:
-            n_polls[0] += 1
-            if comes and n_polls[0] == 3:
-                for path in (tmp_path / "elsewhere" / "runs").iterdir():
-                    shutil.copy(path, Results(tmp_path / "r").made("runs") / path.name)
-            return 0
-
-        def stop(self) -> None:
-            raise AssertionError
-
-        def last_words(self) -> str:
-            return ""
+    def poll() -> int:
+        n_polls[0] += 1
+        if comes and n_polls[0] == 3:
+            for path in (tmp_path / "elsewhere" / "runs").iterdir():
+                shutil.copy(path, Results(tmp_path / "r").made("runs") / path.name)
+        return 0
 
     def start(run: Any, results: Results, slot: int) -> Any:
         execute.execute(run, Results(tmp_path / "elsewhere"))
-        return Ended()
+        return Pretended(poll, stop=pytest.fail)
 
     outcome, results = run(spec, tmp_path / "r", Executor(1, start))
     assert n_polls[0] > 1
@@ -720,28 +712,20 @@ def test_on_a_full_disk_all_workers_are_stopped(
 ) -> None:
     stopped = list[str]()
 
-    class Endless:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def poll(self) -> int | None:
-            if self.name.startswith("model-mood-bitfit"):
+    def endless(run: Any, results: Results, slot: int) -> Any:
+        def poll() -> int | None:
+            if run.method == "bitfit":
                 raise KeyboardInterrupt
             return None
 
-        def stop(self) -> None:
-            stopped.append(self.name)
-
-        def last_words(self) -> str:
-            return ""
+        return Pretended(poll, stop=lambda: stopped.append(name_of(run)))
 
     def no_space(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Results, "write", no_space)
-    executor = Executor(2, lambda run, results, slot: Endless(name_of(run)))
     with pytest.raises(KeyboardInterrupt):
-        run(spec_of(place, "head bitfit", seeds=1), tmp_path, executor)
+        run(spec_of(place, "head bitfit", seeds=1), tmp_path, Executor(2, endless))
     assert len(stopped) == 2
 
 

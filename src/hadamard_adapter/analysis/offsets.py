@@ -135,10 +135,10 @@ def tasks_of(folders: Sequence[str | Path]) -> list[str]:
         AdapterError: a run.json is damaged.
     """
     runs = [_run_of(expanded(folder)) for folder in folders]
-    files = [run.get("file", ()) for run in runs]
+    files = [file for _, file in runs]
     return [
-        _told_apart(file, files) or run.get("task") or Path(folder).name
-        for folder, run, file in zip(folders, runs, files, strict=True)
+        _told_apart(file, files) or made.get("task") or Path(folder).name
+        for folder, (made, file) in zip(folders, runs, strict=True)
     ]
 
 
@@ -169,28 +169,22 @@ def made_with(folder: str | Path) -> dict[str, Any]:
         >>> made_with("no/such/folder")
         {}
     """
-    run = _run_of(expanded(folder))
-    if not run:
-        return {}
-    return {
-        "task": "/".join(run["file"][-2:]) or run["task"],
-        "rows": run["rows"],
-        **{name: run[name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")},
-    }
+    return _run_of(expanded(folder))[0]
 
 
-def _run_of(folder: Path) -> dict[str, Any]:
-    """Some settings of a run.json, task, rows, and the parts of an own file's path; empty where none is."""
+def _run_of(folder: Path) -> tuple[dict[str, Any], Sequence[str]]:
+    """What `made_with` tells, and the parts of an own training file's path; empty where there is none."""
     path = folder / "run.json"
     if not path.is_file():
-        return {}
+        return {}, ()
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         settings = {name: run["settings"][name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
         # `tune` calls all tasks of own files "task": their training file tells them apart.
         train = run["settings"].get("train") if run["settings"].get("task") is None else None
         file = () if train is None else Path(train).with_suffix("").as_posix().split("/")
-        return {**settings, "task": run["task"]["name"], "rows": run["rows"], "file": file}
+        name = run["task"]["name"]
+        return {"task": "/".join(file[-2:]) or name, "rows": run["rows"], **settings}, file
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{str(path)!r} is damaged: {error!r}; copy it again, or tune again") from error
 

@@ -82,10 +82,8 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
             raise  # `do_once` explains it
         if isinstance(error, OSError) and error.errno in _AWAY:
             raise LoadError(f"{name_of(run)}: {error}; once it is mended run the same again") from error
-        others_gb = (
-            _held_by_others_gb() if isinstance(error, RuntimeError) else 0.0
-        )  # the GPU's, not the host's
-        if is_out_of_memory(error) and others_gb > ROOM_OF_A_PROCESS_GB:
+        is_of_gpu = isinstance(error, RuntimeError) and is_out_of_memory(error)  # else it is the host's
+        if is_of_gpu and (others_gb := _held_by_others_gb()) > ROOM_OF_A_PROCESS_GB:
             raise LoadError(
                 f"{name_of(run)}: {_told(error)}; other processes hold {others_gb:.0f} GB of the GPU: run "
                 "the same again with fewer --workers, or when they are gone"

@@ -126,11 +126,6 @@ class _HeadLayer(nn.Module):
         rows = self.slots.index[self.batch.slots]
         return self.weight.values[rows].to(like.dtype), self.bias.values[rows].to(like.dtype)
 
-    @property
-    def n_own(self) -> int:
-        """How many slots have a layer of their own."""
-        return int((self.slots.index > 0).sum())
-
     def drop(self, slot: int) -> None:
         """Free a slot's layer, if it has one."""
         row = int(self.slots.index[slot]) if slot < len(self.slots.index) else 0
@@ -191,7 +186,7 @@ class BankOutput(nn.Module):
         """Free a slot's layer."""
         for size, table in list(self.of_size.items()):
             table.drop(slot)
-            if size != self.base_layer.out_features and not table.n_own:
+            if size != self.base_layer.out_features and not table.weight.n_taken:
                 del self.of_size[size]
 
 

@@ -41,6 +41,11 @@ class RowTable:
         """Free a row for the next `put`."""
         self.free.append(index)
 
+    @property
+    def n_taken(self) -> int:
+        """How many rows were put and not freed."""
+        return self.n_rows - 1 - len(self.free)
+
 
 class Slots:
     """An index for each slot, as a tensor that a batch's slots are looked up in; 0 where none was set.

@@ -87,19 +87,20 @@ def read_data(settings: TuneSettings) -> TuneData:
     return TuneData(task, columns, train, dev, name, how, tuple(_notes(task, train, dev)))
 
 
-def run_key(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:
+def run_key(settings: TuneSettings, data: TuneData, n_processes: int, content: str = "") -> dict[str, Any]:
     """What must be equal for two runs to end at the same adapter, as JSON would give it back.
 
     Args:
         settings: resolved.
         data: its rows.
         n_processes: processes that share the work; their number changes sums of gradients.
+        content: "model_content" of another run's key with the same model; empty: the model is read for it.
     """
     key = key_without_content(settings, data, n_processes)
-    content = base_content(settings.model)
-    if content is not None:
+    content = content or base_content(settings.model) or "unknown"
+    if content != "unknown":
         del key["model"]
-    return {**key, "model_content": content or "unknown"}
+    return {**key, "model_content": content}
 
 
 def key_without_content(settings: TuneSettings, data: TuneData, n_processes: int) -> dict[str, Any]:

@@ -91,9 +91,10 @@ def cached_prefix(
             say(f"no cache of frozen layers: {reason}")
         yield stage
         return
+    n_layers, size_gb = len(prefix.layers), _size_gb(prefix, stage)
     if PartialState().is_main_process:
-        _make_room(_size_gb(prefix, stage), limit_gb, folder, others)
-    n_layers, size = len(prefix.layers), _words(_size_gb(prefix, stage))
+        _make_room(size_gb, limit_gb, folder, others)
+    size = _words(size_gb)
     say(f"what {n_layers} frozen layers put out is computed once ({size} on disk)")
     key = {**key, "n_layers": n_layers, "is_first_only": prefix.is_first_only, "dtype": dtype}
     both = _both_with_hidden(model, prefix, stage, folder, key, progress)

@@ -197,7 +197,8 @@ def _search(
         tokenized: Tokenized = {}
         for number, trial in enumerate(trials, start=1):
             say(f"run {number} of {len(trials)}: lr {trial.settings.lr:g}, seed {trial.settings.seed}")
-            outcomes.append(_outcome_of(trial, data, partial, say, progress, tokenized))
+            content = key["model_content"]  # of one model, which is read once
+            outcomes.append(_outcome_of(trial, data, content, partial, say, progress, tokenized))
             gc.collect()  # its model
         if all(isinstance(end, str) for end in outcomes):
             raise DivergedError(
@@ -217,6 +218,7 @@ def _search(
 def _outcome_of(
     trial: Trial,
     data: TuneData,
+    content: str,
     partial: Path,
     say: Say,
     progress: Progress | None,
@@ -224,7 +226,7 @@ def _outcome_of(
 ) -> Path | str:
     """The folder of a run's result, trained unless it is there, or in words how the run diverged."""
     state, folder = PartialState(), partial / "runs" / trial.name
-    key = run_key(trial.settings, data, state.num_processes)
+    key = run_key(trial.settings, data, state.num_processes, content)
     is_finished = check_output(folder, key, overwrite=True)
     state.wait_for_everyone()  # all have looked before one publishes
     if is_finished:

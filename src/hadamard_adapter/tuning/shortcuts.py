@@ -53,10 +53,8 @@ def shortcuts(
         if settings.cache_gb and not settings.dropout:
             parts = (("train", data.train), ("dev", data.dev))
             key = content | {part: data_fingerprint(rows) for part, rows in parts}
-            own, others = (
-                folder / stage.name,
-                [place for place in folder.glob("*") if place.name != stage.name],
-            )
+            own = folder / stage.name
+            others = [place for place in folder.glob("*") if place != own]
             stage = stack.enter_context(
                 cached_prefix(
                     model, stage, own, key, settings.cache_gb, say, progress, settings.dtype, others

@@ -113,7 +113,10 @@ def tune_together(
         read = [read_data(one) for one in each.values()] if data is None else data
         rows_of = dict(zip(names, read, strict=True))
         each = {name: resolved_for(one, rows_of[name]) for name, one in each.items()}
-        keys = {name: run_key(one, rows_of[name], 1) for name, one in each.items()}
+        keys, content = dict[str, dict[str, Any]](), ""
+        for name, one in each.items():
+            keys[name] = run_key(one, rows_of[name], 1, content)
+            content = keys[name]["model_content"]  # of one model, which is read once
         others = {name: key["train_data"] for name, key in keys.items()}
         keys = {name: {**key, "together": others} for name, key in keys.items()}
         is_over = [check_output(folders[name], keys[name], settings[0].overwrite) for name in names]
