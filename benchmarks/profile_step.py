@@ -11,6 +11,8 @@ part of it. A variant's step is the one that `hadamard bench speed` times (bench
 """
 
 import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -60,27 +62,37 @@ def kind_of(operator: str) -> str:
     return "other"
 
 
-def of_variant(variant: str, model: str, dtype: Literal["float32", "bfloat16"]) -> dict[str, float]:
-    """Milliseconds of processor time a step, by kind of operator."""
+@contextlib.contextmanager
+def steps_of(
+    variant: str, model: str, dtype: Literal["float32", "bfloat16"], lengths: tuple[int, ...] = (32,)
+) -> Iterator[dict[int, Callable[[], None]]]:
+    """A variant's training step on 32 rows, for each number of tokens a row."""
     row, device = VARIANTS[variant], torch.device("cpu")
-    settings = TuneSettings(model, "out", train="rows", dtype=dtype)
+    settings = TuneSettings(model, "out", train="rows", **(row.settings | {"dtype": dtype}))
     torch.manual_seed(0)
     task = glue_task(GLUE["sst2"])
     base = load_base(model, task, 0)
     tuned = METHODS[row.method].make(base, head_of(base))
-    batch = random_batch(tuned, task, 32, 32)
-    small = {name: value[:2] for name, value in batch.items()}
+    batches = {length: random_batch(tuned, task, 32, length) for length in lengths}
+    small = {name: value[:2] for name, value in batches[lengths[0]].items()}
     with contextlib.ExitStack() as stack:
         stack.enter_context(row.path.ready(tuned, small, settings))
         optimizer = adamw([p for p in tuned.parameters() if p.requires_grad], 0.99, lr=1e-6, fused=True)
 
-        def step() -> None:
+        def step(length: int) -> None:
             with autocast(device, dtype):
-                loss = tuned(**batch).loss
+                loss = tuned(**batches[length]).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
+        yield {length: functools.partial(step, length) for length in lengths}
+
+
+def of_variant(variant: str, model: str, dtype: Literal["float32", "bfloat16"]) -> dict[str, float]:
+    """Milliseconds of processor time a step of 32 tokens a row, by kind of operator."""
+    with steps_of(variant, model, dtype) as steps:
+        step = steps[32]
         for _ in range(3):
             step()
         with profile(activities=[ProfilerActivity.CPU]) as found:

@@ -1,5 +1,6 @@
 """What the tests of the adapter share: adapted tiny models with random offsets, and comparisons."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from transformers import PreTrainedModel
 from hadamard_adapter import HadamardConfig
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
+from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.tuning.trained_layers import compiled
 from models import tiny_model
 
 BOTH = ["attention", "ffn"]
@@ -38,6 +41,13 @@ def adapted(
     model = get_peft_model(tiny_model(name, task, num_labels=num_labels).to(dtype), config)
     randomize(model, "default", seed)
     return model.eval()
+
+
+def can_compile() -> bool:
+    """Whether this machine has what torch.compile needs."""
+    with contextlib.suppress(SettingsError), compiled(adapted()):
+        return True
+    return False
 
 
 def added(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:

@@ -19,6 +19,8 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from command import Outcome, hadamard, tree_of, tuned
 from hadamard_adapter import __version__
@@ -273,6 +275,15 @@ def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:
     assert json.loads(lines.out)["z"] == [1]
 
 
+def test_predictions_go_to_standard_output_where_messages_go_to_a_terminal() -> None:
+    """As in `hadamard predict ... > out.csv`, typed; FORCE_COLOR has rich take any stream for a terminal."""
+    words = [sys.executable, "-m", "hadamard_adapter.cli", "predict", "--adapter", str(tuned().adapter)]
+    environment = {**os.environ, "FORCE_COLOR": "1"}
+    found = subprocess.run(words, input=b"text\nw10\n", capture_output=True, env=environment, check=True)
+    assert found.stdout.decode().splitlines()[1].startswith("w10,")
+    assert b"1 rows labelled" in found.stderr and b"w10" not in found.stderr
+
+
 def test_predict_and_eval_say_how_many_rows_were_cut(tmp_path: Path) -> None:
     from hadamard_adapter import load
 
@@ -448,6 +459,16 @@ def test_inspect_of_an_adapter_shows_counts_bars_and_a_picture(tmp_path: Path) -
     assert f"adapter and head       {512 + metrics['head_parameters']:>13,}" in shown.out
     assert shown.out.count("█") > 50
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_shows_the_bars_of_an_adapter_that_has_come_to_nothing(tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(tuned().adapter, tmp_path / "adapter"))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    first, second = [name for name in weights if name.endswith("shift")][:2]
+    weights |= {first: weights[first] + torch.inf, second: weights[second] * torch.nan}
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    shown = hadamard("inspect", adapter)
+    assert shown.code == 0 and {"inf", "nan"} <= {*shown.out.split()} and "█" in shown.out
 
 
 @pytest.mark.parametrize("name", TINY)

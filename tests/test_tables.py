@@ -55,10 +55,10 @@ def test_parquet_and_a_saved_dataset_keep_their_types(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no split 'dev'; splits found: test"):
         read_table(str(tmp_path / "parts"), split="dev")
     classes = datasets.Features({"label": datasets.Sequence(datasets.ClassLabel(names=["joy", "fear"]))})
-    several = datasets.Dataset.from_dict({"label": [[0, 1], [], [1]]}, features=classes)
+    several = datasets.Dataset.from_dict({"label": [[0, 1], [], [-1, 1]]}, features=classes)
     several.save_to_disk(str(tmp_path / "several"))
     labels = [row["label"] for row in read_table(str(tmp_path / "several")).rows]
-    assert labels == [["joy", "fear"], [], ["fear"]]
+    assert labels == [["joy", "fear"], [], [None, "fear"]]
 
 
 def test_tsv_takes_quotes_as_text_unless_told_otherwise(tmp_path: Path) -> None:

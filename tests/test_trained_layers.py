@@ -1,6 +1,5 @@
 """Laws of checkpointed and compiled layers: the same results, less kept, nothing left behind."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from adapter_help import adapted
+from adapter_help import adapted, can_compile
 from hadamard_adapter.bench.speed.memory import saved_bytes
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
@@ -111,12 +110,6 @@ def test_compiled_layers_need_a_compiler_and_it_is_said(monkeypatch: pytest.Monk
         compiled(adapted()),
     ):
         pass
-
-
-def can_compile() -> bool:
-    with contextlib.suppress(SettingsError), compiled(adapted()):
-        return True
-    return False
 
 
 @pytest.mark.skipif(not can_compile(), reason="no C++ compiler")

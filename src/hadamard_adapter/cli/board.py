@@ -24,7 +24,7 @@ class BenchBoard:
         """Show a spec that `n_slots` runs at a time work off; runs of another purpose are not to come."""
         self.spec, self.n_slots, self.purpose = spec, n_slots, purpose
         self.is_shown = console.is_terminal and not console.quiet
-        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
         self.next_look_s = 0.0
 
     def __enter__(self) -> "BenchBoard":

@@ -1,9 +1,8 @@
 """What the user sees: messages and progress on standard error, data on standard output."""
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 
-__all__ = ["StageBars", "cut_line", "data_console", "message_console", "plain_table", "waiting"]
+__all__ = ["StageBars", "cut_line", "data_console", "message_console", "plain_table"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDE = 100_000
@@ -72,6 +71,7 @@ class StageBars:
             TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal or console.quiet,
+            redirect_stdout=False,  # data stay on standard output while a bar is on the terminal
         )
         self.task = TaskID(0)
         self.name = ""
@@ -121,10 +121,3 @@ def cut_line(n_cut: int, n_rows: int, max_length: int | None) -> str:
     """
     limit = "the model takes" if max_length is None else f"{max_length} tokens"
     return f"{n_cut} of {n_rows} rows are longer than {limit}; their ends were cut off"
-
-
-@contextlib.contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """A spinner beside `what` while the block runs; nothing where there is no terminal."""
-    with console.status(what) if console.is_terminal else contextlib.nullcontext():
-        yield

@@ -1,5 +1,6 @@
 """`hadamard inspect`: what is adapted, how much of the model that is, and where an adapter changed most."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -156,7 +157,8 @@ def _by_path(parts: list[Part]) -> dict[str, str]:
 
 def _print_changes(console: Console, anatomy: Anatomy) -> None:
     """Bars of the mean absolute offset, a table per module and kind, one scale for all."""
-    largest = max((part.mean_offset for part in anatomy.parts), default=0.0)
+    sizes = [part.mean_offset for part in anatomy.parts]
+    largest = max(filter(math.isfinite, sizes), default=0.0)  # of an adapter that came to nothing, inf or nan
     console.print("\nmean |offset| by layer")
     for layers, path in dict.fromkeys((part.layers, part.path) for part in anatomy.parts):
         here = [part for part in anatomy.parts if (part.layers, part.path) == (layers, path)]
@@ -174,7 +176,7 @@ def _print_changes(console: Console, anatomy: Anatomy) -> None:
 
 
 def _bar(value: float, largest: float) -> str:
-    eighths = round(8 * _BAR_WIDTH * value / largest) if largest > 0 else 0
+    eighths = round(8 * _BAR_WIDTH * value / largest) if largest > 0 and math.isfinite(value) else 0
     bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return f"{value:.5f} {bar:<{_BAR_WIDTH}}"
 

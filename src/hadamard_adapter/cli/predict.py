@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hadamard_adapter.cli.adapter_options import RowOptions
-from hadamard_adapter.cli.console import cut_line, message_console, waiting
+from hadamard_adapter.cli.console import cut_line, message_console
 from hadamard_adapter.cli.half_precision import ROWS_PER_BATCH, Precision
 from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file
@@ -90,8 +90,7 @@ def predict_command(options: PredictOptions) -> None:
     _refuse_taken(first, _added_columns(classifier.task, options))
     labelled = _labelled(chain([first], batches), precision, options, separator, cuts)
     started = time.perf_counter()
-    with waiting(console, "predicting"):
-        n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
+    n_rows = write_rows(options.output, labelled, format=target, quoting=options.quoting)
     where = "" if options.output == "-" else f", in {options.output}"
     pace = n_rows / (time.perf_counter() - started)
     console.print(f"{n_rows} rows labelled{where} ({pace:,.0f} a second, {', then '.join(precision.used)})")

@@ -90,11 +90,16 @@ def _rows_of(dataset: Any) -> tuple[tuple[str, ...], list[Record]]:
         for key, classes in names.items():
             index = row[key]
             if isinstance(index, list):
-                row[key] = [classes[item] for item in index]
+                row[key] = [_class_name(classes, item) for item in index]
             else:
-                row[key] = classes[index] if isinstance(index, int) and index >= 0 else None
+                row[key] = _class_name(classes, index)
         rows.append((number, row))
     return tuple(dataset.column_names), rows
+
+
+def _class_name(classes: list[str], index: object) -> str | None:
+    """None for a label that is hidden (-1) or missing."""
+    return classes[index] if isinstance(index, int) and index >= 0 else None
 
 
 def _class_names(feature: Any) -> list[str] | None:

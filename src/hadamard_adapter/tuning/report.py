@@ -34,6 +34,11 @@ _PACKAGES = (
     *("hadamard-adapter", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy"),
     "scikit-learn",
 )
+_INSTRUCTIONS = {
+    **{"amx_bf16": "AMX BF16", "avx512_bf16": "AVX-512 BF16", "avx512_f": "AVX-512", "avx2": "AVX2"},
+    **{"sve_bf16": "SVE BF16", "bf16": "NEON BF16"},
+}
+"""Flag of `torch.cpu.get_capabilities` to name; of several the first."""
 
 
 def count_parameters(model: torch.nn.Module, n_base: int, basis: Basis | None = None) -> dict[str, Any]:
@@ -98,7 +103,20 @@ def versions() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's model, as the kernel names it or, where it does not tell, as Python does."""
+    """The processor's model, as the kernel names it or, where it does not tell, as Python does, and the
+    widest instructions it has for products of matrices: virtual machines of one model's name may differ in
+    these, and a step by ten times.
+
+    Example:
+        >>> processor_name()  # doctest: +SKIP
+        'AMD EPYC, AVX-512 BF16'
+    """
+    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    instructions = (name for flag, name in _INSTRUCTIONS.items() if flags.get(flag, False))
+    return ", ".join(filter(None, (_model_name(), next(instructions, None))))
+
+
+def _model_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

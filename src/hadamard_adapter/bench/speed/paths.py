@@ -31,7 +31,7 @@ from hadamard_adapter.tuning.models import (
     usable_length,
 )
 from hadamard_adapter.tuning.precision import cast_frozen
-from hadamard_adapter.tuning.trained_layers import checkpointed, float32_attention
+from hadamard_adapter.tuning.shortcuts import lean
 
 __all__ = ["GROUPED", "LAST_STEP", "OURS", "PLAIN", "TrainingPath"]
 
@@ -110,7 +110,7 @@ def _scores(task: Task, evaluated: Any) -> dict[str, float]:
 @contextlib.contextmanager
 def _as_tune_does(model: Any, batch: dict[str, Tensor], settings: TuneSettings) -> Iterator[None]:
     """No dropout in the backbone, of the last layer what the head reads, frozen weights cast once, if asked
-    activations computed again."""
+    activations computed again and layers compiled."""
     if settings.first_token_only:
         model.eval()
         cut_last_layer(model, batch)
@@ -118,8 +118,7 @@ def _as_tune_does(model: Any, batch: dict[str, Tensor], settings: TuneSettings) 
     if not settings.dropout:
         backbone_of(model).eval()
     cast_frozen(model, settings.dtype)
-    again = checkpointed(model) if settings.gradient_checkpointing else contextlib.nullcontext()
-    with float32_attention(model, settings.dtype), again:
+    with lean(model, settings):
         yield
 
 
