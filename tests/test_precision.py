@@ -66,9 +66,11 @@ def test_a_trial_in_float32_leaves_the_cast_weights_as_they_were() -> None:
     model = adapted("bert")
     cast_frozen(model, "bfloat16")
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    places = [p.data_ptr() for p in model.parameters()]
     with in_float32(model):
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         model(**{"input_ids": torch.tensor([[5, 6]])})
+    assert [p.data_ptr() for p in model.parameters()] == places  # which other models may share
     assert all(torch.equal(p, before[key]) and p.dtype == before[key].dtype
                for key, p in model.named_parameters())  # fmt: skip
 
@@ -123,8 +125,13 @@ def test_auto_is_bfloat16_only_where_it_takes_less_time(
     flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags.split(), True))
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: "amx_tile" in flags)
     assert is_faster_in_bfloat16(CPU) == expected
     assert pick_dtype("auto", CPU) == ("bfloat16" if expected else "float32")
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: False)  # an old kernel, or a sandbox
+    assert is_faster_in_bfloat16(CPU) == (expected and "amx_bf16" not in flags)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # as on macOS
+    assert not is_faster_in_bfloat16(CPU)
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo to compare with")

@@ -899,6 +899,20 @@ def test_roberta_takes_fewer_tokens_than_it_has_positions(tmp_path: Path) -> Non
     assert longest_input(load_base(str(folder), task, 1), tokenizer) == 64 - 2
 
 
+def test_a_model_of_one_type_of_tokens_gets_no_other_and_gpt2s_padding_is_on_the_right(
+    tmp_path: Path,
+) -> None:
+    """As RoBERTas with BERT's tokenizer have it, and GPT-2's that generated."""
+    folder = tiny_folder(tmp_path / "model", "roberta", type_vocab_size=1)
+    given = AutoTokenizer.from_pretrained(folder)
+    given.model_input_names, given.padding_side = ["input_ids", "token_type_ids", "attention_mask"], "left"
+    given.save_pretrained(folder)
+    tokenizer = load_tokenizer(str(folder))
+    rows = tokenize(tokenizer, ["w10", "w10 w20 w21"], ["w11", "w12"], 20).rows
+    assert all(row.keys() == {"input_ids", "attention_mask"} for row in rows)
+    assert tokenizer.pad(rows)["attention_mask"][0][-2:] == [0, 0]
+
+
 def test_every_setting_has_its_docstring() -> None:
     help_of = field_help(TuneSettings)
     assert set(help_of) == set(TuneSettings.__dataclass_fields__)

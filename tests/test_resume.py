@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from hadamard_adapter import files
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.files import read_json
 from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, training, tune
+from hadamard_adapter.tuning.precision import pick_dtype
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
@@ -213,6 +215,34 @@ def test_a_second_process_cannot_write_into_a_run(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_goes_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with files.locked(tmp_path):
+        pass
+
+
+def test_a_file_system_that_syncs_no_folders_keeps_what_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refused(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with files.filled(tmp_path / "out") as folder:
+        (folder / "a").write_text("whole")
+    assert (tmp_path / "out" / "a").read_text() == "whole"
+
+
 def test_an_unfinished_run_of_other_settings_is_refused_unless_overwritten(tmp_path: Path) -> None:
     with resume.open_workspace(tmp_path / "out", {"seed": 0}, False) as partial:
         (partial / "head").mkdir()
@@ -224,6 +254,35 @@ def test_an_unfinished_run_of_other_settings_is_refused_unless_overwritten(tmp_p
     assert (partial / "head").exists()
     with resume.open_workspace(tmp_path / "out", {"seed": 1}, True):
         assert not (partial / "head").exists()
+
+
+def test_a_run_goes_on_with_less_memory_and_beside_what_file_managers_leave(tmp_path: Path) -> None:
+    with resume.open_workspace(tmp_path / "out", {"seed": 0, "cache_gb": 8.0}, False) as partial:
+        (partial / "head").mkdir()
+    for name in (".DS_Store", "desktop.ini", "._head"):
+        (partial / name).write_text("of a file manager")
+    less = {"seed": 0, "cache_gb": 0.0, "gradient_checkpointing": True}
+    with resume.open_workspace(tmp_path / "out", less, False):
+        assert (partial / "head").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").touch()
+    assert not resume.check_output(tmp_path / "out", less, False)
+
+
+def test_the_same_command_on_a_machine_that_is_faster_in_another_dtype_goes_on_in_the_first(
+    place: Path, tmp_path: Path
+) -> None:
+    here = pick_dtype("auto", torch.device("cpu"))
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    said, where = list[str](), (place / "model", tmp_path / "out", place / "train.csv")
+    first = tiny_tune(*where, epochs=1, dtype=other)
+    with pytest.raises(SettingsError, match=f"dtype '{other}' there, '{here}' now"):
+        tiny_tune(*where, epochs=1, dtype=here)
+    with pytest.raises(SettingsError, match="epochs 1 there, 2 now"):
+        tiny_tune(*where, epochs=2, dtype="auto")
+    again = tiny_tune(*where, say=said.append, epochs=1, dtype="auto", gradient_checkpointing=True)
+    assert again.run == first.run and said[-1].startswith("finished already")
+    assert f"{other}, in which this run began, though here {here} is faster" in said
 
 
 def test_what_cannot_be_read_for_a_moment_is_not_thrown_away(

@@ -149,7 +149,7 @@ def test_one_process_without_a_cache_leaves_all_without_one(
 
 
 @pytest.mark.parametrize("part", ["train", "dev"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ENODEV])
 def test_a_disk_that_does_not_take_the_cache_is_said_and_the_run_ends_without_it_at_the_same_scores(
     number: int, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "filled",
     "fsync",
     "is_no_space",
+    "is_not_offered",
     "is_same_file",
     "locked",
     "read_json",
@@ -71,6 +72,17 @@ def is_no_space(error: BaseException) -> bool:
     says = str(error)
     is_said = "No space left" in says or "database or disk is full" in says
     return is_said or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_not_offered(error: OSError) -> bool:
+    """Whether a file system says that it has no such thing: locks, mapped files, syncs of folders.
+
+    Example:
+        >>> is_not_offered(OSError(errno.ENOLCK, "No locks available"))
+        True
+    """
+    missing = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.ENODEV)
+    return error.errno in missing
 
 
 @contextlib.contextmanager
@@ -202,10 +214,13 @@ def filled(target: Path) -> Iterator[Path]:
 def locked(folder: Path) -> Iterator[None]:
     """A folder for this process alone, until the block is left or the process is gone.
 
+    Windows, and file systems such as Lustre without its option `flock`, have no such lock; there two runs
+    into one folder are the user's care.
+
     Raises:
         BusyError: another process has it.
     """
-    if os.name != "posix":  # Windows has no flock; two runs into one folder are then the user's care
+    if os.name != "posix":
         yield
         return
     import fcntl
@@ -214,9 +229,10 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BusyError(
-                f"another run is writing to {str(folder)!r}; wait for it or pass another output"
-            ) from error
+            if not is_not_offered(error):
+                raise BusyError(
+                    f"another run is writing to {str(folder)!r}; wait for it or pass another output"
+                ) from error
         yield
 
 
@@ -227,5 +243,8 @@ def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows: to write alone
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and is_not_offered(error)):
+            raise
     finally:
         os.close(descriptor)

@@ -158,12 +158,13 @@ def _one_line(text: str) -> str:
 
 
 def _write_utf8() -> None:
-    """Data on standard output is UTF-8, as files are; a terminal that cannot show a character gets a `?`."""
+    """Data on standard output is UTF-8 with its own line ends, as files are; a terminal that cannot show a
+    character gets a `?`."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="replace")
         else:
-            sys.stdout.reconfigure(encoding="utf-8")
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
 
 
 def _drop_what_cannot_be_written() -> None:

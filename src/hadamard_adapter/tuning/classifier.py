@@ -356,7 +356,7 @@ def _load_base(
         raise AdapterError(f"{str(folder)!r} does not say what its base model is; pass {option('model')}")
     try:
         own = (folder / "tokenizer_config.json").is_file()
-        tokenizer = load_tokenizer(str(folder) if own else source, allow_remote_code)
+        tokenizer = load_tokenizer(str(folder) if own else source, allow_remote_code, source)
         return tokenizer, load_base(source, task, tokenizer.pad_token_id, allow_remote_code)
     except HadamardError as error:
         hint = f"; it was there in training; if it has moved, pass {option('model')}" if is_recorded else ""

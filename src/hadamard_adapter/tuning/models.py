@@ -95,11 +95,20 @@ def config_of(model: str, allow_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(model, trust_remote_code=allow_remote_code)
 
 
-def load_tokenizer(model: str, allow_remote_code: bool = False) -> Any:
+def load_tokenizer(model: str, allow_remote_code: bool = False, base: str | None = None) -> Any:
     """The tokenizer of a model, with a padding token (the end-of-text token where it has none of its own).
 
+    It pads on the right, since GPT-2 counts positions from the first token of a row, padding or not; and it
+    tells no types of tokens (`token_type_ids`) to a model that knows one alone (RoBERTa with BERT's
+    tokenizer, whose second text is of type 1).
+
+    Args:
+        model: folder or name on the hub.
+        allow_remote_code: whether code that comes with it may run.
+        base: the base model, where it is elsewhere than its tokenizer.
+
     Raises:
-        SettingsError: it cannot be loaded, holds no words, or has neither token.
+        SettingsError: it cannot be loaded, holds no words, or has neither token; no such model.
     """
     with _explained(model, "tokenizer", allow_remote_code):
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=allow_remote_code)
@@ -114,6 +123,9 @@ def load_tokenizer(model: str, allow_remote_code: bool = False) -> Any:
                 f"the tokenizer of {model!r} has neither a padding nor an end token; add one to it"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    if getattr(config_of(base or model, allow_remote_code), "type_vocab_size", 2) < 2:
+        tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
     return tokenizer
 
 

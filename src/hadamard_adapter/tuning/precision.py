@@ -59,8 +59,8 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
 
     Looked up, not timed: the type is part of what a run is, and a time depends on what else runs. All devices
     with such instructions count but one kind: Intel's processors with AVX-512 FP16 multiply bfloat16 in AMX,
-    and where a virtual machine hides that, their AVX-512 BF16 takes 1.9 times as long as float32
-    (docs/log.md).
+    and where a virtual machine or the kernel keeps that from them, their AVX-512 BF16 takes 1.9 times as long
+    as float32 (docs/log.md). A CPU's are used by oneDNN, which PyTorch for macOS comes without.
 
     Example:
         >>> is_faster_in_bfloat16(torch.device("meta"))
@@ -69,7 +69,14 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu" or not has_bfloat16(device):
         return has_bfloat16(device)
     flags = torch.cpu.get_capabilities()
-    return not flags.get("avx512_fp16", False) or bool(flags.get("amx_bf16", False))
+    if flags.get("avx512_fp16", False) and not (flags.get("amx_bf16", False) and _may_use_amx()):
+        return False
+    return torch.backends.mkldnn.is_available()
+
+
+def _may_use_amx() -> bool:
+    """Whether the kernel gives this process AMX, which oneDNN asks for in the same way."""
+    return getattr(torch.cpu, "_init_amx", lambda: True)()
 
 
 def pick_dtype(name: str, device: torch.device) -> str:
@@ -123,10 +130,11 @@ def cast_frozen(model: nn.Module, dtype: str) -> None:
 def in_float32(model: nn.Module) -> Iterator[None]:
     """Within it weights in bfloat16 are float32 of the same value, so that a trial sees no rounding."""
     cast = [parameter for parameter in model.parameters() if parameter.dtype == torch.bfloat16]
+    before = [parameter.data for parameter in cast]  # put back, since other models may share it
     try:
         for parameter in cast:
             parameter.data = parameter.data.float()
         yield
     finally:
-        for parameter in cast:
-            parameter.data = parameter.data.bfloat16()
+        for parameter, data in zip(cast, before, strict=True):
+            parameter.data = data

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.base_model import base_model_of
 from hadamard_adapter.adapter.families import family_of, layer_stacks
 from hadamard_adapter.errors import SettingsError, is_out_of_memory
-from hadamard_adapter.files import is_no_space, read_json, remove_scrap, write_json
+from hadamard_adapter.files import is_no_space, is_not_offered, read_json, remove_scrap, write_json
 from hadamard_adapter.tuning.models import token_batches
 from hadamard_adapter.tuning.precision import autocast, in_float32
 from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
@@ -283,7 +283,7 @@ def _with_hidden(
 ) -> list[Row] | None:
     """The rows, each with its hidden states under "prefix", read from a file that is made if need be.
 
-    None where the disk has no room for the file.
+    None where the disk does not take the file.
     """
     state = PartialState()
     lengths = [1 if prefix.is_first_only else len(row["input_ids"]) for row in rows]
@@ -295,7 +295,7 @@ def _with_hidden(
             _write(model, prefix, rows, collate, path, shape, ends, progress)
             write_json(path.with_suffix(".json"), key)
         except OSError as error:
-            if not is_no_space(error):
+            if not is_no_space(error) and not is_not_offered(error):
                 raise
             is_kept = [False]
     broadcast_object_list(is_kept)

@@ -9,6 +9,9 @@ from hadamard_adapter.tuning.stage import Row, Stage
 
 __all__ = ["PROBES", "Outcome", "is_same", "outcome", "probe_rows", "to_device"]
 
+MAX_TOKENS = 512
+"""Of a row on trial: more than the windows of layers with local attention."""
+
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value, that counts as rounding."""
 
@@ -26,9 +29,15 @@ Outcome = tuple[Tensor, list[Tensor | None]]
 
 
 def probe_rows(stage: Stage) -> list[Row]:
-    """A few training rows, from the shortest on, and the longest row, which may be one of dev."""
+    """A few training rows, from the shortest on, and the longest row, which may be one of dev.
+
+    Rows that are so long that a trial of five would take more memory than a step are left out, if others
+    are there.
+    """
     by_length = sorted(stage.train, key=_n_tokens)
-    return [*by_length[:: max(1, len(by_length) // 4)][:4], max([by_length[-1], *stage.dev], key=_n_tokens)]
+    by_length = [row for row in by_length if _n_tokens(row) <= MAX_TOKENS] or by_length[:1]
+    longest = max([by_length[-1], *(row for row in stage.dev if _n_tokens(row) <= MAX_TOKENS)], key=_n_tokens)
+    return [*by_length[:: max(1, len(by_length) // 4)][:4], longest]
 
 
 def _n_tokens(row: Row) -> int:

@@ -36,6 +36,8 @@ from hadamard_adapter.tuning.resume import (
     FINAL,
     check_output,
     disk_errors_explained,
+    is_same_run,
+    key_begun,
     open_workspace,
     partial_of,
     publish,
@@ -91,7 +93,8 @@ def tune(
 
     Stage 1 trains the head on the frozen model. Stage 2 starts from its best epoch, freezes the head (or
     keeps training it, as the preset says) and trains scale, shift and norm. Killed at any moment, the same
-    call continues and ends at the same adapter, bit for bit. Several processes (`torchrun --nproc_per_node 2
+    call continues and ends at the same adapter, bit for bit (on MPS, whose random state the Trainer does not
+    keep, up to dropout). Several processes (`torchrun --nproc_per_node 2
     ...` or `accelerate launch --multi_gpu ...`; on CPUs with ACCELERATE_USE_CPU=true) share each step: n of
     them with batch b / n are one with batch b, but for an epoch's last step where b does not divide the rows:
     Accelerate fills it with rows from the epoch's beginning.
@@ -134,10 +137,9 @@ def tune(
             say(describe_columns(data.columns))
         for line in (data.how_split, *data.notes):
             say(line)
-        settings = placed(settings)
+        settings, key = _begun_elsewhere(settings, placed(settings), data, output, say)
         trials = trials_of(settings)
         work = _run if len(trials) == 1 else functools.partial(_search, trials)
-        key = _key_of(settings, trials, data)
         is_finished = check_output(output, key, settings.overwrite)
         state.wait_for_everyone()  # all have looked before one acts
         if is_finished:
@@ -164,6 +166,28 @@ def _key_of(settings: TuneSettings, trials: list[Trial], data: TuneData) -> dict
     own = {name: getattr(settings, name) for name in ("seeds", "scale_lr", "shift_lr", "norm_lr")}
     rates = settings.lr if isinstance(settings.lr, tuple) else (key["lr"],)
     return {**key, **own, "lr": list(rates)}
+
+
+def _begun_elsewhere(
+    given: TuneSettings, here: TuneSettings, data: TuneData, output: Path, say: Say
+) -> tuple[TuneSettings, dict[str, Any]]:
+    """The settings of a run and its key; the dtype that another machine chose as it began stays.
+
+    Args:
+        given: as the user gave them.
+        here: with the device and the dtype that this machine chooses.
+        data: the run's rows.
+        output: the folder that it was begun for, perhaps.
+        say: receives a line where the run goes on in another dtype than this machine's.
+    """
+    key, begun = _key_of(here, trials_of(here), data), key_begun(output)
+    if given.dtype != "auto" or begun is None or is_same_run(begun, key):
+        return here, key
+    there = {"dtype": begun.get("dtype")}
+    if not is_same_run(begun, {**key, **there}):
+        return here, key
+    say(f"{there['dtype']}, in which this run began, though here {here.dtype} is faster")
+    return dataclasses.replace(here, **there), {**key, **there}
 
 
 @contextlib.contextmanager
@@ -388,7 +412,7 @@ def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
 
 def _already_finished(output: Path, key: dict[str, Any], say: Say) -> TuneResult:
     state, leftover = PartialState(), partial_of(output)
-    if state.is_main_process and read_json(leftover / "settings.json") == key:
+    if state.is_main_process and is_same_run(read_json(leftover / "settings.json"), key):
         with contextlib.suppress(SettingsError), open_workspace(output, key, overwrite=False):
             publish(leftover, output)  # unless another process is at it
     state.wait_for_everyone()

@@ -44,6 +44,8 @@ __all__ = [
     "check_output",
     "disk_errors_explained",
     "is_out_of_space",
+    "is_same_run",
+    "key_begun",
     "last_sealed",
     "open_workspace",
     "partial_of",
@@ -64,10 +66,32 @@ _KNOWN = re.compile(
     r"|\.(settings\.json|(head|adapter|both)\.done|final)\.\w+\.tmp"
 )
 
+_OF_FILE_MANAGERS = re.compile(r"\.DS_Store|\._.*|desktop\.ini|Thumbs\.db|\.directory", re.IGNORECASE)
+
+_HOW = ("gradient_checkpointing", "cache_gb", "torch_compile")
+"""Settings that change time and memory, and of numbers the rounding alone: a run may go on with others."""
+
 
 def partial_of(output: Path) -> Path:
     """The work folder beside an output folder."""
     return output.with_name(output.name + ".partial")
+
+
+def is_same_run(found: Any, key: dict[str, Any]) -> bool:
+    """Whether two keys are of one run; how its numbers are computed may differ.
+
+    Example:
+        >>> is_same_run({"lr": 0.1, "cache_gb": 8.0}, {"lr": 0.1, "cache_gb": 0.0})
+        True
+    """
+    return isinstance(found, dict) and _without_how(found) == _without_how(key)
+
+
+def key_begun(output: Path) -> dict[str, Any] | None:
+    """The key of the run that a folder is of: unfinished, else finished; None where there is none."""
+    unfinished, run = read_json(partial_of(output) / "settings.json"), read_json(output / "run.json")
+    found = unfinished or (run.get("key") if isinstance(run, dict) else None)
+    return found if isinstance(found, dict) else None
 
 
 def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
@@ -77,7 +101,7 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
         SettingsError: it holds something that is not ours (even with overwrite), or without overwrite the
             result of other settings.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not output.exists() or (output.is_dir() and not _entries(output)):
         return False
     run = read_json(output / "run.json") if output.is_dir() else None
     if not (isinstance(run, dict) and "key" in run):
@@ -86,17 +110,23 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
             "empty folder or an earlier result; nothing there was touched: pass another output"
         )
     is_whole = "pruned" not in run and all((output / name).is_file() for name in RESULT_FILES)
-    if run["key"] == key and is_whole:
+    is_this = is_same_run(run["key"], key)
+    if is_this and is_whole:
         return True
     if not overwrite:
         found = f"the result of other settings ({_differences(run['key'], key)})"
-        if run["key"] == key:
+        if is_this:
             found = "of this run a part alone (pruned, stage 1, or with files missing)"
         raise SettingsError(
             f"output {str(output)!r} holds {found}; "
             f"pass another output, or {option('overwrite', 'True')} to replace it"
         )
     return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, but for what file managers put into every folder that they show."""
+    return [path for path in folder.iterdir() if not _OF_FILE_MANAGERS.fullmatch(path.name)]
 
 
 @contextlib.contextmanager
@@ -115,14 +145,14 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
     partial.mkdir(parents=True, exist_ok=True)
     is_left = False
     with locked(partial):
-        strange = [entry.name for entry in partial.iterdir() if not _KNOWN.fullmatch(entry.name)]
+        strange = [entry.name for entry in _entries(partial) if not _KNOWN.fullmatch(entry.name)]
         if strange:
             raise SettingsError(
                 f"work folder {str(partial)!r} holds something else ({strange[0]!r}); "
-                "remove it or pass another output"
+                f"remove {str(partial / strange[0])!r} or pass another output"
             )
         found = read_json(partial / "settings.json")
-        if found is not None and found != key:
+        if found is not None and not is_same_run(found, key):
             if not overwrite:
                 raise SettingsError(
                     f"{str(partial)!r} holds an unfinished run of other settings "
@@ -250,7 +280,12 @@ def _is_intact(checkpoint: Path) -> bool:
     return True
 
 
+def _without_how(key: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in key.items() if name not in _HOW}
+
+
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    found, wanted = _without_how(found), _without_how(wanted)
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     shown = [f"{name} {found.get(name)!r} there, {wanted.get(name)!r} now" for name in names[:4]]
     return "; ".join(shown) + ("; ..." if len(names) > 4 else "")

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -133,10 +134,10 @@ def compiled(model: Any) -> Iterator[None]:
         ...     trainer.train()
     """
     layers = trained_layers(model)
-    if layers and model.device.type == "cpu" and not any(map(shutil.which, _compilers())):
+    if layers and model.device.type == "cpu" and shutil.which(_compiler()) is None:
         raise SettingsError(
-            f"torch_compile: expected a C++ compiler on the CPU, found none of {_compilers()}; install one, "
-            "name it in the environment's CXX, or leave torch_compile out"
+            f"torch_compile: expected a C++ compiler on the CPU, found no {_compiler()!r}; install it, "
+            "name another in the environment's CXX, or leave torch_compile out"
         )
     try:
         for layer in layers:
@@ -168,5 +169,7 @@ def _forward(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
-def _compilers() -> list[str]:
-    return [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+def _compiler() -> str:
+    """The one that torch.compile calls."""
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return os.environ.get("CXX", usual)
