@@ -214,13 +214,6 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
                     Site("mlp.fc2", "layernorm_before", norm_in_next_layer=True),
                     final_norm="layernorm",
                 ),
-                # The layout up to the first releases of transformers 5: a model has one of the two.
-                Stack(
-                    "encoder.layer",
-                    Site("attention.output.dense", "layernorm_after"),
-                    Site("output.dense", "layernorm_before", norm_in_next_layer=True),
-                    final_norm="layernorm",
-                ),
             ),
             head=("classifier",),
         ),

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.freeze import FreezeMixin
 from hadamard_adapter.adapter.heads import beside
 from hadamard_adapter.adapter.labels import LabelSwitch
@@ -52,6 +53,11 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         if value.device.type != "meta" and like.device.type != "meta":
             value = value.to(like.device)
         dictionary[adapter_name] = nn.Parameter(value.float())
+
+    def _added(self, adapter_name: str, config: HadamardConfig) -> None:
+        """Freezes or trains an adapter whose offsets were just added, as its config says."""
+        self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -198,6 +204,9 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
         return self._forward_active(x, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return "hadamard." + super().__repr__()
 
     def _forward_active(self, x: Float[Tensor, "b ..."], *args: Any, **kwargs: Any) -> Float[Tensor, "b ..."]:
         raise NotImplementedError

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
@@ -53,7 +53,6 @@ class HadamardModel(BaseTuner):
     peft_config: dict[str, HadamardConfig]
     prefix = "hadamard_"
     tuner_layer_cls = HadamardLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(
         self, peft_config: HadamardConfig, model_config: dict[str, Any]

@@ -37,8 +37,7 @@ class HadamardNorm(HadamardLayer):
         self._add(self.hadamard_norm_weight, adapter_name, self.own_weight, config.init_weights)
         if bias is not None:
             self._add(self.hadamard_norm_bias, adapter_name, bias, config.init_weights)
-        self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self._added(adapter_name, config)
 
     def _tensors(self, names: Sequence[str]) -> dict[str, Float[Tensor, " d"]]:
         offsets = {
@@ -84,9 +83,6 @@ class HadamardNorm(HadamardLayer):
         """Returns {"weight": γ', "bias": β'} (β' only where there is a β)."""
         dtype = self.own_weight.dtype
         return {name: tensor.detach().to(dtype) for name, tensor in self._tensors(adapter_names).items()}
-
-    def __repr__(self) -> str:
-        return "hadamard." + super().__repr__()
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -65,8 +65,7 @@ class HadamardProjection(HadamardLayer):
             self._add(self.hadamard_scale, adapter_name, like, config.init_weights)
         if has_shift:
             self._add(self.hadamard_shift, adapter_name, like, config.init_weights)
-        self.set_frozen(self._frozen - {adapter_name} | ({adapter_name} if config.freeze_adapter else set()))
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self._added(adapter_name, config)
 
     def _offsets(
         self, names: Sequence[str], position: str
@@ -138,6 +137,3 @@ class HadamardProjection(HadamardLayer):
     def gained_bias(self) -> bool:
         """Whether merging gave the projection a bias that it did not have."""
         return self.merged and self.unmerged("bias") is None and getattr(self, "bias", None) is not None
-
-    def __repr__(self) -> str:
-        return "hadamard." + super().__repr__()

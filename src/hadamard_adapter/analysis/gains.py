@@ -2,7 +2,7 @@
 
 Time of a step = seconds of training of a stage / its steps. Pairs are short runs of one round, one after the
 other, on the first steps of the whole task; where there are none, the same seed's curves, which may be days
-apart; else short runs on few rows.
+apart.
 """
 
 import datetime
@@ -49,8 +49,6 @@ class GainRow:
     """Pairs."""
     source: Source
     """Of the pairs."""
-    is_of_few_rows: bool
-    """Short runs on a part of the rows, where rows of like length are not as close as in the whole task."""
 
 
 def gains_of(records: Iterable[Record]) -> list[GainRow]:
@@ -105,8 +103,8 @@ def machine_of(record: Record) -> tuple[Any, Any]:
     return machine.get("processor"), machine.get("threads")
 
 
-_Runs = dict[tuple[Source, bool, str, int], Record]
-"""(purpose, whether of few rows, what both runs of a pair share, seed or number of the round) -> run."""
+_Runs = dict[tuple[Source, str, int], Record]
+"""(purpose, what both runs of a pair share, seed or number of the round) -> run."""
 
 
 def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
@@ -118,28 +116,21 @@ def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
         runs = found.setdefault((run["model"], run["task"]["name"], run["variant"]), {})
         shared = json.dumps([run["task"].get(name) for name in ("rows", *SHARED)])
         number = run["seed"] if run["purpose"] == "curve" else run["value"]
-        runs[run["purpose"], _is_of_few_rows(record), shared, number] = record
+        runs[run["purpose"], shared, number] = record
     return found
-
-
-def _is_of_few_rows(record: Record) -> bool:
-    """Whether a run had few rows, as the first short ones had, not the first steps of a whole task."""
-    return record["run"]["purpose"] == "pace" and not record["run"].get("steps")
 
 
 def _row(model: str, task: str, gain: Gain, on: _Runs, off: _Runs) -> GainRow | None:
     """The gain by the runs of one purpose that tell it best; None where none of them make a pair."""
-    alike: dict[tuple[Source, bool, str], list[tuple[Record, Record]]] = {}
+    alike: dict[tuple[Source, str], list[tuple[Record, Record]]] = {}
     for key in sorted(on.keys() & off.keys()):
         pair = on[key], off[key]
         is_apart = key[0] == "pace" and abs(_at(pair[0]) - _at(pair[1])) > SIDE_BY_SIDE
         if machine_of(pair[0]) == machine_of(pair[1]) and not is_apart:
-            alike.setdefault(key[:3], []).append(pair)
+            alike.setdefault(key[:2], []).append(pair)
     if not alike:
         return None
-    (source, is_of_few_rows, _), both = max(
-        alike.items(), key=lambda item: (not item[0][1], item[0][0] == "pace", len(item[1]))
-    )
+    (source, _), both = max(alike.items(), key=lambda item: (item[0][0] == "pace", len(item[1])))
     pairs = [(_step_seconds(with_it, gain), _step_seconds(without, gain)) for with_it, without in both]
     ratios = [without / with_it for with_it, without in pairs]
     return GainRow(
@@ -153,7 +144,6 @@ def _row(model: str, task: str, gain: Gain, on: _Runs, off: _Runs) -> GainRow | 
         high=max(ratios),
         n=len(pairs),
         source=source,
-        is_of_few_rows=is_of_few_rows,
     )
 
 

@@ -77,7 +77,7 @@ def speed_markdown(
     """
     groups, gains, footprints = read_speed_groups(records), gains_of(records), read_footprints(records)
     lines = ["# Speed", "", *_machine(records), *_goals(groups, footprints)]
-    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records, gains)), ""]
+    lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records)), ""]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
     for group in groups:
@@ -94,12 +94,6 @@ _SEARCHED = (
     "for IA3 and LN-tuning, and for all on MPNet, where 100 rows chose), the fewest that come within "
     f"{GOOD_ENOUGH:.0%} of the best score. The searches had bfloat16 and no dropout in the backbone, for all "
     "variants"
-)
-_FEW_ROWS = (
-    " On few rows: their short runs had 960 rows "
-    "(MPNet 192), which cannot stand as close by length as those of the whole task, so steps that "
-    "are grouped by length have up to 1.3 times as many tokens (MPNet 2.4) as in a whole run; a ratio of "
-    "two grouped variants keeps, one of a grouped and an ungrouped variant is too small."
 )
 _NOTES = (
     "Seconds are of training alone: batches, forward, backward, optimizer. Loading, tokenising, caches of "
@@ -125,25 +119,20 @@ _NOTES = (
     "and the last step's weights).",
     "Each gain, on and off: steps of the last stage (for the head's input: of the first) of two variants "
     "that differ in what the row names; off / on: median of ratios, smallest and largest. By round: the "
-    "first steps of whole tasks, in turn, one after the other. By seed: whole runs, which may be days apart."
-    "{few_rows}",
+    "first steps of whole tasks, in turn, one after the other. By seed: whole runs, which may be days apart.",
     "Memory: the kernel's high-water mark of a fresh process after three training steps, less what it "
     "held with the model loaded and wrapped; all with the same rows and tokens, none of them padding. Saved "
     "tensors: what autograd keeps from one forward pass. Result: the files that hold the trained tensors.",
 )
 
 
-def _notes(records: Sequence[Record], gains: Sequence[GainRow]) -> list[str]:
+def _notes(records: Sequence[Record]) -> list[str]:
     """What the figures are, as far as it holds for these records."""
     sources = {r["run"].get("rate_from") for r in records if r["run"]["purpose"] == "curve"}
     own = f" (rates: {', '.join(sorted(map(str, sources)))})" if sources else ""
     searched = _SEARCHED if sources == {"searched"} else own
-    few_rows = _FEW_ROWS if any(gain.is_of_few_rows for gain in gains) else ""
     points = _points(records)
-    return [
-        note.replace("{searched}", searched).replace("{few_rows}", few_rows).replace("{points}", points)
-        for note in _NOTES
-    ]
+    return [note.replace("{searched}", searched).replace("{points}", points) for note in _NOTES]
 
 
 def _points(records: Sequence[Record]) -> str:
@@ -253,7 +242,7 @@ def _gains(found: Sequence[GainRow]) -> list[str]:
         on, off = (f"{1e3 * seconds:.1f}" for seconds in (one.on, one.off))
         pairs = "by seed" if one.source == "curve" else "by round"
         cells = [one.model, one.task, gain.title, VARIANTS[gain.on].title, on, VARIANTS[gain.off].title, off]
-        lines.append(table_line([*cells, ratio, pairs + (", on few rows" if one.is_of_few_rows else "")]))
+        lines.append(table_line([*cells, ratio, pairs]))
     return [*lines, ""]
 
 

@@ -97,9 +97,7 @@ def run_all(
                 if code == BUSY:
                     busy_until[name] = time.monotonic() + _BUSY_S
                 else:
-                    settle(name, code, started.last_words(), results, outcome, say, _in_short)
-                    if name in outcome.lost and code != DONE:
-                        _cancel(run, results, outcome.lost[name])
+                    settle(name, code, started.last_words(), results, outcome, say, _in_short, _about(run))
             if not ended:
                 time.sleep(_POLL_S)
     finally:
@@ -107,7 +105,7 @@ def run_all(
             started.stop()
         for name, (run, _, _) in running.items():
             if name not in ended_at:  # whose record is there, though it is not to be seen yet
-                _cancel(run, results, "interrupted")
+                results.cancel(name, _about(run), "interrupted")
 
 
 def settle(
@@ -118,8 +116,9 @@ def settle(
     outcome: Outcome,
     say: Callable[[str], None],
     in_short: Callable[[dict[str, Any]], str],
+    about: dict[str, Any],
 ) -> None:
-    """Write into an outcome what became of a run whose worker is gone, and say it.
+    """Write into an outcome what became of a run whose worker is gone, and say it; a lost one is cancelled.
 
     Args:
         name: of the run.
@@ -129,6 +128,7 @@ def settle(
         outcome: receives it.
         say: receives a line.
         in_short: what a record that is done comes to.
+        about: the run, its identity and title, for the record of one that is cancelled.
 
     Raises:
         SettingsError: the worker found an error that the user can mend.
@@ -148,12 +148,13 @@ def settle(
         how = "its record is not to be seen, though its process wrote it" if code == DONE else how
         outcome.lost[name] = f"{how} {last_words}".strip()
         say(f"{name}: {outcome.lost[name]}")
+        if code != DONE:
+            results.cancel(name, about, outcome.lost[name])
 
 
 def _in_short(record: dict[str, Any]) -> str:
     return f"{record['metric']} {record['score']:.4f} in {record['seconds']:.0f} s"
 
 
-def _cancel(run: Run, results: Results, error: str) -> None:
-    about = {"run": described(run), "identity": identity(run), "title": METHODS[run.method].title}
-    results.cancel(name_of(run), about, error)
+def _about(run: Run) -> dict[str, Any]:
+    return {"run": described(run), "identity": identity(run), "title": METHODS[run.method].title}

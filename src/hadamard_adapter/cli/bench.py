@@ -39,8 +39,8 @@ class BenchOptions:
     """Whether to print what would run, with an estimate of time from what ran, and to run nothing."""
     executor: Literal["local", "pool", "slurm"] = "local"
     """local: in this process, one after the other; pool: a process a run; slurm: a job a run."""
-    workers: int = 2
-    """Runs at the same time, for pool and slurm; with several GPUs, one each."""
+    workers: int | None = None
+    """Runs at the same time, for pool and slurm; with several GPUs, one each. None: 2."""
     results: str | None = None
     """Folder of results; runs that are there, of any spec, are not run again. None: results/bench, for a spec
     of speed results/ and the spec's name."""
@@ -86,6 +86,11 @@ def bench_command(options: BenchOptions) -> None:
         raise SettingsError(
             f"--executor: expected local for a spec of speed, whose runs must not take time from each other, "
             f"received {options.executor}; leave it out"
+        )
+    if options.executor == "local" and options.workers is not None:
+        raise SettingsError(
+            "--workers: the executor local does one run after the other; pass --executor pool (or slurm), or "
+            "leave it out"
         )
     purposes = PURPOSES if is_speed else ("search", "score")
     if options.purpose not in ("all", *purposes):
@@ -188,9 +193,9 @@ def _executor(options: BenchOptions, results: "Results") -> "Executor":
     from hadamard_adapter.bench.executors import in_this_process, on_slurm, pool
 
     if options.executor == "pool":
-        return pool(options.workers)
+        return pool(2 if options.workers is None else options.workers)
     if options.executor == "slurm":
-        return on_slurm(options.workers, results.made("jobs"))
+        return on_slurm(2 if options.workers is None else options.workers, results.made("jobs"))
     return in_this_process()
 
 

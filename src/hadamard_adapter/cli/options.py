@@ -228,7 +228,7 @@ def _without_none(hint: Any) -> Any:
 
 def _click_type(kind: Any, choices: tuple[Any, ...] | None) -> Any:
     if choices is not None:
-        return _Choice(choices)
+        return click.Choice(choices)
     if isinstance(kind, tuple):  # one item, or several
         return CommaList(kind[0], or_one=True)
     if typing.get_origin(kind) is tuple:
@@ -245,18 +245,6 @@ class _Word(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         if value == "":
             self.fail(f"expected a name or a path, received {value!r}", param, ctx)
         return str(value)
-
-
-class _Choice(click.Choice):  # pyright: ignore[reportMissingTypeArgument]
-    """A choice that gives back the value itself, so that `Literal[1, 2]` stays a number."""
-
-    def __init__(self, values: tuple[Any, ...]) -> None:
-        super().__init__([str(value) for value in values])
-        self.values = values
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        chosen = super().convert(str(value), param, ctx)
-        return next(known for known in self.values if str(known) == chosen)
 
 
 def _metavar(kind: Any) -> str | None:

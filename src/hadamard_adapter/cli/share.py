@@ -144,7 +144,7 @@ def train_command(options: TrainOptions) -> None:
 
     refuse_two_bases(folders)
     settings = [dataclasses.replace(settings_of(path), output=path.name) for path in folders]
-    first: dict[str, Any] = {"overwrite": options.overwrite, "quiet": options.quiet}
+    first: dict[str, Any] = {"overwrite": options.overwrite}
     if options.epochs is not None:
         first["epochs"] = options.epochs
     if options.lr is not None:

@@ -182,13 +182,17 @@ def _accuracy(labels: Array, predicted: Array) -> float:
     return float((labels == predicted).reshape(len(labels), -1).all(axis=1).mean())
 
 
-def _f1(average: str) -> Callable[[Array, Array], float]:
+def _sklearn(name: str, **options: Any) -> Callable[[Array, Array], float]:
     def compute(labels: Array, predicted: Array) -> float:
-        from sklearn.metrics import f1_score
+        import sklearn.metrics
 
-        return float(f1_score(labels, predicted, average=average, zero_division=0))  # pyright: ignore[reportArgumentType]
+        return float(getattr(sklearn.metrics, name)(labels, predicted, **options))
 
     return compute
+
+
+def _f1(average: str) -> Callable[[Array, Array], float]:
+    return _sklearn("f1_score", average=average, zero_division=0)
 
 
 def _mcc(labels: Array, predicted: Array) -> float:
@@ -213,18 +217,6 @@ def _correlation(name: str) -> Callable[[Array, Array], float]:
     return compute
 
 
-def _mse(labels: Array, predicted: Array) -> float:
-    return float(np.square(labels - predicted).mean())
-
-
-def _rmse(labels: Array, predicted: Array) -> float:
-    return float(np.sqrt(_mse(labels, predicted)))
-
-
-def _mae(labels: Array, predicted: Array) -> float:
-    return float(np.abs(labels - predicted).mean())
-
-
 def _r2(labels: Array, predicted: Array) -> float:
     spread = float(np.square(labels - labels.mean()).sum())
     return 1.0 - float(np.square(labels - predicted).sum()) / spread if spread > 0 else 0.0
@@ -239,9 +231,9 @@ METRICS: dict[str, Metric] = {
     "subset-accuracy": Metric(_accuracy, (_MULTI,)),
     "pearson": Metric(_correlation("pearsonr"), (_REGRESSION,)),
     "spearman": Metric(_correlation("spearmanr"), (_REGRESSION,)),
-    "mse": Metric(_mse, (_REGRESSION,), greater_is_better=False),
-    "rmse": Metric(_rmse, (_REGRESSION,), greater_is_better=False),
-    "mae": Metric(_mae, (_REGRESSION,), greater_is_better=False),
+    "mse": Metric(_sklearn("mean_squared_error"), (_REGRESSION,), greater_is_better=False),
+    "rmse": Metric(_sklearn("root_mean_squared_error"), (_REGRESSION,), greater_is_better=False),
+    "mae": Metric(_sklearn("mean_absolute_error"), (_REGRESSION,), greater_is_better=False),
     "r2": Metric(_r2, (_REGRESSION,)),
 }
 """Name, as in --metric, to row; f1 counts the last label as positive."""

@@ -334,7 +334,6 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
         per_device_train_batch_size=stage.batch_size,
         per_device_eval_batch_size=2 * stage.batch_size,
         gradient_accumulation_steps=settings.grad_accumulation,
-        learning_rate=max(stage.rates.values()),
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
         max_grad_norm=settings.max_grad_norm,

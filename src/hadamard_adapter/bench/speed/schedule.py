@@ -12,7 +12,7 @@ from hadamard_adapter.bench.schedule import Outcome, settle
 from hadamard_adapter.bench.speed.plan import missing
 from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.bench.worker import BUSY, DONE, last_line, write_job
+from hadamard_adapter.bench.worker import BUSY, last_line, write_job
 
 __all__ = ["Start", "in_a_process", "run_missing"]
 
@@ -39,7 +39,7 @@ def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
         except BaseException:
             process.terminate()
             process.wait()
-            _cancel(run, results, "interrupted")
+            results.cancel(name_of(run), _about(run), "interrupted")
             raise
     return code, last_line(log)
 
@@ -71,15 +71,12 @@ def run_missing(
             outcome.lost[name] = "another process has it"
             say(f"{name}: {outcome.lost[name]}")
             continue
-        settle(name, code, last_words, results, outcome, say, _in_short)
-        if name in outcome.lost and code != DONE:
-            _cancel(run, results, outcome.lost[name])
+        settle(name, code, last_words, results, outcome, say, _in_short, _about(run))
     return outcome
 
 
-def _cancel(run: SpeedRun, results: Results, error: str) -> None:
-    about = {"run": described(run), "identity": identity(run), "title": VARIANTS[run.variant].title}
-    results.cancel(name_of(run), about, error)
+def _about(run: SpeedRun) -> dict[str, Any]:
+    return {"run": described(run), "identity": identity(run), "title": VARIANTS[run.variant].title}
 
 
 def _in_short(record: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@ import json
 import tempfile
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import is_no_space
+from hadamard_adapter.serving.http.asking import AdapterId
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, ServingNow
 from hadamard_adapter.serving.http.upload import unpack
@@ -20,7 +21,6 @@ from hadamard_adapter.serving.store import ID
 __all__ = ["ROUTES"]
 
 ROUTES = APIRouter(tags=["adapters"], prefix="/v1/adapters")
-AdapterId = Annotated[str, Path(description="Id of the adapter.")]
 _BODY = {
     "requestBody": {
         "required": True,

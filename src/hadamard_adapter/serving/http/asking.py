@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Path, Request
 
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.serving.batcher import Answer
@@ -14,10 +14,24 @@ from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.rows import Text
 
-__all__ = ["ask", "check_n_items", "is_unicode", "refuse_too_many"]
+__all__ = ["AdapterId", "are_texts", "ask", "check_n_items", "is_unicode", "refuse_too_many"]
 
 N_ITEMS = 16_384
 """Items that a list in a body may have: twice the tokens of the longest text that a family reads."""
+
+
+AdapterId = Annotated[str, Path(description="Id of the adapter.")]
+"""In a route's path."""
+
+
+def are_texts(value: Any) -> bool:
+    """Whether a field of a body is a list of texts.
+
+    Example:
+        >>> are_texts(["a text"]), are_texts("a text")
+        (True, False)
+    """
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def check_n_items(value: Any) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.serving.http.asking import ask, check_n_items, is_unicode, refuse_too_many
+from hadamard_adapter.serving.http.asking import are_texts, ask, check_n_items, is_unicode, refuse_too_many
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
 from hadamard_adapter.serving.rows import Text
@@ -35,7 +35,7 @@ class ClassifyRequest(BaseModel):
     def _are_texts(cls, value: Any) -> Any:
         """One error for a list of something else, where pydantic makes one for each item and type."""
         check_n_items(value)
-        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        if isinstance(value, list) and not are_texts(value):
             raise ValueError("expected a list of texts")
         return value
 
@@ -44,7 +44,7 @@ class ClassifyRequest(BaseModel):
     def _are_texts_or_token_ids(cls, value: Any) -> Any:
         """The same for what may be token ids instead."""
         check_n_items(value)
-        if not isinstance(value, list) or all(isinstance(item, str) for item in value):
+        if not isinstance(value, list) or are_texts(value):
             return value
         if _are_token_ids(value) or all(map(_are_token_ids, value)):
             return value

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, field_validator
 
-from hadamard_adapter.serving.http.asking import ask, check_n_items
+from hadamard_adapter.serving.http.asking import AdapterId, are_texts, ask, check_n_items
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
 from hadamard_adapter.tuning.classifier import Prediction
@@ -13,7 +13,6 @@ from hadamard_adapter.tuning.classifier import Prediction
 __all__ = ["ROUTES"]
 
 ROUTES = APIRouter(tags=["predict"])
-AdapterId = Annotated[str, Path(description="Id of the adapter.")]
 
 
 class PredictRequest(BaseModel):
@@ -33,13 +32,9 @@ class PredictRequest(BaseModel):
     def _are_texts_or_lists_of_them(cls, value: Any) -> Any:
         """One error for a list of something else, where pydantic makes one for each item and type."""
         check_n_items(value)
-        if not isinstance(value, list) or _are_texts(value) or all(map(_are_texts, value)):
+        if not isinstance(value, list) or are_texts(value) or all(map(are_texts, value)):
             return value
         raise ValueError("expected a text, a list of texts, or a list of lists of them")
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 class Score(BaseModel):
