@@ -2,7 +2,7 @@
 
 Command:   python benchmarks/onnx_engine.py --model MODEL --adapter quickstart/adapter
                --input quickstart/test.csv [--output results/onnx.json]
-           (after bash quickstart.sh; needs pip install 'hadamard-adapter[onnx]')
+           (after bash quickstart.sh; needs pip install '.[onnx]' in a clone)
 Expected:  ONNX Runtime in float32 says the same to 1e-4; the bank within a quarter of its time at 16 tokens,
            faster than it at 128.
 Time:      10 minutes on one core. Nothing else should run meanwhile.

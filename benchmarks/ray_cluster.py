@@ -1,7 +1,7 @@
 """What clients of two replicas see while one is killed, and how soon both follow a store, under Ray Serve.
 
 Command:   python benchmarks/ray_cluster.py --model MODEL [--output results/ray.json]
-           (needs pip install 'hadamard-adapter[ray]'; Linux)
+           (needs pip install '.[ray]' in a clone; Linux)
 Expected:  both replicas serve what is published within 2 s; after a kill only requests that the dead replica
            had begun fail (500), the other one answers on, and a new one is there within a minute; SIGTERM
            leaves no process.

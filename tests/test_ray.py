@@ -11,7 +11,7 @@ from hadamard_adapter.serving import AdapterStore
 from serve_help import LABELS, make_adapter
 from tuning_help import tiny_folder
 
-NO_RAY = "needs pip install 'hadamard-adapter[ray]'"
+NO_RAY = "needs pip install '.[ray]' in a clone"
 
 
 def test_two_replicas_follow_the_store_outlive_one_another_and_leave_nothing(tmp_path: Path) -> None:

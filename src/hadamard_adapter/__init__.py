@@ -1,4 +1,4 @@
-"""The smallest useful adapter for pre-trained transformers, as a method of Hugging Face PEFT.
+"""One of the smallest useful adapters for pre-trained transformers, as a method of Hugging Face PEFT.
 
 Reading order: functional.py (the idea), adapter/ (the PEFT method), tasks/ (data and metrics), tuning/ (the
 two-stage recipe), methods/ (what it is held against), bench/ (experiments), analysis/ (their reports and the

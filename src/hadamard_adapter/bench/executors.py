@@ -159,9 +159,7 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
         import submitit
         from submitit.core.utils import FailedJobError
     except ImportError as error:
-        raise SettingsError(
-            "executor slurm: needs submitit; pip install 'hadamard-adapter[bench]'"
-        ) from error
+        raise SettingsError("executor slurm: needs submitit; pip install '.[bench]' in a clone") from error
     try:
         executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster or "slurm")
     except RuntimeError as error:

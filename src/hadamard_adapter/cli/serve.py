@@ -109,7 +109,7 @@ class ServeKeyOptions:
 def serve_command(options: ServeOptions) -> None:
     """Answer over HTTP with every adapter of a store on one base model.
 
-    The page at / is for people, /docs describes the interfaces. Needs pip install 'hadamard-adapter[serve]'.
+    The page at / is for people, /docs describes the interfaces. Needs pip install '.[serve]' in a clone.
 
     \b
     Example:
@@ -120,7 +120,7 @@ def serve_command(options: ServeOptions) -> None:
         import_module(f"hadamard_adapter.serving.http.{module}")
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"hadamard serve needs {error.name}, which is missing; pip install 'hadamard-adapter[{extra}]'"
+            f"hadamard serve needs {error.name}, which is missing; pip install '.[{extra}]' in a clone"
         ) from error
     from hadamard_adapter.serving.http.run import check_certificate, check_free, write_json_logs
     from hadamard_adapter.serving.keys import read_keys

@@ -31,7 +31,7 @@ def load_rows(source: str, path: Path, split: str | None) -> tuple[tuple[str, ..
         import datasets  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise DataError(
-            f"{source}: needs the package datasets: pip install 'hadamard-adapter[datasets]'"
+            f"{source}: needs the package datasets: pip install '.[datasets]' in a clone"
         ) from error
     library: Any = datasets
     try:

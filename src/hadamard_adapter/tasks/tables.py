@@ -149,9 +149,7 @@ def _read_parquet(path: Path, source: str) -> Table:
     try:
         import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
-        raise DataError(
-            f"{source}: Parquet needs pyarrow: pip install 'hadamard-adapter[datasets]'"
-        ) from error
+        raise DataError(f"{source}: Parquet needs pyarrow: pip install '.[datasets]' in a clone") from error
     try:
         content: Any = parquet.read_table(path)  # pyright: ignore[reportUnknownMemberType]
         rows: list[dict[str, object]] = content.to_pylist()

@@ -91,7 +91,7 @@ class TuneSettings:
     task: str | None = None
     """A GLUE task by name (cola, sst2, mrpc, stsb, rte, ...), read from --data with its official metrics."""
     data: str | None = None
-    """Folder of the GLUE task's files."""
+    """Folder of the GLUE task's files, or the one that holds all tasks' folders."""
     problem_type: (
         Literal["single_label_classification", "multi_label_classification", "regression"] | None
     ) = None
@@ -186,7 +186,8 @@ class TuneSettings:
     gradient_checkpointing: bool = False
     """Whether backward computes activations again instead of keeping them: less memory, slower."""
     torch_compile: bool = False
-    """Whether to compile the layers with torch.compile; that takes seconds to minutes a stage."""
+    """Whether to compile the layers with torch.compile; that takes seconds to minutes a stage, and brought
+    nothing on a CPU."""
     overwrite: bool = False
     """Whether a result or an unfinished run of other settings in the output folder may be replaced."""
     allow_remote_code: bool = False
