@@ -31,12 +31,12 @@ from hadamard_adapter.tuning import (
     resolve,
     tune,
 )
-from hadamard_adapter.tuning.bench import class_weights
 from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
 from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
+from hadamard_adapter.tuning.workbench import class_weights
 from models import BOS, EOS
 from tuning_help import adapter_sha256, give_code, silent, tiny_folder, tiny_tune, write_rows
 

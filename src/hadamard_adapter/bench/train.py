@@ -17,7 +17,6 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS, Fit, Logits, Method, head_of, shape_of, trained_counts
 from hadamard_adapter.tasks import score
 from hadamard_adapter.tuning import Classifier, Progress, TuneSettings, load, resolve, tune
-from hadamard_adapter.tuning.bench import class_weights, token_rows
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.losses import mean_loss
 from hadamard_adapter.tuning.models import (
@@ -33,6 +32,7 @@ from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights, read_weights
+from hadamard_adapter.tuning.workbench import class_weights, token_rows
 
 __all__ = ["Trained", "refuse_unfit", "train"]
 

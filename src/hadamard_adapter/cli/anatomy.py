@@ -113,7 +113,7 @@ def plan_adapter(
     from peft import get_peft_model
 
     from hadamard_adapter import HadamardConfig
-    from hadamard_adapter.tuning.bench import poolers_of
+    from hadamard_adapter.tuning.workbench import poolers_of
 
     model_type, n_total = str(model.config.model_type), model.num_parameters()
     chosen = None if layers is None else list(layers)

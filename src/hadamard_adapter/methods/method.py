@@ -13,7 +13,7 @@ from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.offset_name import PREFIX
 from hadamard_adapter.tasks import Examples, Task
-from hadamard_adapter.tuning.bench import poolers_of
+from hadamard_adapter.tuning.workbench import poolers_of
 
 __all__ = ["Fit", "Logits", "Make", "Method", "Settings", "Shape", "head_of", "shape_of", "trained_counts"]
 

@@ -14,8 +14,8 @@ from hadamard_adapter.methods.method import Method, Settings, Shape
 from hadamard_adapter.methods.names import norms_behind
 from hadamard_adapter.methods.plain import attention_norms, biases, everything, head_only
 from hadamard_adapter.methods.tfidf import no_model, tfidf
-from hadamard_adapter.tuning.bench import adapter_config
 from hadamard_adapter.tuning.settings import TuneSettings, resolve
+from hadamard_adapter.tuning.workbench import adapter_config
 
 __all__ = ["METHODS", "is_fit", "two_thirds"]
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError, SettingsError, did_you_mean
 from hadamard_adapter.serving.backbone import Backbone
+from hadamard_adapter.serving.equal_texts import Shared, find_shared, keys_of
 from hadamard_adapter.serving.packed import PackedAdapters
 from hadamard_adapter.serving.rows import Text, encode_rows, longest_text, read_rows
-from hadamard_adapter.serving.sharing import Shared, find_shared, keys_of
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 from hadamard_adapter.tuning.classifier import Prediction
 from hadamard_adapter.tuning.models import collator, longest_input, token_batches

@@ -18,7 +18,6 @@ from accelerate import PartialState
 from hadamard_adapter.errors import DivergedError, SettingsError
 from hadamard_adapter.files import expanded, filled, read_json, remove, remove_scrap, write_json
 from hadamard_adapter.tasks import describe_columns, describe_task
-from hadamard_adapter.tuning.bench import Bench, Say, Tokenized, class_weights, set_up
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
@@ -50,6 +49,7 @@ from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.training import run_stage
 from hadamard_adapter.tuning.weights import load_weights
+from hadamard_adapter.tuning.workbench import Say, Tokenized, Workbench, class_weights, set_up
 
 __all__ = [
     "TuneResult",
@@ -292,7 +292,7 @@ def _run(
         publish(partial, output)
 
 
-def do_stage(bench: Bench, name: str) -> None:
+def do_stage(bench: Workbench, name: str) -> None:
     """Run one stage, or take its result from an earlier, killed run; the model then is at its best epoch."""
     state, done = PartialState(), done_folder(bench, name)
     set_masks(bench.model, bench.settings, name)
@@ -326,14 +326,14 @@ def do_stage(bench: Bench, name: str) -> None:
     bench.say(f"{STAGE_TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
 
 
-def done_folder(bench: Bench, name: str) -> Path:
+def done_folder(bench: Workbench, name: str) -> Path:
     """Where the result of a stage stands; the head of stage 1 is the same for all learning rates."""
     if name == "head" and bench.shared is not None:
         return bench.shared / f"head-{bench.settings.seed}.done"
     return bench.partial / f"{name}.done"
 
 
-def _cache(bench: Bench) -> Path:
+def _cache(bench: Workbench) -> Path:
     return (bench.shared or bench.partial) / "cache"
 
 
@@ -355,7 +355,7 @@ def set_masks(model: Any, settings: TuneSettings, name: str) -> None:
         )
 
 
-def make_stage(bench: Bench, name: str) -> Stage:
+def make_stage(bench: Workbench, name: str) -> Stage:
     """What a stage trains, on what and for how long."""
     settings, data = bench.settings, bench.data
     adapter = {"scale": settings.scale_lr, "shift": settings.shift_lr, "norm": settings.norm_lr}
@@ -378,7 +378,7 @@ def make_stage(bench: Bench, name: str) -> Stage:
     )
 
 
-def write_final(bench: Bench, key: dict[str, Any]) -> None:
+def write_final(bench: Workbench, key: dict[str, Any]) -> None:
     """Everything that the output folder will hold, under `final/`."""
     names = [name for name in ("head", "adapter", "both") if done_folder(bench, name).is_dir()]
     stages = {name: read_json(done_folder(bench, name) / "stage.json") for name in names}
@@ -403,7 +403,7 @@ def write_final(bench: Bench, key: dict[str, Any]) -> None:
             _write_head(bench, run, folder / "head")
 
 
-def _write_head(bench: Bench, run: dict[str, Any], folder: Path) -> None:
+def _write_head(bench: Workbench, run: dict[str, Any], folder: Path) -> None:
     """Stage 1 by itself: untrained offsets and the tuned head, to be loaded like the whole result."""
     shutil.copytree(done_folder(bench, "head"), folder, ignore=shutil.ignore_patterns("stage.json"))
     bench.tokenizer.save_pretrained(folder)

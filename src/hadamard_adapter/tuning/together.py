@@ -27,7 +27,6 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.files import filled, remove, write_json
 from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.averaging import averaged
-from hadamard_adapter.tuning.bench import Bench, Say, class_weights, set_up
 from hadamard_adapter.tuning.classifier import Classifier
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.losses import loss_of, mean_loss
@@ -53,6 +52,7 @@ from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.shortcuts import lean
 from hadamard_adapter.tuning.stage import Row
 from hadamard_adapter.tuning.training import StageTrainer, make_optimizer, training_arguments
+from hadamard_adapter.tuning.workbench import Say, Workbench, class_weights, set_up
 
 __all__ = ["OneTaskBlocks", "tune_together"]
 
@@ -125,7 +125,7 @@ def tune_together(
                 held.enter_context(workspace(folders[name], keys[name], settings[0].overwrite))
             written = [(partial_of(folder) / FINAL).is_dir() for folder in folders.values()]
             if not all(map(operator.or_, is_over, written)):
-                benches: list[Bench] = []
+                benches: list[Workbench] = []
                 for name in names:
                     bench = set_up(each[name], rows_of[name], partial_of(folders[name]), say, None)
                     bench.model.to(state.device)  # before it shares: a move makes copies
@@ -159,7 +159,7 @@ def _share_parameters(first: Any, model: Any) -> None:
             parameter.data = source.data
 
 
-def _train(benches: Sequence[Bench], say: Say) -> None:
+def _train(benches: Sequence[Workbench], say: Say) -> None:
     """Stage 2 of all tasks; the models then are at the best epoch, and each has its result of the stage."""
     first, started = benches[0], time.perf_counter()
     settings = first.settings
@@ -280,7 +280,7 @@ class OneTaskBlocks(Sampler[int]):
 class _Watch(TrainerCallback):
     """Scores every task after every epoch, and keeps what trains as it was after the best one."""
 
-    def __init__(self, benches: Sequence[Bench], say: Say) -> None:
+    def __init__(self, benches: Sequence[Workbench], say: Say) -> None:
         self.benches, self.say = benches, say
         self.curves: list[list[dict[str, Any]]] = [[] for _ in benches]
         self.trainer: Any = None
@@ -321,7 +321,7 @@ class _Watch(TrainerCallback):
         return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def _scored(bench: Bench) -> tuple[dict[str, float], float]:
+def _scored(bench: Workbench) -> tuple[dict[str, float], float]:
     """Scores and loss of a task's dev rows, as its model stands."""
     data, is_training = bench.data, bench.model.training
     classifier = Classifier(

@@ -18,7 +18,6 @@ from hadamard_adapter.bench.train import train
 from hadamard_adapter.methods import METHODS, head_of
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning import TuneSettings, resolve
-from hadamard_adapter.tuning.bench import token_rows
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import cut_last_layer
 from hadamard_adapter.tuning.models import (
@@ -32,6 +31,7 @@ from hadamard_adapter.tuning.models import (
 )
 from hadamard_adapter.tuning.precision import cast_frozen
 from hadamard_adapter.tuning.shortcuts import lean
+from hadamard_adapter.tuning.workbench import token_rows
 
 __all__ = ["GROUPED", "LAST_STEP", "OURS", "PLAIN", "TrainingPath"]
 

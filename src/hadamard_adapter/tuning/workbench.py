@@ -30,7 +30,7 @@ from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import Basis, read_basis, start_from
 from hadamard_adapter.tuning.stage import Progress
 
-__all__ = ["Bench", "Say", "adapter_config", "class_weights", "poolers_of", "set_up", "token_rows"]
+__all__ = ["Say", "Workbench", "adapter_config", "class_weights", "poolers_of", "set_up", "token_rows"]
 
 Say = Callable[[str], None]
 """Receives one line for the user."""
@@ -43,7 +43,7 @@ Tokenized = dict[int, tuple[TokenRows, TokenRows]]
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workbench:
     """All that the stages work with."""
 
     settings: TuneSettings
@@ -86,7 +86,7 @@ def set_up(
     progress: Progress | None,
     shared: Path | None = None,
     tokenized: Tokenized | None = None,
-) -> Bench:
+) -> Workbench:
     """The base model with an untrained adapter and head, and its rows; the head's start depends on the seed.
 
     Args:
@@ -136,7 +136,7 @@ def set_up(
     for part, n_cut in n_truncated.items():
         if n_cut:
             say(f"{n_cut} {part} rows are longer than {max_length} tokens; their ends are cut off")
-    return Bench(
+    return Workbench(
         settings, data, model, tokenizer, train, dev, max_length, n_truncated, base_fingerprint, n_base,
         basis, partial, shared, say, progress,
     )  # fmt: skip
