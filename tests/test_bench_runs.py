@@ -830,7 +830,7 @@ def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> N
         (good, ("--executor", "slurm"), "choose local or pool"),
         (good, ("--executor", "pool", "--workers", 0), "workers: expected a number from 1 on"),
         (good, ("--executor", "slurm", "--workers", 0), "workers: expected a number from 1 on"),
-        (good, ("--workers", 3), "one run after the other; pass --executor pool"),
+        (good, ("--workers", 3), "one after the other; pass --executor pool"),
         (good, ("--results", path), "expected a folder|is a file"),
     ]:
         path.write_text(text, encoding="utf-8")

@@ -126,6 +126,7 @@ def test_auto_is_bfloat16_only_where_it_takes_less_time(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags.split(), True))
     monkeypatch.setattr(torch.cpu, "_init_amx", lambda: "amx_tile" in flags)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert is_faster_in_bfloat16(CPU) == expected
     assert pick_dtype("auto", CPU) == ("bfloat16" if expected else "float32")
     monkeypatch.setattr(torch.cpu, "_init_amx", lambda: False)  # an old kernel, or a sandbox

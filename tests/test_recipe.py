@@ -905,9 +905,14 @@ def test_a_model_of_one_type_of_tokens_gets_no_other_and_gpt2s_padding_is_on_the
     """As RoBERTas with BERT's tokenizer have it, and GPT-2's that generated."""
     folder = tiny_folder(tmp_path / "model", "roberta", type_vocab_size=1)
     given = AutoTokenizer.from_pretrained(folder)
-    given.model_input_names, given.padding_side = ["input_ids", "token_type_ids", "attention_mask"], "left"
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    given.init_kwargs |= {"model_input_names": names, "padding_side": "left"}
     given.save_pretrained(folder)
+    given = AutoTokenizer.from_pretrained(folder)
+    assert (given.model_input_names, given.padding_side) == (names, "left")
     tokenizer = load_tokenizer(str(folder))
+    tokenizer.save_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     rows = tokenize(tokenizer, ["w10", "w10 w20 w21"], ["w11", "w12"], 20).rows
     assert all(row.keys() == {"input_ids", "attention_mask"} for row in rows)
     assert tokenizer.pad(rows)["attention_mask"][0][-2:] == [0, 0]

@@ -25,6 +25,7 @@ from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.files import read_json
 from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, training, tune
 from hadamard_adapter.tuning.precision import pick_dtype
+from test_shortcuts import Sees
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
@@ -282,7 +283,37 @@ def test_the_same_command_on_a_machine_that_is_faster_in_another_dtype_goes_on_i
         tiny_tune(*where, epochs=2, dtype="auto")
     again = tiny_tune(*where, say=said.append, epochs=1, dtype="auto", gradient_checkpointing=True)
     assert again.run == first.run and said[-1].startswith("finished already")
-    assert f"{other}, in which this run began, though here {here} is faster" in said
+    assert any(line.startswith(f"{other}, in which this run began, though here {here} is") for line in said)
+
+
+@pytest.mark.parametrize("more", [{}, {"lr": (1e-2, 3e-2)}])
+def test_a_killed_run_goes_on_in_its_dtype_where_another_is_faster_and_with_less_memory(
+    more: dict[str, Any], place: Path, tmp_path: Path, server: Any
+) -> None:
+    here = pick_dtype("auto", torch.device("cpu"))
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    run_in_process(server, place, tmp_path / "whole", dtype=other, **more).join()
+    killed = run_in_process(
+        server, place, tmp_path / "out", "in the optimizer file of a checkpoint", dtype=other, **more
+    )
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL and (tmp_path / "out.partial").is_dir()
+    less = {"gradient_checkpointing": True}
+    run_in_process(server, place, tmp_path / "out", dtype="auto", **more, **less).join()
+    assert adapter_sha256(tmp_path / "out") == adapter_sha256(tmp_path / "whole")
+    assert read_json(tmp_path / "out" / "run.json")["key"]["dtype"] == other
+
+
+def test_a_run_that_goes_on_without_a_cache_drops_the_one_that_it_began_with(
+    place: Path, tmp_path: Path, server: Any
+) -> None:
+    moment = "in the adapter file of a checkpoint"
+    run_in_process(server, place, tmp_path / "out", moment).join()
+    assert [*(tmp_path / "out.partial" / "cache").rglob("*.npy")]
+    settings = {**SETTINGS, "dev": str(place / "dev.csv"), "cache_gb": 0.0}
+    sees = Sees(tmp_path)
+    tiny_tune(place / "model", tmp_path / "out", place / "train.csv", sees, **settings)
+    assert sees.found.keys() == {"head", "adapter"} and not any(sees.found.values())
 
 
 def test_what_cannot_be_read_for_a_moment_is_not_thrown_away(

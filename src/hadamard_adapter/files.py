@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,10 +23,12 @@ else:
 
 __all__ = [
     "complete",
+    "entries",
     "expanded",
     "file_sha256",
     "filled",
     "fsync",
+    "is_kept",
     "is_no_space",
     "is_not_offered",
     "is_same_file",
@@ -37,6 +40,8 @@ __all__ = [
     "replacing",
     "write_json",
 ]
+
+_OF_FILE_MANAGERS = re.compile(r"\.DS_Store|\._.*|desktop\.ini|Thumbs\.db|\.directory", re.IGNORECASE)
 
 
 def expanded(path: str | Path) -> Path:
@@ -60,6 +65,21 @@ def is_same_file(one: str | Path, other: str | Path) -> bool:
     if first.exists() and second.exists():
         return first.samefile(second)
     return first.resolve() == second.resolve()
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a file is anybody's: file managers put their own into every folder that they show.
+
+    Example:
+        >>> is_kept(Path("out/run.json")), is_kept(Path("out/.DS_Store"))
+        (True, False)
+    """
+    return _OF_FILE_MANAGERS.fullmatch(path.name) is None
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, but for the files of file managers."""
+    return list(filter(is_kept, folder.iterdir()))
 
 
 def is_no_space(error: BaseException) -> bool:

@@ -41,7 +41,7 @@ USAGE = """
 This adapter's method lives in a package beside PEFT; importing it registers the method.
 
 ```python
-import hadamard_adapter  # pip install hadamard-adapter
+import hadamard_adapter  # in a clone: pip install .
 from peft import AutoPeftModel{auto}
 
 model = AutoPeftModel{auto}.from_pretrained("{folder}")

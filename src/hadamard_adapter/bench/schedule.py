@@ -118,7 +118,9 @@ def settle(
     in_short: Callable[[dict[str, Any]], str],
     about: dict[str, Any],
 ) -> None:
-    """Write into an outcome what became of a run whose worker is gone, and say it; a lost one is cancelled.
+    """Write into an outcome what became of a run whose worker is gone, and say it.
+
+    A lost one is cancelled, unless its worker says that its record is there.
 
     Args:
         name: of the run.

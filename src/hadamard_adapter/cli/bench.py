@@ -88,10 +88,8 @@ def bench_command(options: BenchOptions) -> None:
             f"received {options.executor}; leave it out"
         )
     if options.executor == "local" and options.workers is not None:
-        raise SettingsError(
-            "--workers: the executor local does one run after the other; pass --executor pool (or slurm), or "
-            "leave it out"
-        )
+        advice = "leave it out" if is_speed else "pass --executor pool (or slurm), or leave it out"
+        raise SettingsError(f"--workers: these runs are done one after the other; {advice}")
     purposes = PURPOSES if is_speed else ("search", "score")
     if options.purpose not in ("all", *purposes):
         raise SettingsError(
@@ -192,10 +190,11 @@ def _tell(outcome: "Outcome", results: "Results", console: "Console") -> None:
 def _executor(options: BenchOptions, results: "Results") -> "Executor":
     from hadamard_adapter.bench.executors import in_this_process, on_slurm, pool
 
+    n_workers = 2 if options.workers is None else options.workers
     if options.executor == "pool":
-        return pool(2 if options.workers is None else options.workers)
+        return pool(n_workers)
     if options.executor == "slurm":
-        return on_slurm(2 if options.workers is None else options.workers, results.made("jobs"))
+        return on_slurm(n_workers, results.made("jobs"))
     return in_this_process()
 
 

@@ -20,7 +20,7 @@ from hadamard_adapter.serving.packed import PackedAdapters
 from hadamard_adapter.serving.rows import Text, encode_rows, longest_text, read_rows
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 from hadamard_adapter.tuning.classifier import Prediction
-from hadamard_adapter.tuning.models import collator, longest_input, token_batches
+from hadamard_adapter.tuning.models import collator, fit_tokenizer, longest_input, token_batches
 from hadamard_adapter.tuning.prefix import capture_output, hidden_of, reading_prefix
 from hadamard_adapter.tuning.probe import to_device
 
@@ -94,6 +94,8 @@ class AdapterBank:
         """Put the bank's layers into the model."""
         if max_resident < 1:
             raise SettingsError(f"max_resident: expected a number from 1 on, received {max_resident!r}")
+        if tokenizer is not None:
+            fit_tokenizer(tokenizer, model.config)
         self.backbone, self.tokenizer = Backbone(model, dtype), tokenizer
         if pack is not None:
             self.backbone.check_base("the pack", pack.base_fingerprint)

@@ -88,7 +88,8 @@ def read_data(settings: TuneSettings) -> TuneData:
 
 
 def run_key(settings: TuneSettings, data: TuneData, n_processes: int, content: str = "") -> dict[str, Any]:
-    """What must be equal for two runs to end at the same adapter, as JSON would give it back.
+    """What must be equal for two runs to end at the same adapter, as JSON would give it back, and more
+    (`resume.is_same_run`).
 
     Args:
         settings: resolved.

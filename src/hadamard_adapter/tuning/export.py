@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.errors import AdapterError, SettingsError, option
-from hadamard_adapter.files import complete, expanded, read_json, write_json
+from hadamard_adapter.files import complete, entries, expanded, read_json, write_json
 from hadamard_adapter.tuning.classifier import Classifier, load
 from hadamard_adapter.tuning.models import collator, quiet_libraries, tokenize
 from hadamard_adapter.tuning.places import refuse_no_place
@@ -144,7 +144,7 @@ def _put_in_place(written: Path, target: Path) -> None:
 
 def _check_target(target: Path, overwrite: bool) -> None:
     refuse_no_place("output", target)
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists() or (target.is_dir() and not entries(target)):
         return
     is_ours = read_json(target / MERGE_FILE) is not None
     if not (is_ours and overwrite):

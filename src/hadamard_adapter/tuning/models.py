@@ -24,6 +24,7 @@ __all__ = [
     "backbone_of",
     "collator",
     "config_of",
+    "fit_tokenizer",
     "load_base",
     "load_tokenizer",
     "longest_input",
@@ -98,10 +99,6 @@ def config_of(model: str, allow_remote_code: bool = False) -> Any:
 def load_tokenizer(model: str, allow_remote_code: bool = False, base: str | None = None) -> Any:
     """The tokenizer of a model, with a padding token (the end-of-text token where it has none of its own).
 
-    It pads on the right, since GPT-2 counts positions from the first token of a row, padding or not; and it
-    tells no types of tokens (`token_type_ids`) to a model that knows one alone (RoBERTa with BERT's
-    tokenizer, whose second text is of type 1).
-
     Args:
         model: folder or name on the hub.
         allow_remote_code: whether code that comes with it may run.
@@ -123,10 +120,25 @@ def load_tokenizer(model: str, allow_remote_code: bool = False, base: str | None
                 f"the tokenizer of {model!r} has neither a padding nor an end token; add one to it"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    if getattr(config_of(base or model, allow_remote_code), "type_vocab_size", 2) < 2:
-        tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
+    fit_tokenizer(tokenizer, config_of(base or model, allow_remote_code))
     return tokenizer
+
+
+def fit_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Has a tokenizer make rows as a model reads them, also when it is saved and loaded by others.
+
+    It pads on the right, since GPT-2 counts positions from the first token of a row, padding or not; and it
+    tells no types of tokens (`token_type_ids`) to a model that knows one alone (RoBERTa with BERT's
+    tokenizer, whose second text is of type 1).
+
+    Args:
+        tokenizer: is changed.
+        config: of the model.
+    """
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
+    if getattr(config, "type_vocab_size", 2) < 2:
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
 
 
 def load_base(model: str, task: Task, pad_token_id: int | None, allow_remote_code: bool = False) -> Any:

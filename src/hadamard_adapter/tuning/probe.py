@@ -10,7 +10,7 @@ from hadamard_adapter.tuning.stage import Row, Stage
 __all__ = ["PROBES", "Outcome", "is_same", "outcome", "probe_rows", "to_device"]
 
 MAX_TOKENS = 512
-"""Of a row on trial: more than the windows of layers with local attention."""
+"""Of a row on trial, where there are such rows."""
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value, that counts as rounding."""
@@ -29,15 +29,15 @@ Outcome = tuple[Tensor, list[Tensor | None]]
 
 
 def probe_rows(stage: Stage) -> list[Row]:
-    """A few training rows, from the shortest on, and the longest row, which may be one of dev.
+    """A few rows of train and dev, from the shortest on, and the longest.
 
-    Rows that are so long that a trial of five would take more memory than a step are left out, if others
-    are there.
+    Rows that are so long that a trial of five would take more memory than a step are left out, unless there
+    are hardly any others: then the shortest ones are tried.
     """
-    by_length = sorted(stage.train, key=_n_tokens)
-    by_length = [row for row in by_length if _n_tokens(row) <= MAX_TOKENS] or by_length[:1]
-    longest = max([by_length[-1], *(row for row in stage.dev if _n_tokens(row) <= MAX_TOKENS)], key=_n_tokens)
-    return [*by_length[:: max(1, len(by_length) // 4)][:4], longest]
+    by_length = sorted([*stage.train, *stage.dev], key=_n_tokens)
+    n_short = max(4, sum(_n_tokens(row) <= MAX_TOKENS for row in by_length))
+    by_length = by_length[:n_short]
+    return [*by_length[:: max(1, len(by_length) // 4)][:4], by_length[-1]]
 
 
 def _n_tokens(row: Row) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hadamard_adapter.errors import DivergedError, SettingsError
+from hadamard_adapter.errors import DivergedError, SettingsError, option
 from hadamard_adapter.files import expanded, filled, read_json, remove, remove_scrap, write_json
 from hadamard_adapter.tasks import describe_columns, describe_task
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
@@ -36,7 +36,7 @@ from hadamard_adapter.tuning.resume import (
     check_output,
     disk_errors_explained,
     is_same_run,
-    key_begun,
+    keys_begun,
     open_workspace,
     partial_of,
     publish,
@@ -137,7 +137,7 @@ def tune(
             say(describe_columns(data.columns))
         for line in (data.how_split, *data.notes):
             say(line)
-        settings, key = _begun_elsewhere(settings, placed(settings), data, output, say)
+        settings, key = _in_the_dtype_begun(settings, placed(settings), data, output, say)
         trials = trials_of(settings)
         work = _run if len(trials) == 1 else functools.partial(_search, trials)
         is_finished = check_output(output, key, settings.overwrite)
@@ -168,10 +168,10 @@ def _key_of(settings: TuneSettings, trials: list[Trial], data: TuneData) -> dict
     return {**key, **own, "lr": list(rates)}
 
 
-def _begun_elsewhere(
+def _in_the_dtype_begun(
     given: TuneSettings, here: TuneSettings, data: TuneData, output: Path, say: Say
 ) -> tuple[TuneSettings, dict[str, Any]]:
-    """The settings of a run and its key; the dtype that another machine chose as it began stays.
+    """The settings of a run and its key; the dtype in which it began, perhaps elsewhere, stays.
 
     Args:
         given: as the user gave them.
@@ -180,14 +180,13 @@ def _begun_elsewhere(
         output: the folder that it was begun for, perhaps.
         say: receives a line where the run goes on in another dtype than this machine's.
     """
-    key, begun = _key_of(here, trials_of(here), data), key_begun(output)
-    if given.dtype != "auto" or begun is None or is_same_run(begun, key):
+    key, begun = _key_of(here, trials_of(here), data), keys_begun(output)
+    dtypes = [one["dtype"] for one in begun if is_same_run(one, {**key, "dtype": one.get("dtype")})]
+    if given.dtype != "auto" or given.overwrite or not dtypes or here.dtype in dtypes:
         return here, key
-    there = {"dtype": begun.get("dtype")}
-    if not is_same_run(begun, {**key, **there}):
-        return here, key
-    say(f"{there['dtype']}, in which this run began, though here {here.dtype} is faster")
-    return dataclasses.replace(here, **there), {**key, **there}
+    dtype, again = dtypes[0], option("overwrite", "True")
+    say(f"{dtype}, in which this run began, though here {here.dtype} is faster; {again} begins anew")
+    return dataclasses.replace(here, dtype=dtype), {**key, "dtype": dtype}
 
 
 @contextlib.contextmanager

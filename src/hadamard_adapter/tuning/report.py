@@ -197,7 +197,7 @@ print(classifier.predict({example}))
 With PEFT alone, the import registers the method (without it PEFT raises `KeyError: 'HADAMARD'`):
 
 ```python
-import hadamard_adapter  # pip install hadamard-adapter
+import hadamard_adapter  # in a clone: pip install .
 from peft import AutoPeftModelForSequenceClassification
 
 model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={n_labels})

@@ -4,7 +4,7 @@ A run works in `<output>.partial/` and the output path appears by one rename whe
 
     <output>.partial/
         lock            held (flock) while a process works here
-        settings.json   the run's key: what must be equal for a result to be equal
+        settings.json   the run's key: what must be equal for a result to be equal, up to rounding
         head/           the Trainer's checkpoints of stage 1; one counts only with its manifest.json
         cache/          what the frozen layers put out, while a stage runs
         head.done/      the best epoch of stage 1; appears by a rename when the stage is over
@@ -28,8 +28,10 @@ from typing import Any
 
 from hadamard_adapter.errors import SettingsError, TrainingError, option
 from hadamard_adapter.files import (
+    entries,
     file_sha256,
     fsync,
+    is_kept,
     is_no_space,
     locked,
     read_json,
@@ -45,7 +47,7 @@ __all__ = [
     "disk_errors_explained",
     "is_out_of_space",
     "is_same_run",
-    "key_begun",
+    "keys_begun",
     "last_sealed",
     "open_workspace",
     "partial_of",
@@ -66,10 +68,9 @@ _KNOWN = re.compile(
     r"|\.(settings\.json|(head|adapter|both)\.done|final)\.\w+\.tmp"
 )
 
-_OF_FILE_MANAGERS = re.compile(r"\.DS_Store|\._.*|desktop\.ini|Thumbs\.db|\.directory", re.IGNORECASE)
 
 _HOW = ("gradient_checkpointing", "cache_gb", "torch_compile")
-"""Settings that change time and memory, and of numbers the rounding alone: a run may go on with others."""
+"""Settings of time and memory: of a result they change rounding, and what dropout draws, and nothing else."""
 
 
 def partial_of(output: Path) -> Path:
@@ -87,11 +88,11 @@ def is_same_run(found: Any, key: dict[str, Any]) -> bool:
     return isinstance(found, dict) and _without_how(found) == _without_how(key)
 
 
-def key_begun(output: Path) -> dict[str, Any] | None:
-    """The key of the run that a folder is of: unfinished, else finished; None where there is none."""
-    unfinished, run = read_json(partial_of(output) / "settings.json"), read_json(output / "run.json")
-    found = unfinished or (run.get("key") if isinstance(run, dict) else None)
-    return found if isinstance(found, dict) else None
+def keys_begun(output: Path) -> list[dict[str, Any]]:
+    """The keys of the runs that a folder is of: that which is finished, that which is not."""
+    run, begun = read_json(output / "run.json"), read_json(partial_of(output) / "settings.json")
+    found = [run.get("key") if isinstance(run, dict) else None, begun]
+    return [key for key in found if isinstance(key, dict)]
 
 
 def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
@@ -101,7 +102,7 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
         SettingsError: it holds something that is not ours (even with overwrite), or without overwrite the
             result of other settings.
     """
-    if not output.exists() or (output.is_dir() and not _entries(output)):
+    if not output.exists() or (output.is_dir() and not entries(output)):
         return False
     run = read_json(output / "run.json") if output.is_dir() else None
     if not (isinstance(run, dict) and "key" in run):
@@ -124,11 +125,6 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
     return False
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, but for what file managers put into every folder that they show."""
-    return [path for path in folder.iterdir() if not _OF_FILE_MANAGERS.fullmatch(path.name)]
-
-
 @contextlib.contextmanager
 def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterator[Path]:
     """The locked work folder of a run, cleaned of everything half-written.
@@ -145,7 +141,7 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
     partial.mkdir(parents=True, exist_ok=True)
     is_left = False
     with locked(partial):
-        strange = [entry.name for entry in _entries(partial) if not _KNOWN.fullmatch(entry.name)]
+        strange = [entry.name for entry in entries(partial) if not _KNOWN.fullmatch(entry.name)]
         if strange:
             raise SettingsError(
                 f"work folder {str(partial)!r} holds something else ({strange[0]!r}); "
@@ -169,9 +165,9 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
             yield partial
         except Exception:
             for name in ("runs", "shared"):
-                if not any(path.is_file() for path in (partial / name).rglob("*")):
+                if not any(path.is_file() and is_kept(path) for path in (partial / name).rglob("*")):
                     remove(partial / name)
-            if partial.is_dir() and {e.name for e in partial.iterdir()} <= {"lock", "settings.json"}:
+            if partial.is_dir() and {entry.name for entry in entries(partial)} <= {"lock", "settings.json"}:
                 remove(partial)  # nothing was trained yet: a corrected command starts afresh
             raise
         is_left = partial.is_dir()

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
+from hadamard_adapter.files import remove_scrap
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.first_token import first_token_only
@@ -49,11 +52,11 @@ def shortcuts(
         say: receives a line for the user.
         progress: told how far the pass over the rows is.
     """
+    has_cache, own = settings.cache_gb > 0 and not settings.dropout, folder / stage.name
     with contextlib.ExitStack() as stack:
-        if settings.cache_gb and not settings.dropout:
+        if has_cache:
             parts = (("train", data.train), ("dev", data.dev))
             key = content | {part: data_fingerprint(rows) for part, rows in parts}
-            own = folder / stage.name
             others = [place for place in folder.glob("*") if place != own]
             stage = stack.enter_context(
                 cached_prefix(
@@ -63,6 +66,8 @@ def shortcuts(
         elif settings.cache_gb and frozen_prefix(model)[0]:
             say("no cache of frozen layers: with dropout they compute something else in every epoch")
         is_cached = bool(stage.train) and "prefix" in stage.train[0]
+        if not is_cached and PartialState().is_main_process:  # of a run that began with more room
+            remove_scrap(own if has_cache else folder)
         is_left_out = settings.cache_gb > 0 and not is_cached
         is_random = is_left_out if is_all_frozen(model) else not settings.group_by_length
         if is_random and model.device.type == "cpu":  # elsewhere a pass costs more; not measured
