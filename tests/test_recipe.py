@@ -906,7 +906,8 @@ def test_a_model_of_one_type_of_tokens_gets_no_other_and_gpt2s_padding_is_on_the
     folder = tiny_folder(tmp_path / "model", "roberta", type_vocab_size=1)
     given = AutoTokenizer.from_pretrained(folder)
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    given.init_kwargs |= {"model_input_names": names, "padding_side": "left"}
+    given.model_input_names = given.init_kwargs["model_input_names"] = names
+    given.padding_side = given.init_kwargs["padding_side"] = "left"
     given.save_pretrained(folder)
     given = AutoTokenizer.from_pretrained(folder)
     assert (given.model_input_names, given.padding_side) == (names, "left")
