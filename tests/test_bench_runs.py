@@ -307,12 +307,12 @@ def test_a_record_says_its_machine_and_another_machine_does_not_run_it_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of(place, "tfidf", "search = { rows = 40, extensions = 0 }", seeds=1)
-    monkeypatch.setattr(execute, "processor_name", lambda: "one of yesterday")
+    monkeypatch.setattr(execute, "processor_name", lambda device: "one of yesterday")
     outcome, results = run(spec, tmp_path)
     for record in results.records().values():
         assert record["machine"] == {"processor": "one of yesterday", "threads": torch.get_num_threads()}
         assert record["versions"]["scikit-learn"] == sklearn.__version__
-    monkeypatch.setattr(execute, "processor_name", lambda: "one of today")
+    monkeypatch.setattr(execute, "processor_name", lambda device: "one of today")
     assert outcome.n_done and run(spec, tmp_path)[0].n_done == 0
 
 

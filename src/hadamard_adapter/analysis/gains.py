@@ -92,15 +92,15 @@ def seconds_field(record: Record) -> str:
     return "processor_seconds" if is_own else "seconds"
 
 
-def machine_of(record: Record) -> tuple[Any, Any]:
-    """Processor and number of threads; times of one machine are not held against another's.
+def machine_of(record: Record) -> tuple[Any, Any, Any]:
+    """Processor, device and number of threads; times of one machine are not held against another's.
 
     Example:
         >>> machine_of({"machine": {"device": "cpu", "processor": "AMD EPYC", "threads": 1}})
-        ('AMD EPYC', 1)
+        ('AMD EPYC', 'cpu', 1)
     """
     machine = record.get("machine") or {}
-    return machine.get("processor"), machine.get("threads")
+    return machine.get("processor"), machine.get("device"), machine.get("threads")
 
 
 _Runs = dict[tuple[Source, str, int], Record]

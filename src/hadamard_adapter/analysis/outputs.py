@@ -70,7 +70,7 @@ FITS: dict[str, Fit] = {
     "full map": _full,
 }
 """Name -> fit. shift: b alone. linear: the paper's w ⊙ x + b. full map: any d by d matrix, a
-ceiling as far as so many tokens can tell its d² numbers."""
+ceiling as far as so many rows can tell its d² numbers (tokens of one row are alike)."""
 
 
 def explained(
@@ -246,7 +246,7 @@ def outputs_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         for index, name in enumerate(FITS):
             lower.plot(layers[name], marker=".", color=f"C{index}", label=name)
         lower.set(xlabel="layer")
-    lowest = min(value for one in found.values() for value in one["layers"]["shift"])
+    lowest = min(value for one in found.values() for name in FITS for value in one["layers"][name])
     axes[0, 0].set(ylabel="mean norm of a token", ylim=(0, None))
     axes[1, 0].set(ylabel="R² of the change, held-out tokens", ylim=(min(0, lowest), 1))
     axes[0, -1].legend(fontsize=8)

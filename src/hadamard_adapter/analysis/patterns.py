@@ -129,7 +129,11 @@ def patterns_picture(found: Mapping[str, Any]) -> Any:
         upper, lower = axes[:, column]
         for name, task, values in zip(names, tasks, found["by_layer"][kind]["rms"], strict=True):
             upper.plot(values, marker=".", color=colors[task], label=without_mathtext(name))
-        upper.set(title=kind.partition(" ")[0].replace("_", " "), xlabel="layer", ylim=(0, None))
+        word, _, path = kind.partition(" ")
+        of_several = sum(other.startswith(f"{word} ") for other in kinds) > 1
+        title = word.replace("_", " ") + (f"\n{path}" if of_several else "")
+        upper.set_title(without_mathtext(title), fontsize="medium" if of_several else None)
+        upper.set(xlabel="layer", ylim=(0, None))
         if not column:
             upper.set_ylabel("rms of offsets")
         _cosine_map(lower, found["cosine"][kind], names if not column else [""] * len(names))

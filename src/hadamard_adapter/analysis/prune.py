@@ -121,8 +121,9 @@ def layer_scores(classifier: Classifier, rows: Examples) -> dict[str, list[float
 
     offset: |δ|, the Euclidean norm of all offsets of the layer; needs no rows.
     zero: mean loss without the layer's adapter less the mean loss with it.
-    fisher: sum of F δ² / 2, F = mean over rows of (d loss of the row / d offset)²: a second-order guess of
-        what "zero" measures, from one backward pass a row (Theis et al., 2018, arXiv 1801.05787).
+    fisher: sum of F δ² / 2, F = mean over rows of (d loss of the row / d offset)², from one backward pass a
+        row (Theis et al., 2018, arXiv 1801.05787): for classes a second-order guess of what "zero" measures,
+        if offsets are small; where labels are numbers, F also weighs each row by its squared error.
 
     An offset outside the layers, such as that of a last norm, belongs to no layer and is not counted.
 

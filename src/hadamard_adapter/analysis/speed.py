@@ -314,9 +314,10 @@ def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
     for record in sorted(done, key=lambda record: record["started_at"]):  # of runs that are alike the newest
         run, task = record["run"], record["run"]["task"]
         lines = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
-        processor, threads = machine_of(record)
+        processor, device, threads = machine_of(record)
         of = task["name"] if run["axis"] == "rows" else _task(run)
-        line = lines.setdefault(f"{of}, batches of {task['batch_size']}, {processor}, threads: {threads}", {})
+        place = f"{processor}, {device}, threads: {threads}"
+        line = lines.setdefault(f"{of}, batches of {task['batch_size']}, {place}", {})
         value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
         line[value] = _epoch_seconds(record), _account(record, "cache")
     return [

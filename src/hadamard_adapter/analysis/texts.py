@@ -125,7 +125,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "score: mean ± standard deviation over seeds (n, of those asked for), then median and the seeds' "
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
-        "all tasks together show the one with most seeds, and none where two have as many.",
+        "all tasks together show the one with most seeds, and none where two have as many. % of full: the "
+        "average over the tasks, divided by full fine-tuning's; not the mean of the tasks' own ratios, in "
+        "which a task of small scores, such as MCC's, weighs as much as the others.",
         "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), and against LoRA "
         "and Hadamard, wide, where they were run (each pair once), by example: "
         f"difference of the mean scores with a 95 % bootstrap interval over dev rows ({N_DRAWS:,} draws, "

@@ -89,13 +89,14 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
                 "the same again with fewer --workers, or when they are gone"
             ) from error
         found = {"status": "failed", "error": _told(error)}
+    device = pick_device(settings.device).type
     return {
         **common,
         **found,
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory_mb": peak_memory_mb(),
-        "device": pick_device(settings.device).type,
-        "machine": {"processor": processor_name(), "threads": torch.get_num_threads()},
+        "device": device,
+        "machine": {"processor": processor_name(device), "threads": torch.get_num_threads()},
         "rows": {"train": len(data.train), "held_out": len(rows.held_out), "dev": len(rows.dev)},
         "versions": versions(),
     }

@@ -102,10 +102,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def processor_name() -> str:
+def processor_name(device: str = "cpu") -> str:
     """The processor's model, as the kernel names it or, where it does not tell, as Python does, and the
     widest instructions it has for products of matrices: virtual machines of one model's name may differ in
-    these, and a step by ten times.
+    these, and a step by ten times. Then the GPU's, where that computes.
+
+    Args:
+        device: type of the one that computes: cpu, cuda or mps.
 
     Example:
         >>> processor_name()  # doctest: +SKIP
@@ -113,7 +116,8 @@ def processor_name() -> str:
     """
     flags = getattr(torch.cpu, "get_capabilities", dict)()
     instructions = (name for flag, name in _INSTRUCTIONS.items() if flags.get(flag, False))
-    return ", ".join(filter(None, (_model_name(), next(instructions, None))))
+    gpu = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None
+    return ", ".join(filter(None, (_model_name(), next(instructions, None), gpu)))
 
 
 def _model_name() -> str:

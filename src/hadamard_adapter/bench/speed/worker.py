@@ -85,7 +85,7 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         "machine": {
             "device": device,
-            "processor": processor_name(),
+            "processor": processor_name(device),
             "threads": torch.get_num_threads(),
             "load_average": load,
         },
