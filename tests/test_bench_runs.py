@@ -536,6 +536,7 @@ def test_memory_that_other_processes_hold_is_no_word_on_a_method(
 
     sizes = {
         "is_available": True,
+        "get_device_name": "a GPU",
         "mem_get_info": (int(4e9), int(24e9)),
         "memory_reserved": int(20e9 - others_gb * 1e9),
     }

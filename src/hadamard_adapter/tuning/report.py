@@ -116,7 +116,7 @@ def processor_name(device: str = "cpu") -> str:
     """
     flags = getattr(torch.cpu, "get_capabilities", dict)()
     instructions = (name for flag, name in _INSTRUCTIONS.items() if flags.get(flag, False))
-    gpu = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return ", ".join(filter(None, (_model_name(), next(instructions, None), gpu)))
 
 
