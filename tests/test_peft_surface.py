@@ -1,15 +1,18 @@
 """What PEFT, transformers and the Trainer promise of a method, from loading to several processes."""
 
+import copy
 import functools
 import importlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import peft
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
@@ -314,3 +317,75 @@ def test_the_cost_of_another_adapter_grows_by_the_same_with_each():
     assert added[200] - added[150] == pytest.approx(added[60] - added[10], rel=0.02)
     assert n_calls(functools.partial(model.set_adapter, "200")) < added[200] < 10 * added[2]
     assert len([m for m in model.modules() if isinstance(m, HadamardLayer)]) == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_threads_that_share_an_unmerged_model_do_not_meet(name):
+    """Its norms are no nn.LayerNorm, and would be swapped for a moment by torch.func.functional_call."""
+    model = adapted(name)
+    before, inputs = copy_state(model), tiny_inputs(name)
+    expected = logits(model, inputs)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: logits(model, inputs), range(40)))
+    assert all(torch.equal(one, expected) for one in found)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_an_adapted_model_can_be_exported(name, tmp_path):
+    """In a process of its own, since the checks of shapes that tests run under cannot be traced."""
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); from adapter_help import adapted; "
+        "from models import tiny_inputs; model = adapted(sys.argv[2]).get_base_model(); "
+        "model.config.use_cache = False; "
+        "ids = tiny_inputs(sys.argv[2])['input_ids']; expected = model(input_ids=ids).logits; "
+        "found = torch.export.export(model, (), {'input_ids': ids}).module()(input_ids=ids).logits; "
+        "torch.testing.assert_close(found, expected)"
+    )
+    done = fresh_process(code, Path(__file__).parent, name)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_embeddings_that_an_adapter_brings_are_no_longer_tied_after_merging():
+    model = get_peft_model(
+        tiny_model("gpt2", "causal-lm"), HadamardConfig(task_type="CAUSAL_LM", modules_to_save=["wte"])
+    )
+    randomize(model, "default", 1)
+    expected = logits(model, tiny_inputs("gpt2"))
+    with pytest.warns(UserWarning, match="no longer tied"):
+        merged = model.merge_and_unload()
+    assert not merged.config.tie_word_embeddings
+    merged.resize_token_embeddings(merged.config.vocab_size + 8)
+    assert_close(logits(merged, tiny_inputs("gpt2"))[..., : expected.shape[-1]], expected)
+
+
+def test_modules_that_are_excluded_are_left_out_without_a_warning(recwarn):
+    config = HadamardConfig(target_modules=["query", "value"], exclude_modules=r".*layer\.0\..*")
+    model = get_peft_model(tiny_model("bert", "headless"), config)
+    assert model.base_model.targeted_module_names
+    assert not any(".0." in name for name in model.base_model.targeted_module_names)
+    assert not any("exclude" in str(one.message) for one in recwarn)
+
+
+def test_it_follows_adapters_of_other_methods_on_a_transformers_model():
+    model = tiny_model("bert", "headless")
+    model.add_adapter(LoraConfig(target_modules=["query"]), "first")
+    model.add_adapter(HadamardConfig(), "second")
+    model.set_adapter("second")
+    assert model.active_adapters() == ["second"]
+
+
+def test_a_backbone_taken_out_of_its_model_can_be_copied():
+    model = adapted("bert")
+    backbone = model.get_base_model().bert
+    del model
+    inputs = tiny_inputs("bert")
+    expected = backbone(**inputs).last_hidden_state
+    assert torch.equal(copy.deepcopy(copy.deepcopy(backbone))(**inputs).last_hidden_state, expected)
+
+
+def test_a_weighted_sum_does_not_depend_on_the_order_of_names_in_lists():
+    model = get_peft_model(tiny_model("bert", "headless"), HadamardConfig(target_modules=["query", "value"]))
+    model.add_adapter("b", HadamardConfig(target_modules=["value", "query"]))
+    model.base_model.add_weighted_adapter(["default", "b"], [0.5, 0.5], "sum")
+    assert "sum" in model.peft_config

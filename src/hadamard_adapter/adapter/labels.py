@@ -38,7 +38,9 @@ class LabelSwitch:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Refers to the copy of the model."""
         vars(self).update(state)
-        self._model = weakref.ref(state["_model"])
+        model = state["_model"]
+        # None where only a part of it was copied, such as its backbone.
+        self._model = weakref.ref(model) if model is not None else lambda: None
 
     def show(self, adapter_names: Sequence[str]) -> None:
         """Gives the model the labels of the first of these adapters, or its own where there is none."""

@@ -93,7 +93,7 @@ class HadamardLayer(FreezeMixin, BaseTunerLayer, nn.Module):
         if name in self._kept:
             return self._kept[name]
         value = getattr(self.get_base_layer(), name, None)
-        return None if value is None else value.data
+        return None if value is None else value.detach()  # torch.export takes `.data` for a constant
 
     def restore(self, adapter_names: Sequence[str]) -> None:
         """Makes exactly these adapters the merged ones, in this order; the bits depend on nothing else."""

@@ -7,7 +7,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from peft import PeftConfig
@@ -111,7 +111,8 @@ class HadamardModel(BaseTuner):
 
     @staticmethod
     def _check_target_module_exists(config: HadamardConfig, key: str) -> object:
-        return matches(config, key, config.target_modules) or matches(config, key, config.norm_modules)
+        found = matches(config, key, config.target_modules)  # where false, perhaps PEFT's word for "excluded"
+        return found if found or not config.norm_modules else matches(config, key, config.norm_modules)
 
     def _create_and_replace(
         self,
@@ -178,8 +179,9 @@ class HadamardModel(BaseTuner):
         missing = [name for name in names if name not in self.peft_config]
         if missing:
             raise ValueError(f"Adapter {missing[0]} not found; there are {sorted(self.peft_config)}")
-        frozen_adapters = {name for name, config in self.peft_config.items() if config.freeze_adapter}
-        frozen_heads = {name for name, config in self.peft_config.items() if config.freeze_head}
+        configs = self.peft_config.items()  # in a model of transformers also those of other methods
+        frozen_adapters = {name for name, config in configs if getattr(config, "freeze_adapter", False)}
+        frozen_heads = {name for name, config in configs if getattr(config, "freeze_head", False)}
         for module in self.model.modules():
             if isinstance(module, HadamardLayer):
                 module.set_frozen(frozen_adapters)
@@ -233,7 +235,20 @@ class HadamardModel(BaseTuner):
         for head in self._heads():
             head.set_adapter(names)  # PEFT unloads the active copy, or without one the original
         super()._unload_and_optionally_merge(False, progressbar, safe_merge, adapter_names)
+        if merge:
+            self._untie()
         return self.model
+
+    def _untie(self) -> None:
+        """Has the config say that embeddings are no longer tied where an adapter had its own of one side."""
+        model: Any = self.model
+        if not getattr(getattr(model, "config", None), "tie_word_embeddings", False):
+            return
+        with suppress(NotImplementedError, AttributeError):  # a model without words, or without an output
+            sides = [model.get_input_embeddings(), model.get_output_embeddings()]
+            if None not in sides and len({side.weight.data_ptr() for side in sides}) > 1:
+                model.config.tie_word_embeddings = False
+                warnings.warn("embeddings of words are no longer tied after merging", stacklevel=4)
 
     def _projections(self) -> Iterator[tuple[str, HadamardProjection]]:
         for name, module in self.model.named_modules():

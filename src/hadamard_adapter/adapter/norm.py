@@ -1,5 +1,6 @@
 """The layer around a norm: offsets of its weight and of its bias."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,12 @@ class HadamardNorm(HadamardLayer):
             y = nn.functional.layer_norm(x.to(wide), base.normalized_shape, tensors["weight"], bias, base.eps)
             return y.to(x.dtype)
         wide = torch.promote_types(x.dtype, tensors["weight"].dtype)
-        return torch.func.functional_call(base, tensors, (x.to(wide), *args), kwargs).to(x.dtype)
+        if torch.compiler.is_compiling():  # which cannot trace a copy
+            return torch.func.functional_call(base, tensors, (x.to(wide), *args), kwargs).to(x.dtype)
+        # functional_call swaps the module's own tensors meanwhile, which other threads would see and keep.
+        twin = copy.copy(base)
+        vars(twin)["_parameters"] = {**vars(base)["_parameters"], **tensors}
+        return twin(x.to(wide), *args, **kwargs).to(x.dtype)
 
     def _forward_active(
         self, x: Float[Tensor, "*shape"], *args: Any, **kwargs: Any

@@ -54,6 +54,11 @@ def add_weighted(
             _mean_heads(module, adapters, weights, adapter_name, head)
 
 
+def _in_order(value: Any) -> str:
+    """A setting as text, in which the order of a list's names does not count."""
+    return str(sorted(value) if isinstance(value, (list, tuple, set)) else value)
+
+
 def _check(
     tuner: BaseTuner, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, head: str | None
 ) -> None:
@@ -66,7 +71,7 @@ def _check(
         raise AdapterError(f"there is already an adapter named {adapter_name!r}; choose another name")
     configs: list[Any] = [tuner.peft_config[name] for name in adapters]
     for field in ("position", "target_modules", "norm_modules", "train_scale", "train_shift"):
-        if len({str(getattr(config, field)) for config in configs}) > 1:
+        if len({_in_order(getattr(config, field)) for config in configs}) > 1:
             raise AdapterError(
                 f"adapters differ in {field}, so their offsets do not add; received {list(adapters)}"
             )
