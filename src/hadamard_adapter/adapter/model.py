@@ -280,9 +280,24 @@ class HadamardModel(BaseTuner):
         return {switches[key] for key, m in self._projections() if key in switches and m.gained_bias}
 
     def add_weighted_adapter(
-        self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, head: str | None = None
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        head: str | None = None,
+        *,
+        combination_type: str = "linear",
     ) -> None:
-        """Adds an adapter whose offsets are the weighted sum of others' (see `weighted.add_weighted`)."""
+        """Adds an adapter whose offsets are the weighted sum of others' (see `weighted.add_weighted`).
+
+        Raises:
+            AdapterError: the adapters do not add, or `combination_type` is another than "linear".
+        """
+        if combination_type != "linear":
+            raise AdapterError(
+                f"combination_type: expected 'linear' (offsets are vectors, and add), received "
+                f"{combination_type!r}; leave it out"
+            )
         self._labels.keep()
         add_weighted(self, adapters, weights, adapter_name, head)
 
