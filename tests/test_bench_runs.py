@@ -179,7 +179,7 @@ def test_a_worker_whose_log_is_on_a_full_disk_has_a_reason_all_the_same(place: P
     process.join()
     assert process.exitcode == MENDABLE
     with pytest.raises(SettingsError, match="could not write why it ended; expected room on its disk"):
-        settle(name_of(one), MENDABLE, last_line(Path("/dev/full.log")), results, Outcome(), print, str)
+        settle(name_of(one), MENDABLE, last_line(Path("/dev/full.log")), results, Outcome(), print, str, {})
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from adapter_help import (
 )
 from hadamard_adapter import HadamardConfig, HadamardModel
 from hadamard_adapter.adapter.layers import HadamardLayer
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError
 from models import tiny_inputs, tiny_model
 
 AUTO = {
@@ -392,11 +392,3 @@ def test_a_weighted_sum_does_not_depend_on_the_order_of_names_in_lists():
     assert "sum" in model.peft_config
     with pytest.raises(AdapterError, match=r"expected 'linear'.*received 'ties'"):
         model.base_model.add_weighted_adapter(["default", "b"], [1, 1], "other", combination_type="ties")
-
-
-@pytest.mark.parametrize("adapter_name", ["classifier", "weight"])
-def test_an_adapter_is_not_called_like_a_part_of_its_head(adapter_name):
-    with pytest.raises(SettingsError, match="adapter_name: expected another name"):
-        get_peft_model(tiny_model("bert"), HadamardConfig(task_type="SEQ_CLS"), adapter_name=adapter_name)
-    with pytest.raises(SettingsError, match="adapter_name: expected another name"):
-        adapted("bert").add_adapter(adapter_name, HadamardConfig(task_type="SEQ_CLS"))

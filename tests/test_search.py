@@ -11,7 +11,7 @@ from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
 from hadamard_adapter.errors import DataError, DivergedError, SettingsError
 from hadamard_adapter.tasks import data_fingerprint
-from hadamard_adapter.tuning import TuneResult, TuneSettings, bench, load
+from hadamard_adapter.tuning import TuneResult, TuneSettings, load, workbench
 from hadamard_adapter.tuning.models import tokenize
 from hadamard_adapter.tuning.search import choose
 from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
@@ -65,7 +65,7 @@ def test_the_runs_of_a_search_share_their_tokens(
         n_texts.append(len(texts))
         return tokenize(tokenizer, texts, *more)
 
-    monkeypatch.setattr(bench, "tokenize", counted)
+    monkeypatch.setattr(workbench, "tokenize", counted)
     search(place, tmp_path / "out")
     assert n_texts == [48, 24]  # once for all four runs
 

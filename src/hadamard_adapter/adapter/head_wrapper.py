@@ -40,12 +40,6 @@ def wrap_head(
             f"head_modules: expected full names of modules of this {type(model).__name__}, received "
             f"{name!r}, which {what}; leave head_modules at None to have the head found"
         )
-    head = target.original_module if isinstance(target, HeadWrapper) else target
-    if adapter_name in {*name.split("."), *(part for key in head.state_dict() for part in key.split("."))}:
-        raise SettingsError(
-            f"adapter_name: expected another name than those of the head's own modules and tensors, in whose "
-            f"names it could not be told from them, received {adapter_name!r}; choose another"
-        )
     if isinstance(target, HeadWrapper):
         wrapper = target
         wrapper.update(adapter_name)
