@@ -9,7 +9,8 @@ and all that trains stay in float32.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ __all__ = [
     "FLOAT32_ALONE",
     "autocast",
     "cast_frozen",
+    "cpu_flags",
     "has_bfloat16",
     "in_float32",
     "is_faster_in_bfloat16",
@@ -34,6 +36,16 @@ CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 FLOAT32_ALONE = frozenset({"deberta"})
 """Model types whose code does not compute in bfloat16 (it fills a mask with float32's smallest number)."""
+
+
+def cpu_flags() -> Mapping[str, Any]:
+    """The processor's own flags, as PyTorch reads them; empty where it is too old to tell.
+
+    Example:
+        >>> cpu_flags().get("no_such_flag", False)
+        False
+    """
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -49,7 +61,7 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        flags = getattr(torch.cpu, "get_capabilities", dict)()
+        flags = cpu_flags()
         return any(flags.get(flag, False) for flag in CPU_FLAGS)
     return False
 
@@ -68,7 +80,7 @@ def is_faster_in_bfloat16(device: torch.device) -> bool:
     """
     if device.type != "cpu" or not has_bfloat16(device):
         return has_bfloat16(device)
-    flags = torch.cpu.get_capabilities()
+    flags = cpu_flags()
     if flags.get("avx512_fp16", False) and not (flags.get("amx_bf16", False) and _may_use_amx()):
         return False
     return torch.backends.mkldnn.is_available()

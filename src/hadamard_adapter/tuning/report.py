@@ -15,6 +15,7 @@ from hadamard_adapter.files import write_json
 from hadamard_adapter.offset_name import offset_name, split
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning.data import TuneData
+from hadamard_adapter.tuning.precision import cpu_flags
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import Basis
 from hadamard_adapter.tuning.titles import STAGE_TITLES
@@ -114,7 +115,7 @@ def processor_name(device: str = "cpu") -> str:
         >>> processor_name()  # doctest: +SKIP
         'AMD EPYC, AVX-512 BF16'
     """
-    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    flags = cpu_flags()
     instructions = (name for flag, name in _INSTRUCTIONS.items() if flags.get(flag, False))
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return ", ".join(filter(None, (_model_name(), next(instructions, None), gpu)))
