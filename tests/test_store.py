@@ -140,7 +140,7 @@ def publish_and_die(folder: Path, adapter: Path, n_writes: int) -> None:
         count += 1
         original(*args)
 
-    store_module.os.replace = replace
+    os.replace = replace
     store.add("mood", adapter)
 
 
@@ -173,6 +173,19 @@ def test_a_first_publication_that_was_killed_is_not_served_and_not_reported(adap
     store = AdapterStore(tmp_path / "store")
     assert (tmp_path / "store" / "adapters" / "mood").is_dir()
     assert store.served() == [] and store.verify() == (0, [])
+
+
+def test_a_folder_without_locks_is_a_store_all_the_same(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    store = AdapterStore(tmp_path / "store")
+    assert store.add("mood", adapters / "first") == store.show("mood")
+    store.remove("mood")
+    assert store.served() == []
 
 
 def test_a_removal_that_was_stopped_ends_with_the_same_command(

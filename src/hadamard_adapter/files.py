@@ -231,14 +231,18 @@ def filled(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, waits: bool = False) -> Iterator[None]:
     """A folder for this process alone, until the block is left or the process is gone.
 
     Windows, and file systems such as Lustre without its option `flock`, have no such lock; there two runs
     into one folder are the user's care.
 
+    Args:
+        folder: is there.
+        waits: whether to wait for a process that has it.
+
     Raises:
-        BusyError: another process has it.
+        BusyError: another process has it, and `waits` is False.
     """
     if os.name != "posix":
         yield
@@ -247,7 +251,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except OSError as error:
             if not is_not_offered(error):
                 raise BusyError(

@@ -15,7 +15,6 @@ old version whole or the new one whole, whenever the publisher is killed.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import secrets
 import tempfile
@@ -29,7 +28,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
-from hadamard_adapter.files import expanded, replacing
+from hadamard_adapter.files import expanded, locked, replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
 __all__ = ["FILES", "AdapterStore", "Published"]
@@ -325,12 +324,10 @@ class AdapterStore:
     def _writing(self) -> Iterator[None]:
         """One writer at a time: of this process, and where the store is a POSIX folder, of all processes."""
         with self._explained(), self._lock, contextlib.ExitStack() as stack:
-            if isinstance(self._fs, LocalFileSystem) and os.name == "posix":
-                import fcntl
-
-                place = Path(self._path("lock"))
-                place.parent.mkdir(parents=True, exist_ok=True)
-                fcntl.flock(stack.enter_context(place.open("w")), fcntl.LOCK_EX)
+            if isinstance(self._fs, LocalFileSystem):
+                folder = Path(self._root)
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder, waits=True))
             yield
 
     @contextlib.contextmanager
