@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+import hadamard_adapter
 from bench_help import Silent, lay_out, processes_of, silent, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.analysis.table import read_groups
@@ -42,6 +43,7 @@ from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
 from hadamard_adapter.files import locked
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Task
+from hadamard_adapter.tuning.report import versions
 from tuning_help import tiny_folder
 
 
@@ -301,6 +303,16 @@ def test_a_record_holds_what_its_identity_is_made_of(place: Path, tmp_path: Path
         text = json.dumps(record["settings"], sort_keys=True)
         assert hashlib.sha256(text.encode()).hexdigest() == record["identity"]
         assert name.endswith(record["identity"][:10]) and record["settings"]["train_data"]
+
+
+def test_a_record_of_a_clone_says_its_commit() -> None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("not a clone")
+    log = ["git", "-C", str(root), "log", "-1", "--format=%h", "--abbrev=12", "--", "src"]
+    commit = subprocess.run(log, capture_output=True, text=True, check=True).stdout.strip()
+    found = versions()["hadamard-adapter"]
+    assert found.removesuffix(".dirty") == f"{hadamard_adapter.__version__}+g{commit}"
 
 
 def test_a_record_says_its_machine_and_another_machine_does_not_run_it_again(

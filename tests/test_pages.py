@@ -57,6 +57,8 @@ OTHERS = {
     "IA3": "ia3",
     "**Hadamard, wide**": "hadamard-wide",
     "BitFit": "bitfit",
+    "LoRA": "lora",
+    "full fine-tuning": "full",
 }
 
 

@@ -61,10 +61,10 @@ def test_a_method_is_compared_with_full_fine_tuning_by_seed_and_by_example(folde
     found = {group.task: {row.method: row for row in group.rows} for group in groups}
     mood = found["mood, 2 epochs"]["hadamard"].against.get("full")
     other = found["other, 2 epochs"]["hadamard"].against.get("full")
-    assert mood is not None and other is not None and mood.by_examples is not None
+    assert mood is not None and other is not None and mood.interval is not None
     assert mood.by_seed == pytest.approx((-0.1, -0.125, -0.15))
-    assert mood.by_examples.difference == pytest.approx(-0.125)
-    assert mood.by_examples.low < -0.125 < mood.by_examples.high
+    assert mood.interval.difference == pytest.approx(-0.125)
+    assert mood.interval.low < -0.125 < mood.interval.high
     assert (mood.permutation_p, mood.corrected_p, other.corrected_p) == (0.25, 0.5, 0.5)
     assert found["mood, 2 epochs"]["full"].against == {}
 
@@ -86,8 +86,8 @@ def test_each_pair_with_a_reference_is_compared_once_and_told_in_a_column_of_its
         for name, comparison in row.against.items():
             difference = -(n_wrong[row.method] - n_wrong[name]) / 40
             assert comparison.by_seed == pytest.approx((difference,))
-            assert comparison.by_examples is not None
-            assert comparison.by_examples.difference == pytest.approx(difference)
+            assert comparison.interval is not None
+            assert comparison.interval.difference == pytest.approx(difference)
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     (head,) = [line for line in text.splitlines() if line.startswith("| method | score |")]
@@ -95,7 +95,7 @@ def test_each_pair_with_a_reference_is_compared_once_and_told_in_a_column_of_its
     (bitfit,) = [line for line in text.splitlines() if line.startswith("| the bitfit | 0.8")]
     cells = dict(zip(names, (word.strip() for word in bitfit.split("|")), strict=True))
     for name, difference in (("full", "-0.150"), ("LoRA r 8 (q, v)", "-0.100"), ("Hadamard, wide", "-0.075")):
-        assert cells[f"against {name}, by example"].startswith(difference)
+        assert cells[f"against {name}"].startswith(difference)
 
 
 def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tm
 
     add(tmp_path, "full", 0, settings={"model_content": "one"})
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"})
-    assert comparison_of_bitfit().by_examples is not None
+    assert comparison_of_bitfit().interval is not None
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "another"})
     assert comparison_of_bitfit() is None
     add(tmp_path, "bitfit", 0, n_wrong=4, settings={"model_content": "one"}, metric="macro-f1")
@@ -168,7 +168,7 @@ def test_without_full_fine_tuning_the_adapter_is_what_others_are_held_against(
     wrong = len(methods.split()) - 1
     assert ratios[last] == (None if baseline is None else pytest.approx(100 * (40 - wrong) / 40))
     text = markdown(groups, [])
-    assert f"| {head}, by example |" in text and f"| % of {head.removeprefix('against ')} |" in text
+    assert f"| {head} |" in text and f"| % of {head.removeprefix('against ')} |" in text
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_a_fit_is_held_against_all_seeds_and_has_no_p(tmp_path: Path) -> None:
         add(tmp_path, "full", seed, n_wrong=2 * seed)
     (group,) = read_groups(Results(tmp_path))
     comparison = next(row for row in group.rows if row.method == "tfidf").against.get("full")
-    assert comparison is not None and comparison.by_examples is not None
-    assert comparison.by_examples.difference == pytest.approx(-8 / 40)
+    assert comparison is not None and comparison.interval is not None
+    assert comparison.interval.difference == pytest.approx(-8 / 40)
     assert (comparison.by_seed, comparison.permutation_p, comparison.corrected_p) == ((), None, None)
     write_report(tmp_path)
 
@@ -257,7 +257,7 @@ def test_of_several_labels_a_row_there_is_no_interval(tmp_path: Path) -> None:
     add(tmp_path, "bitfit", 0, n_wrong=4, rows={"dev": 20})
     (group,) = read_groups(Results(tmp_path))
     comparison = next(row for row in group.rows if row.method == "bitfit").against.get("full")
-    assert comparison is not None and comparison.by_examples is None
+    assert comparison is not None and comparison.interval is None
 
 
 def test_runs_of_other_settings_stand_in_a_table_of_their_own(folder: Path) -> None:

@@ -47,6 +47,17 @@ def test_a_p_by_example_is_small_where_no_draw_is_on_the_other_side_and_one_with
     assert interval_of(right, right).p == 1.0
 
 
+def test_an_interval_holds_what_other_seeds_would_change() -> None:
+    """Seeds that differ, rows that do not: its variance is the unbiased guess of the mean's, s² / n."""
+    differences = np.random.default_rng(0).normal(size=6)
+    one = np.repeat(differences[:, None], 20_001, axis=1)
+    found = interval_of(one, np.zeros_like(one), level=0.683)
+    assert found.difference == pytest.approx(differences.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(differences.std(ddof=1) / np.sqrt(6), rel=0.05)
+    alone = interval_of(one[:1], np.zeros_like(one))  # a method without seeds
+    assert alone.low == alone.high == pytest.approx(differences[0])
+
+
 def test_one_value_has_no_spread() -> None:
     assert summarise([0.5]).sd is None
     assert summarise([1.0, 3.0]).sd == pytest.approx(np.sqrt(2))

@@ -1,4 +1,4 @@
-"""A method against another one, its reference: by seed, and by dev rows that are drawn again."""
+"""A method against another one, its reference: by seed, and by seeds and dev rows that are drawn again."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from hadamard_adapter.tasks import METRICS
 __all__ = ["N_DRAWS", "Comparison", "compared", "largest"]
 
 N_DRAWS = 2000
-"""Of dev rows, for an interval."""
+"""Of seeds and dev rows, for an interval."""
 
 _T = TypeVar("_T")
 
@@ -41,9 +41,9 @@ class Comparison:
     """Of these differences, exact; None where there are none."""
     corrected_p: float | None
     """The same, corrected over the tasks of the model by Holm's method."""
-    by_examples: Interval | None
-    """Bootstrap over dev rows; None where predictions were not kept."""
-    corrected_examples_p: float | None
+    interval: Interval | None
+    """Bootstrap over seeds and dev rows; None where predictions were not kept."""
+    corrected_interval_p: float | None
     """Its p, corrected as that of the seeds."""
 
 
@@ -82,13 +82,13 @@ def compared(
     chosen = largest(filter(None, alike), len) or []
     base = {r["run"]["seed"]: r for r in chosen}
     if chosen and is_fit(records[0]["run"]["method"]):  # its only run against the mean over all seeds
-        return _of_one_task((), None, _by_examples(list(own.values()), chosen, results))
+        return _of_one_task((), None, _interval(list(own.values()), chosen, results))
     seeds = [seed for seed in sorted(base.keys() & own.keys()) if _alike(own[seed], base[seed])]
     if not seeds:
         return None
     differences = tuple(float(own[seed]["score"] - base[seed]["score"]) for seed in seeds)
     p = permutation_p(differences)
-    interval = _by_examples([own[seed] for seed in seeds], [base[seed] for seed in seeds], results)
+    interval = _interval([own[seed] for seed in seeds], [base[seed] for seed in seeds], results)
     return _of_one_task(differences, p, interval)
 
 
@@ -104,7 +104,7 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return is_same and one["dev_fingerprint"] == other["dev_fingerprint"]
 
 
-def _by_examples(
+def _interval(
     own: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], results: Results
 ) -> Interval | None:
     labels = results.labels(own[0]["dev_fingerprint"])

@@ -140,7 +140,7 @@ def _sort_keys(group: Group, row: Row) -> list[str | None]:
     """What the cells of a row are sorted by: a number, "" for none; None: the cell's text."""
     summary, references = row.summary, group.columns_against
     comparison = row.against.get(references[0])
-    intervals = [one and one.by_examples for one in map(row.against.get, references)]
+    intervals = [one and one.interval for one in map(row.against.get, references)]
     numbers: dict[str, float | None] = {
         "published %": row.published,
         "trained": row.n_trained,

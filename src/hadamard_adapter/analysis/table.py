@@ -346,7 +346,7 @@ def _corrected(groups: list[Group]) -> list[Group]:
         title = max(titles, key=lambda title: (sizes[(*place, title, row.method)], title), default="")
         return (*place, title, row.method)
 
-    kinds = ("corrected_p", "corrected_examples_p")
+    kinds = ("corrected_p", "corrected_interval_p")
     found: dict[Key, list[tuple[str, float]]] = {}
     for group in groups:
         for row in group.rows:

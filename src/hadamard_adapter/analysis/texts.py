@@ -40,7 +40,7 @@ PROTOCOL = {
 
 def heads(group: Group) -> tuple[str, ...]:
     """The heads of a table's columns."""
-    against = [f"against {_short(name)}, by example" for name in group.columns_against]
+    against = [f"against {_short(name)}" for name in group.columns_against]
     return tuple(head for name in COLUMNS for head in (against if name == "against" else [name]))
 
 
@@ -66,7 +66,7 @@ def cells(group: Group, row: Row) -> tuple[str, ...]:
         ", ".join(f"{value:.3f}" for value in row.scores.values()),
         ", ".join(f"{rate:g}" for rate in row.lr) + (f" ({row.edge})" if row.edge else ""),
         ", ".join(str(epochs) for epochs in row.epochs),
-        *(_by_examples(row.against.get(name)) for name in group.columns_against),
+        *(_interval(row.against.get(name)) for name in group.columns_against),
         ""
         if c is None or not c.by_seed
         else f"{c.permutation_p:.3g} ({c.corrected_p:.3g}), n {len(c.by_seed)}",
@@ -75,13 +75,13 @@ def cells(group: Group, row: Row) -> tuple[str, ...]:
     )
 
 
-def _by_examples(comparison: Comparison | None) -> str:
-    """The difference to a reference, over dev rows drawn again."""
-    if comparison is None or comparison.by_examples is None:
+def _interval(comparison: Comparison | None) -> str:
+    """The difference to a reference, over seeds and dev rows drawn again."""
+    if comparison is None or comparison.interval is None:
         return ""
-    found = comparison.by_examples
+    found = comparison.interval
     interval = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return f"{interval}, p {found.p:.3g} ({comparison.corrected_examples_p:.3g})"
+    return f"{interval}, p {found.p:.3g} ({comparison.corrected_interval_p:.3g})"
 
 
 def overview_columns(overview: Overview) -> tuple[str, ...]:
@@ -129,21 +129,23 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "average over the tasks, divided by full fine-tuning's; not the mean of the tasks' own ratios, in "
         "which a task of small scores, such as MCC's, weighs as much as the others.",
         "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), and against LoRA "
-        "and Hadamard, wide, where they were run (each pair once), by example: "
-        f"difference of the mean scores with a 95 % bootstrap interval over dev rows ({N_DRAWS:,} draws, "
-        "seeds paired; a fit against all seeds) and its two-sided p, in brackets corrected by Holm over the "
-        "tasks of the experiment; the interval is not corrected. They do not hold what other seeds would "
-        "change.",
+        "and Hadamard, wide, where they were run (each pair once): "
+        f"difference of the mean scores with a 95 % bootstrap interval over seeds and dev rows ({N_DRAWS:,} "
+        "draws of both, seeds paired; a fit against all seeds) and its two-sided p, in brackets corrected by "
+        "Holm over the tasks of the experiment, not over methods and references; the interval is not "
+        "corrected. What other seeds would change is guessed from those that ran: with few of them an "
+        "interval is somewhat narrow, with one it holds other rows alone.",
         "p by seed: exact permutation test of the paired differences to the first of these; in brackets "
         "corrected by Holm over the tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 "
         "not below 0.0625.",
+        "Hadamard's forms, but for those in one stage, train the head alone before the epochs of the tables.",
         "published %: what a publication reports for this model, task and method, by the spec, "
         "in the publication's metric and protocol; not our run.",
         "lr: chosen by a search, or published; highest (lowest) tried: the best rate of a search that ended "
         "at its edge, so that a better one may lie beyond.",
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to the baseline; with "
-        "5 tasks it cannot be below 0.0625. An average is given only for methods that ran on every task "
-        "with all seeds asked for, none of which failed.",
+        "n tasks it cannot be below 2 / 2^n (five: 0.0625, two: 0.5). An average is given only for methods "
+        "that ran on every task with all seeds asked for, none of which failed.",
         "seconds, MB: median time and highest memory of a run's process, which with `--executor local` "
         "is one for all runs: then of those before it, too.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
