@@ -15,12 +15,20 @@ from pathlib import Path
 
 import httpx
 from peft import get_peft_model
+from starlette.testclient import TestClient
 from transformers import AutoModelForSequenceClassification
 
 from adapter_help import BOTH, randomize
 from hadamard_adapter import HadamardConfig
+from hadamard_adapter.serving import AdapterStore
+from hadamard_adapter.serving.http.app import make_app
+from hadamard_adapter.serving.http.run import make_serving
+from hadamard_adapter.serving.http.state import Serving
+from hadamard_adapter.serving.limits import Limits
+from hadamard_adapter.serving.load import load_bank
 from tuning_help import tiny_folder
 
+LIMITS = Limits()
 LABELS = {"mood": ("bad", "good"), "topic": ("art", "sport", "trade"), "shop-size": ("s", "m", "l", "xl")}
 
 
@@ -86,6 +94,17 @@ def served(model: Path, store: Path, log: Path, *words: object) -> Iterator[Serv
             process.wait(20)
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def in_process(
+    place: Path, store: Path, pack: Path | None = None, limits: Limits = LIMITS
+) -> Iterator[tuple[Serving, TestClient]]:
+    """The app in this process, and a client of it."""
+    bank = load_bank(str(place / "model"), "cpu", None if pack is None else str(pack))
+    serving = make_serving("tiny", bank, AdapterStore(store), limits)
+    with TestClient(make_app(serving), headers={"host": "localhost"}) as client:
+        yield serving, client
 
 
 def _url_in(log: Path, process: "subprocess.Popen[bytes]") -> str:

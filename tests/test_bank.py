@@ -200,6 +200,17 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(place: Path, tmp_path:
             {"head": {k: v for k, v in adapter.head.items() if k != "classifier.weight"}},
             "no weight of 'classifier'",
         ),
+        **{
+            f"no {name} of the pooler": (
+                {"head": {k: v for k, v in adapter.head.items() if k != f"bert.pooler.dense.{name}"}},
+                f"lacks 'bert.pooler.dense.{name}' beside .*not whole",
+            )
+            for name in ("weight", "bias")
+        },
+        "beyond float32": (
+            {"head": {**adapter.head, key: torch.full_like(adapter.head[key], 1e300, dtype=torch.float64)}},
+            "expected finite numbers",
+        ),
         "NaN": ({"head": {**adapter.head, key: adapter.head[key] * float("nan")}}, "expected finite numbers"),
         "infinity": (
             {"offsets": {**adapter.offsets, place_of_one: torch.full((32,), float("inf"))}},
@@ -240,6 +251,29 @@ def random_adapter(like: BankAdapter, seed: int) -> BankAdapter:
         return {key: torch.randn(t.shape, generator=generator) * STD for key, t in tensors.items()}
 
     return dataclasses.replace(like, offsets=draw(like.offsets), head=draw(like.head))
+
+
+@pytest.mark.parametrize("is_disturbed", [False, True])
+def test_a_table_grows_while_its_lock_is_free_and_loses_no_row(
+    is_disturbed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, lock, copies = RowTable(torch.zeros(2)), threading.Lock(), list[Tensor]()
+    table.put(torch.ones(2))
+    grown = table._grown
+
+    def copying() -> Tensor:
+        assert len(copies) or not lock.locked()
+        copies.append(grown())
+        if is_disturbed and len(copies) == 1:
+            table.put(torch.full((2,), 2.0))  # another thread's
+        return copies[-1]
+
+    monkeypatch.setattr(table, "_grown", copying)
+    table.make_room(lock)
+    room, row = table.values, table.put(torch.full((2,), 3.0))
+    assert table.values is room
+    others = [[2, 2]] if is_disturbed else []
+    assert table.values[: row + 1].tolist() == [[0, 0], [1, 1], *others, [3, 3]]
 
 
 def test_slots_of_what_is_gone_are_used_again_and_leave_no_trace(place: Path) -> None:

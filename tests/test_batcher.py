@@ -179,6 +179,56 @@ def test_an_adapter_that_fails_in_a_shared_pass_fails_alone(
     assert n_held(bank) == 0 and batcher.n_rows == 0
 
 
+def test_a_row_that_fails_in_a_pass_of_its_adapter_fails_alone(
+    bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = bank.logits
+
+    def logits(rows: Any, entries: Any) -> Any:
+        if any(len(row["input_ids"]) == 9 for row in rows):
+            raise ValueError("broken")
+        return compute(rows, entries)
+
+    monkeypatch.setattr(bank, "logits", logits)
+    batcher = Batcher(bank, wait_s=0.1)
+
+    async def scenario() -> Any:
+        asked = (batcher.predict(["w1 " * n], ["mood"], [None], 10) for n in (6, 7, 8))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, failed, last = run(batcher, scenario)
+    assert isinstance(failed, ValueError) and first.versions == last.versions == ["m0"]
+    assert n_held(bank) == 0 and batcher.n_rows == 0
+
+
+def test_what_waits_to_be_read_for_nobody_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(tmp_path)
+    write_pack(tmp_path / "pack", [(f"p{n}", "v", read_adapter(place / "topic-0")) for n in range(30)])
+    bank = load_bank(str(place / "model"), "cpu", str(tmp_path / "pack"))
+    assert bank.pack is not None
+    read, disk_answers, n_read = bank.pack.read, threading.Event(), list[str]()
+
+    def read_slowly(id: str) -> Any:
+        n_read.append(id)
+        assert disk_answers.wait(30)
+        return read(id)
+
+    monkeypatch.setattr(bank.pack, "read", read_slowly)
+    batcher = Batcher(bank)
+
+    async def scenario() -> Any:
+        asked = (batcher.predict(["w1"], [f"p{n}"], [None], 0.2) for n in range(29))
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(one) for one in found} <= {DeadlineError, QueueFullError}
+        disk_answers.set()
+        return await batcher.predict(["w1"], ["p29"], [None], 30)
+
+    assert run(batcher, scenario).versions == ["v"]
+    assert len(n_read) < 10 and n_held(bank) == 0 and batcher.n_rows == 0
+
+
 def test_a_row_whose_deadline_is_over_or_whose_client_has_gone_is_not_computed(bank: AdapterBank) -> None:
     passes: list[tuple[int, int]] = []
     batcher = Batcher(bank, wait_s=0.2, told=lambda n_rows, n_tokens: passes.append((n_rows, n_tokens)))

@@ -178,6 +178,20 @@ def test_what_was_not_used_for_longest_makes_room_and_what_was_pinned_or_added_s
     assert bank.entry("a3").adapter.task == many["a3"].task
 
 
+def test_what_is_shown_is_no_use_and_makes_nothing_go(many: dict[str, BankAdapter], tmp_path: Path) -> None:
+    bank = AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", many), max_resident=2)
+    for id in ("a0", "a1"):
+        bank.release(bank.hold([id]))
+    for id in ("a0", "a5"):
+        adapter, version = bank.show(id)
+        assert (adapter.task, version) == (many[id].task, f"version of {id}")
+    assert set(bank.ids) == {"a0", "a1"}
+    bank.release(bank.hold(["a2"]))
+    assert set(bank.ids) == {"a1", "a2"}, "a0 was used before a1"
+    with pytest.raises(AdapterError, match="no adapter 'b'"):
+        bank.show("b")
+
+
 def test_a_slot_that_made_room_is_not_used_again_while_a_prediction_reads_it(
     many: dict[str, BankAdapter], tmp_path: Path
 ):

@@ -1,7 +1,6 @@
 """Laws of the server: every answer is the named version's, limits hold, and whatever is sent gets no 5xx."""
 
 import concurrent.futures
-import contextlib
 import functools
 import io
 import json
@@ -25,21 +24,17 @@ import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from pydantic import BaseModel, ValidationError
-from starlette.testclient import TestClient
 
 from command import assert_refused, hadamard
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving import AdapterStore, read_adapter, write_pack
-from hadamard_adapter.serving.http.app import make_app
 from hadamard_adapter.serving.http.classify import ClassifyRequest
 from hadamard_adapter.serving.http.predict import PredictRequest
-from hadamard_adapter.serving.http.run import make_serving
-from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.http.upload import unpack
 from hadamard_adapter.serving.keys import find_key, make_key, read_keys
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.load import load_bank
-from serve_help import LABELS, Served, make_adapter, make_place, served, zipped
+from serve_help import LABELS, Served, in_process, make_adapter, make_place, served, zipped
 
 TEXTS = [f"w{index} " * (1 + index * 7 % 23) for index in range(40)]
 N_REQUESTS = 1200
@@ -271,6 +266,9 @@ BAD: list[tuple[str, str, Any, int]] = [
     ("POST", "/classify", {"model": "mood", "input": "x" * 1_100_000}, 413),
     ("POST", "/adapters/mood/predict", {"inputs": [["a", "b", "c"]]}, 422),
     ("POST", "/adapters/mood", {"inputs": "x", "parameters": {"top_k": 0}}, 422),
+    ("POST", "/adapters/mood", {"inputs": "x", "parameters": {"top_k": True}}, 422),
+    ("POST", "/adapters/mood", {"inputs": "x", "parameters": {"function_to_apply": "none"}}, 422),
+    ("POST", "/classify", {"model": "mood", "input": "x", "use_activation": False}, 422),
     ("GET", "/nowhere", None, 404),
     ("PUT", "/classify", {}, 405),
     ("PUT", "/v1/adapters/mood", {"version": 3}, 422),
@@ -315,15 +313,6 @@ def test_a_long_list_is_refused_before_its_items_are_read(item: Any) -> None:
     for model, field in ((ClassifyRequest, "input"), (PredictRequest, "inputs")):
         with pytest.raises(ValidationError, match="expected at most 16384 items, received 20000"):
             model.model_validate({field: [item] * 20_000})
-
-
-@contextlib.contextmanager
-def in_process(place: Path, store: Path, pack: Path | None = None) -> Iterator[tuple[Serving, TestClient]]:
-    """The app in this process, and a client of it."""
-    bank = load_bank(str(place / "model"), "cpu", None if pack is None else str(pack))
-    serving = make_serving("tiny", bank, AdapterStore(store), Limits())
-    with TestClient(make_app(serving), headers={"host": "localhost"}) as client:
-        yield serving, client
 
 
 def test_too_many_texts_times_adapters_are_refused_before_there_are_rows(place: Path, tmp_path: Path) -> None:
@@ -432,12 +421,16 @@ def test_a_full_queue_is_429_with_the_seconds_to_wait_and_then_open_again(
     place: Path, tmp_path: Path
 ) -> None:
     AdapterStore(tmp_path / "store").add("mood", place / "mood-0")
-    with served(place / "model", tmp_path / "store", tmp_path / "log", "--queue-texts", 1) as server:
+    with in_process(place, tmp_path / "store", limits=Limits(queue_texts=1)) as (serving, client):
         body = {"model": "mood", "input": ["w1"]}
-        reply = server.client.post("/classify", json={**body, "input": ["w1", "w2"]})
+        never = client.post("/classify", json={**body, "input": ["w1", "w2"]})
+        assert never.status_code == 422 and "expected 1 to 1 predictions" in never.text
+        serving.batcher.n_rows += 1
+        reply = client.post("/classify", json=body)
         assert reply.status_code == 429 and int(reply.headers["retry-after"]) >= 1
         assert reply.json()["error"]["type"] == "queue_full" and "limit 1" in reply.json()["error"]["message"]
-        assert server.client.post("/classify", json=body).status_code == 200
+        serving.batcher.n_rows -= 1
+        assert client.post("/classify", json=body).status_code == 200
 
 
 def test_a_pack_is_served_with_few_of_its_adapters_held(place: Path, offline: Any, tmp_path: Path) -> None:
@@ -530,6 +523,15 @@ def test_keys_use_what_they_may_and_learn_of_nothing_else(place: Path, tmp_path:
                 reply = server.client.request(method, path, headers=given | more, **sent)
                 found.append(reply.status_code)
             assert found == [401, *expected], (method, path)
+        owner, own = ({"authorization": f"Bearer {key}"} for key in (root, clerk))
+        assert server.client.get("/metrics", headers=owner).status_code == 200
+        assert server.client.get("/metrics", headers=own).status_code == 403, "it names all adapters"
+        for id in ("mood", "shop-size"):
+            (tmp_path / "store/adapters" / id / "current.json").write_text("damaged")
+        (tmp_path / "store/generation").write_text("another")
+        told = lambda given: server.client.get("/v1/problems", headers=given).json()["problems"].keys()  # noqa: E731
+        wait_for(lambda: told(owner) == {"mood", "shop-size"})
+        assert told(own) == {"shop-size"}
         assert ask(root, "mood").status_code == 200
 
 

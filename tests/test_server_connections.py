@@ -2,6 +2,7 @@
 
 import json
 import select
+import signal
 import socket
 import ssl
 import subprocess
@@ -86,6 +87,20 @@ def read_all(client: socket.socket) -> bytes:
         if not more:
             return found
         found += more
+
+
+def test_a_client_that_reads_nothing_does_not_keep_a_server_from_its_end(place: Path, tmp_path: Path) -> None:
+    words = ("--timeout-s", TIMEOUT_S, "--drain-s", 0)
+    with served(place / "model", place / "store", tmp_path / "log", *words) as running:
+        address, port = running.url.rpartition("://")[2].split(":")
+        with socket.create_connection((address, int(port)), timeout=10) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            client.sendall(200 * request)
+            answer(running)
+            time.sleep(TIMEOUT_S)
+            running.process.send_signal(signal.SIGTERM)
+            running.process.wait(15 * TIMEOUT_S)
 
 
 def test_clients_that_vanish_in_the_middle_of_a_body_leave_nothing_behind(server: Served) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -370,6 +371,44 @@ def test_a_new_id_is_seen_where_listings_are_kept(adapters: Path, tmp_path: Path
         publisher.add(ids[-1], adapters / "first")
         follower.look()
         assert sorted(bank.ids) == ids and not follower.problems
+
+
+def test_pointers_of_an_object_store_are_read_many_at_a_time(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AdapterStore(f"memory://{tmp_path.name}")
+    ids = [f"a{number}" for number in range(8)]
+    version = {store.add(id, adapters / "first").version for id in ids}
+    store._put("adapters/odd/current.json", b"damaged")
+    read, met = MemoryFileSystem.cat_file, threading.Barrier(4, timeout=30)
+
+    def read_together(*args: Any, **options: Any) -> Any:
+        if str(args[1]).endswith(
+            ("a0/current.json", "a1/current.json", "a2/current.json", "a3/current.json")
+        ):
+            met.wait()
+        return read(*args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", read_together)
+    found = store.versions([*ids, "odd", "none"])
+    assert [set(found[id] for id in ids), found["odd"], found["none"]] == [version, None, None]
+
+
+def test_a_look_that_is_stopped_ends_at_the_adapter_that_it_is_at(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bank = AdapterStore(tmp_path / "store"), AdapterBank(tiny_model("bert"))
+    for number in range(5):
+        store.add(f"a{number}", adapters / "first")
+    follower, read = Follower(bank, store), store.read
+
+    def stopping(id: str, *more: Any) -> Any:
+        follower.stop()
+        return read(id, *more)
+
+    monkeypatch.setattr(store, "read", stopping)
+    follower.look()
+    assert bank.ids == ["a0"] and not follower.has_looked
 
 
 def test_what_stays_unfit_is_read_once_and_what_was_away_again(

@@ -64,6 +64,11 @@ class Backbone:
         """Linear layers below the head that oneDNN computes."""
         self.n_slots, self._free = 1, list[int]()
 
+    @property
+    def tables(self) -> list[RowTable]:
+        """All of them: of the offsets, and of each layer of the head."""
+        return [*self._offsets.values(), *(table for layer in self._heads.values() for table in layer.tables)]
+
     def fill(self, adapter: BankAdapter) -> int:
         """Write an adapter's numbers into a slot that nobody reads; the slot. An error changes nothing."""
         slot = self._free.pop() if self._free else self.n_slots
@@ -166,11 +171,16 @@ class Backbone:
                         f"adapter {id!r} brings no weight of {path!r}: expected one with "
                         f"{adapter.task.n_outputs} outputs, as its labels are; the base model's has {n_own}"
                     )
+            both = {f"{path}.{name}" for name, _ in layer.base_layer.named_parameters()}
+            if missing := sorted(both - adapter.head.keys() if both & adapter.head.keys() else ()):
+                raise AdapterError(
+                    f"adapter {id!r} lacks {missing[0]!r} beside its other tensor: its file is not whole"
+                )
         for name, tensor in (
             *((str(place), t) for place, t in adapter.offsets.items()),
             *adapter.head.items(),
         ):
-            if not torch.isfinite(tensor).all():
+            if not torch.isfinite(tensor.to(self.dtype)).all():
                 raise AdapterError(
                     f"adapter {id!r}: expected finite numbers, received NaN or infinity in {name}; tune again"
                 )

@@ -24,12 +24,21 @@ from hadamard_adapter.tuning.models import collator, fit_tokenizer, longest_inpu
 from hadamard_adapter.tuning.prefix import capture_output, hidden_of, reading_prefix
 from hadamard_adapter.tuning.probe import to_device
 
-__all__ = ["AdapterBank", "BankEntry", "near_id"]
+__all__ = ["AdapterBank", "BankEntry", "UnreadableError", "near_id"]
 
 BATCH_TOKENS = 4096
 MAX_RESIDENT = 1000
 N_COMPARED, LENGTH_COMPARED = 100, 64
 """Ids among which a near one is looked for, and their length: a wrong id costs some ms, whatever there is."""
+
+
+class UnreadableError(AdapterError):
+    """An adapter of the pack is damaged, or does not fit the model."""
+
+    def __init__(self, id: str, message: str) -> None:
+        """Say which one."""
+        super().__init__(message)
+        self.id = id
 
 
 @dataclass
@@ -101,6 +110,7 @@ class AdapterBank:
             self.backbone.check_base("the pack", pack.base_fingerprint)
         self.pack, self.max_resident = pack, max_resident
         self._limit = None if tokenizer is None else longest_input(model, tokenizer)
+        self._n_words = None if tokenizer is None else min(len(tokenizer), model.config.vocab_size)
         self._collate = collator(tokenizer, "single_label_classification")
         self._entries: dict[str, BankEntry] = {}
         self._cold: dict[str, None] = {}
@@ -136,6 +146,8 @@ class AdapterBank:
         """
         adapter = source if isinstance(source, BankAdapter) else read_adapter(source)
         self.backbone.check_fit(id, adapter)
+        for table in self.backbone.tables:
+            table.make_room(self._lock)
         with self._lock:
             self._put(id, adapter, version)
             self._cold.pop(id, None)
@@ -169,6 +181,20 @@ class AdapterBank:
         """
         with self._lock:
             return self._find([id])[0]
+
+    def show(self, id: str) -> tuple[BankAdapter, str]:
+        """An adapter and its version, without holding it: one that has to be read makes no other one go.
+
+        Raises:
+            AdapterError: there is none, or (UnreadableError) it cannot be read.
+        """
+        with self._lock:
+            entry = self._entries.get(id)
+        if entry is not None:
+            return entry.adapter, entry.version
+        if id not in self:
+            raise self._unknown(id)
+        return self._read(id)
 
     def predict(
         self,
@@ -206,7 +232,7 @@ class AdapterBank:
         """The adapters of these ids in one version each, kept as they are until `release`.
 
         Raises:
-            AdapterError: an id that is not there; nothing is held then.
+            AdapterError: an id that is not there, or (UnreadableError) cannot be read; nothing is held then.
         """
         read = {id: self._read(id) for id in self._missing(ids)}  # others go on meanwhile
         with self._lock:
@@ -309,7 +335,7 @@ class AdapterBank:
             )
         adapters = [entry.adapter for entry in entries]
         with self._words:
-            return encode_rows(self.tokenizer, self._limit, texts, adapters, pairs)
+            return encode_rows(self.tokenizer, self._limit, texts, adapters, pairs, self._n_words)
 
     def longest_text(self, entry: BankEntry) -> int:
         """Tokens after which a text is cut for an adapter."""
@@ -325,9 +351,12 @@ class AdapterBank:
     def _read(self, id: str) -> tuple[BankAdapter, str]:
         """An adapter of the pack that fits the backbone, and its version."""
         assert self.pack is not None, "what is known and not held is in the pack"
-        adapter = self.pack.read(id)
-        self.backbone.check_fit(id, adapter)
-        return adapter, self.pack.version(id)
+        try:
+            adapter = self.pack.read(id)
+            self.backbone.check_fit(id, adapter)
+            return adapter, self.pack.version(id)
+        except AdapterError as error:
+            raise UnreadableError(id, str(error)) from error
 
     def _find(
         self, ids: Sequence[str], read: Mapping[str, tuple[BankAdapter, str]] | None = None

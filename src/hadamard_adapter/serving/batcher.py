@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +160,7 @@ class Batcher:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
-        self._reading.shutdown()
+        self._reading.shutdown(cancel_futures=True)
         self._tokenizing.shutdown()
         self._computing.shutdown()
 
@@ -221,14 +221,15 @@ class Batcher:
         """`AdapterBank.hold`, in a thread where it reads; given back at once if nobody waits any more."""
         if self.bank.holds(ids):
             return self.bank.hold(ids)
-        reading = asyncio.get_running_loop().run_in_executor(self._reading, self.bank.hold, ids)
+        reading = self._reading.submit(self.bank.hold, ids)
         try:
-            return await asyncio.shield(reading)
+            return await asyncio.shield(asyncio.wrap_future(reading))
         except asyncio.CancelledError:
-            reading.add_done_callback(self._give_back)
+            if not reading.cancel():  # it has begun
+                reading.add_done_callback(self._give_back)
             raise
 
-    def _give_back(self, reading: "asyncio.Future[list[BankEntry]]") -> None:
+    def _give_back(self, reading: "Future[list[BankEntry]]") -> None:
         if not reading.cancelled() and reading.exception() is None:
             self.bank.release(reading.result())
 
@@ -328,13 +329,14 @@ class Batcher:
         self._told(len(rows), n_tokens)
 
     async def _compute_apart(self, rows: list[_Row], error: Exception) -> None:
-        """After a pass that failed: a pass for each adapter of it, or the error to its only one."""
+        """After a pass that failed: a pass for each adapter of it, then each row; to one row the error."""
         rows_of: dict[int, list[_Row]] = {}
         for row in rows:
             rows_of.setdefault(id(row.entry), []).append(row)
-        for own in rows_of.values():
+        parts = list(rows_of.values()) if len(rows_of) > 1 else [[row] for row in rows]
+        for own in parts:
             waiting = [row for row in own if not row.done.done()]
-            if waiting and len(rows_of) > 1:
+            if waiting and len(rows) > 1:
                 await self._compute(waiting)
                 continue
             for row in waiting:

@@ -37,7 +37,10 @@ class Follower:
         self._problems: dict[str, str] = {}
         self._unfit: set[str] = set()
         """Of these ids, those that are the same at every look, until something is published."""
+        self._looking = threading.Lock()
+        """Of looks."""
         self._lock = threading.Lock()
+        """Of what changes the bank, one adapter at a time."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
 
@@ -46,19 +49,24 @@ class Follower:
         """Id (empty: the store itself) -> why it is not as the store wants it; one line each."""
         return dict(self._problems)
 
+    @property
+    def has_looked(self) -> bool:
+        """Whether the store has been read once."""
+        return self._seen is not None
+
     def start(self) -> None:
         """Look now and then from here on."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more; a look that has begun ends after the adapter that it is at."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def look(self) -> None:
         """Make the bank equal to the store, if anything was published since the last look."""
-        with self._lock:
+        with self._looking:
             try:
                 generation = self.store.generation()
                 if not generation and self._seen:
@@ -66,6 +74,8 @@ class Follower:
                 if generation != self._seen:
                     self._unfit.clear()
                     self._take_all(self.store.ids())
+                    if self._stopped.is_set():
+                        return
                     self._seen = generation
                 else:
                     self._take_each([id for id in self._problems if id and id not in self._unfit])
@@ -87,17 +97,27 @@ class Follower:
             self.look()
 
     def _take_all(self, ids: list[str]) -> None:
-        self._take_each([*ids, *sorted(self._own - set(ids))])
+        gone = sorted(self._own - set(ids))
+        found = self.store.versions(ids)  # of many ids at once, and nobody waits for it
+        current = {id for id in ids if self._has(id, found[id])}
+        for id in current:
+            self._solved(id)
+        self._take_each([*(id for id in ids if id not in current), *gone])
 
     def _take_each(self, ids: list[str]) -> None:
         for id in ids:
+            if self._stopped.is_set():
+                return
             try:
-                self._take(id)
+                self.take(id)
                 self._solved(id)
             except Exception as error:
                 self._noted(id, _line(error))
                 if isinstance(error, AdapterError) and not isinstance(error.__cause__, OSError):
                     self._unfit.add(id)
+
+    def _has(self, id: str, version: str | None) -> bool:
+        return id in self._own and self.bank.entry(id).version == version
 
     def _take(self, id: str) -> None:
         version = self.store.version(id)
@@ -105,7 +125,7 @@ class Follower:
             if id in self._own:
                 self.bank.remove(id)
                 self._own.remove(id)
-        elif id not in self._own or self.bank.entry(id).version != version:
+        elif not self._has(id, version):
             self.bank.add(id, self.store.read(id, version)[1], version)
             self._own.add(id)
 

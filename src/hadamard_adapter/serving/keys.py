@@ -38,6 +38,11 @@ class Key:
         """
         return any(fnmatchcase(id, pattern) for pattern in self.ids)
 
+    @property
+    def may_use_all(self) -> bool:
+        """Whether every id is."""
+        return "*" in self.ids
+
 
 EVERYTHING = Key("nobody", "", ("*",), may_administrate=True)
 """What a server without keys allows to those who reach it: it listens on this machine only."""

@@ -90,6 +90,7 @@ class _HeadLayer(nn.Module):
         # A linear layer's weight stands transposed, (i, o), so that an input's share of the sum is one row.
         self.weight = RowTable(base_layer.weight.t().contiguous().to(dtype))
         self.bias = RowTable(bias_of(base_layer).to(dtype))
+        self.tables = [self.weight, self.bias]
 
         self.identity_row: int | None = None
         """Row of the identity, which all slots with it share; None until there is one."""
@@ -155,6 +156,11 @@ class BankOutput(nn.Module):
         super().__init__()
         self.base_layer, self.batch, self.dtype = base_layer, batch, dtype
         self.of_size = {base_layer.out_features: BankLinear(base_layer, batch, dtype)}
+
+    @property
+    def tables(self) -> list[RowTable]:
+        """Of all sizes."""
+        return [table for layer in list(self.of_size.values()) for table in layer.tables]
 
     def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b l"]:
         """Apply each row's own layer, in groups of one size."""

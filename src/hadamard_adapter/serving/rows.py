@@ -23,6 +23,7 @@ def encode_rows(
     texts: Sequence[Text],
     adapters: Sequence[BankAdapter],
     pairs: Sequence[str | None] | None,
+    n_words: int | None = None,
 ) -> list[dict[str, Any]]:
     """Model inputs of each row, cut as in the training of its adapter; equal rows are tokenised once.
 
@@ -34,6 +35,7 @@ def encode_rows(
         texts: one a row.
         adapters: of each row.
         pairs: the second text of each row, None where its adapter takes one text.
+        n_words: token ids that both tokenizer and base model know, counted from 0; None: the tokenizer's.
 
     Raises:
         SettingsError: not as many of each, a second text missing or too many, ids that are no tokens or more
@@ -64,7 +66,7 @@ def encode_rows(
                 raise SettingsError(
                     f"text {row}: expected texts where there is a second one, received token ids of the first"
                 )
-            found[row] = _row_of_ids(row, text, tokenizer, longest)
+            found[row] = _row_of_ids(row, text, tokenizer, n_words or len(tokenizer), longest)
             continue
         groups.setdefault((longest, second is not None), {}).setdefault((text, second), []).append(row)
     with quiet_libraries():
@@ -82,10 +84,10 @@ def longest_text(adapter: BankAdapter, limit: int | None) -> int:
     return min(adapter.max_length, limit or adapter.max_length)
 
 
-def _row_of_ids(row: int, ids: tuple[int, ...], tokenizer: Any, longest: int) -> dict[str, Any]:
-    if not 0 < len(ids) <= longest or not all(0 <= id < len(tokenizer) for id in ids):
+def _row_of_ids(row: int, ids: tuple[int, ...], tokenizer: Any, n_words: int, longest: int) -> dict[str, Any]:
+    if not 0 < len(ids) <= longest or not all(0 <= id < n_words for id in ids):
         raise SettingsError(
-            f"text {row}: expected 1 to {longest} token ids from 0 to {len(tokenizer) - 1}, received "
+            f"text {row}: expected 1 to {longest} token ids from 0 to {n_words - 1}, received "
             f"{len(ids)} from {min(ids, default=0)} to {max(ids, default=0)}; /tokenize gives those of a text"
         )
     filled = {"input_ids": list(ids), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}

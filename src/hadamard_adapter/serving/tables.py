@@ -1,5 +1,8 @@
 """Tables of rows that grow: a row for each adapter, taken from the table by one index for a whole batch."""
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -25,17 +28,41 @@ class RowTable:
         self.values: Float[Tensor, "n ..."] = first.detach().unsqueeze(0).clone()
         self.free: list[int] = []
         self.n_rows = 1
+        self._n_puts = 0
 
     def put(self, row: Float[Tensor, "..."]) -> int:
         """Index of a row that now holds `row`; a freed one is taken first."""
         index = self.free.pop() if self.free else self.n_rows
         if index == len(self.values):
-            grown = self.values.new_zeros(2 * len(self.values), *self.values.shape[1:])
-            grown[: len(self.values)] = self.values
-            self.values = grown
+            self.values = self._grown()
         self.values[index] = row.to(self.values)
         self.n_rows = max(self.n_rows, index + 1)
+        self._n_puts += 1
         return index
+
+    def make_room(self, lock: AbstractContextManager[Any]) -> None:
+        """Have the next `put` find a place: a table of gigabytes is copied while readers go on.
+
+        Args:
+            lock: that whoever calls `put` or reads holds; free now.
+        """
+        while True:
+            with lock:
+                if self.free or self.n_rows < len(self.values):
+                    return
+                full, n_puts = self.values, self._n_puts
+            grown = self._grown()
+            with lock:
+                if self.values is full and self._n_puts == n_puts:
+                    self.values = grown
+                    return
+
+    def _grown(self) -> Float[Tensor, "..."]:
+        """A copy of twice the size."""
+        full = self.values
+        grown = full.new_zeros(2 * len(full), *full.shape[1:])
+        grown[: len(full)] = full
+        return grown
 
     def drop(self, index: int) -> None:
         """Free a row for the next `put`."""

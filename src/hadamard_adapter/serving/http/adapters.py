@@ -1,8 +1,11 @@
 """GET, PUT and DELETE /v1/adapters: list, upload, replace, roll back, unload; checks before activation."""
 
+import asyncio
+import contextlib
 import json
 import tempfile
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -10,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import is_no_space
-from hadamard_adapter.serving.http.asking import AdapterId
+from hadamard_adapter.serving.http.asking import AdapterId, lost_adapter
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, ServingNow
 from hadamard_adapter.serving.http.upload import unpack
@@ -65,6 +68,7 @@ class Removed(BaseModel):
 
     id: str
     removed: bool = True
+    is_in_pack: bool = Field(description="Whether the server's pack has it, and answers with that.")
 
 
 @ROUTES.get("", responses=failures(401, 422))
@@ -87,14 +91,18 @@ def adapters(
     return Listed(data=data, n_adapters=len(ids), next=following)
 
 
-@ROUTES.get("/{id}", responses=failures(401, 403, 404))
-def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
+@ROUTES.get("/{id}", responses=failures(401, 403, 404, 503))
+async def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
     """Show one adapter with its earlier versions."""
     serving.check_ids(key, [id])
-    found = _described(serving, id)
     try:
-        published = serving.store.find(id)
-    except AdapterError:  # a store that is away says nothing of history; the adapter is served all the same
+        found = await run_in_threadpool(_described, serving, id)
+    except AdapterError as error:
+        raise lost_adapter(serving, error) from error
+    asking = serving.with_store(serving.store.find, id)
+    try:
+        published = await asyncio.wait_for(asking, serving.limits.timeout_s)
+    except (AdapterError, asyncio.TimeoutError):  # away: it says nothing of history, and stops no serving
         return found
     return found.model_copy(update={"history": list(published.history) if published is not None else []})
 
@@ -109,26 +117,39 @@ async def put(
     metrics.json.
     """
     _check_id(serving, key, id)
+    serving.refuse_closing()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     content = await request.body()
     if kind == "application/zip":
-        return await run_in_threadpool(_upload, serving, id, content, dry_run)
+        return await serving.with_store(_upload, serving, id, content, dry_run)
     if kind == "application/json":
-        return await run_in_threadpool(_roll_back, serving, id, _version_in(content), dry_run)
+        return await serving.with_store(_roll_back, serving, id, _version_in(content), dry_run)
     raise ApiError(
         415, "content_type", f"expected application/zip, or application/json to roll back, received {kind!r}"
     )
 
 
 @ROUTES.delete("/{id}", responses=failures(401, 403, 404, 503))
-def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Removed:
+async def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Removed:
     """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
     _check_id(serving, key, id)
-    if _with_store(serving.store.find, id) is None:
-        raise ApiError(404, "no_such_adapter", f"no adapter {id!r} in the store; what a pack holds stays")
-    _with_store(serving.store.remove, id)
-    serving.follower.take(id)
-    return Removed(id=id)
+    await serving.with_store(_remove, serving, id)
+    return Removed(id=id, is_in_pack=id in serving.bank)
+
+
+def _remove(serving: Serving, id: str) -> None:
+    with _store_explained():
+        try:
+            serving.store.show(id)
+            serving.store.remove(id)
+        except AdapterError as error:
+            if _is_away(error):
+                raise
+            if serving.store.find(id) is None:
+                message = f"no adapter {id!r} in the store; what a pack holds stays"
+                raise ApiError(404, "no_such_adapter", message) from error
+            raise
+        serving.follower.take(id)
 
 
 def _check_id(serving: Serving, key: Key, id: str) -> None:
@@ -166,13 +187,15 @@ def _upload(serving: Serving, id: str, content: bytes, is_dry: bool) -> Describe
             raise ApiError(422, "unfit_adapter", f"{message}; nothing was changed") from error
         if is_dry:
             return _describe(id, None, adapter)
-        published = _with_store(serving.store.add, id, folder)
-    serving.follower.take(id)
+        with _store_explained():
+            published = serving.store.add(id, folder)
+            serving.follower.take(id)
     return _describe(id, published.version, adapter)
 
 
 def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Described:
-    serving_now = _with_store(serving.store.find, id)
+    with _store_explained():
+        serving_now = serving.store.find(id)
     if serving_now is None:
         raise ApiError(404, "no_such_adapter", f"no adapter {id!r} in the store; upload it")
     if version not in (serving_now.version, *serving_now.history):
@@ -184,31 +207,38 @@ def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Describ
         adapter = serving.store.read(id, version)[1]
         serving.bank.backbone.check_fit(id, adapter)
     except AdapterError as error:
+        if _is_away(error):
+            raise _store_away(error) from error
         raise ApiError(422, "unfit_adapter", f"{error}; nothing was changed") from error
     if is_dry:
         return _describe(id, None, adapter)
-    _with_store(serving.store.roll_back, id, version)
-    serving.follower.take(id)
+    with _store_explained():
+        serving.store.roll_back(id, version)
+        serving.follower.take(id)
     return _described(serving, id)
 
 
-def _with_store(act: Any, *arguments: Any) -> Any:
-    """What a method of the store returns.
-
-    Raises:
-        ApiError: 503, it cannot be read or written.
-    """
+@contextlib.contextmanager
+def _store_explained() -> Iterator[None]:
+    """Turn an error of the store into a 503; what was published before it is served by the next look."""
     try:
-        return act(*arguments)
+        yield
     except (AdapterError, SettingsError) as error:
-        raise ApiError(
-            503, "store", f"{error}; what was served before is served", {"Retry-After": "5"}
-        ) from error
+        raise _store_away(error) from error
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether an error is the store's, which may be gone at the next try, and not the adapter's."""
+    return isinstance(error.__cause__, OSError)
+
+
+def _store_away(error: Exception) -> ApiError:
+    return ApiError(503, "store", f"{error}; what was served before is served", {"Retry-After": "5"})
 
 
 def _described(serving: Serving, id: str) -> Described:
-    entry = serving.bank.entry(id)
-    return _describe(id, entry.version, entry.adapter)
+    adapter, version = serving.bank.show(id)
+    return _describe(id, version, adapter)
 
 
 def _describe(id: str, version: str | None, adapter: BankAdapter) -> Described:

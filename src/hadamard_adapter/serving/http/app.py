@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from hadamard_adapter import __version__
 from hadamard_adapter.serving.http import adapters, classify, pages, predict
@@ -25,10 +26,11 @@ def make_app(serving: Serving) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await serving.batcher.start()
         serving.follower.start()
-        serving.is_ready = True
+        serving.is_open = True
         yield
-        serving.is_ready = False
-        serving.follower.stop()
+        serving.is_open = False
+        serving.store_threads.shutdown(wait=False, cancel_futures=True)
+        await run_in_threadpool(serving.follower.stop)
         await serving.batcher.stop()
 
     app = FastAPI(

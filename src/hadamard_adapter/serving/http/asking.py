@@ -7,14 +7,23 @@ from typing import Annotated, Any
 
 from fastapi import Path, Request
 
-from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.errors import AdapterError, DivergedError
+from hadamard_adapter.serving.bank import UnreadableError
 from hadamard_adapter.serving.batcher import Answer
 from hadamard_adapter.serving.http.errors import ApiError
 from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.rows import Text
 
-__all__ = ["AdapterId", "are_texts", "ask", "check_n_items", "is_unicode", "refuse_too_many"]
+__all__ = [
+    "AdapterId",
+    "are_texts",
+    "ask",
+    "check_n_items",
+    "is_unicode",
+    "lost_adapter",
+    "refuse_too_many",
+]
 
 N_ITEMS = 16_384
 """Items that a list in a body may have: twice the tokens of the longest text that a family reads."""
@@ -60,10 +69,11 @@ def refuse_too_many(serving: Serving, n: int) -> None:
     Raises:
         ApiError: so it is.
     """
-    if not 0 < n <= serving.limits.request_texts:
+    most = min(serving.limits.request_texts, serving.limits.queue_texts)  # more would never find a place
+    if not 0 < n <= most:
         raise ApiError(
             422, "too_many_texts",
-            f"expected 1 to {serving.limits.request_texts} predictions a request (texts times adapters), "
+            f"expected 1 to {most} predictions a request (texts times adapters), "
             f"received {n}; send several requests",
         )  # fmt: skip
 
@@ -92,13 +102,12 @@ async def ask(
         DeadlineError: not answered in time.
     """
     refuse_too_many(serving, len(texts))
-    if not all(is_unicode(text) for text in (*texts, *pairs) if isinstance(text, str)):
+    if not all(is_unicode(text) for text in {*texts, *pairs} if isinstance(text, str)):
         raise ApiError(
             422, "no_unicode", "expected texts of whole characters, received half of a surrogate pair"
         )
     serving.check_ids(key, list(dict.fromkeys(ids)))
-    if not serving.is_ready:
-        raise ApiError(503, "closing", "this server is about to end; ask another one", {"Retry-After": "1"})
+    serving.refuse_closing()
     work = asyncio.ensure_future(serving.batcher.predict(texts, ids, pairs, serving.limits.timeout_s))
     gone = asyncio.ensure_future(_until_gone(request))
     try:
@@ -107,21 +116,43 @@ async def ask(
             serving.metrics.refused.labels("client_gone").inc()
             raise ApiError(499, "client_gone", "the client has closed the connection")
         answer = work.result()
-    except AdapterError as error:  # it was removed in between
-        raise ApiError(404, "no_such_adapter", str(error)) from error
+    except AdapterError as error:
+        raise lost_adapter(serving, error) from error
+    except DivergedError as error:
+        message = f"{', '.join(dict.fromkeys(ids))}: {error}; publish an adapter that was tuned again"
+        raise ApiError(503, "diverged", message) from error
     finally:
         for task in (work, gone):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await gone
     for id in ids:
+        serving.unread.pop(id, None)
         serving.metrics.texts.labels(serving.metrics.label_of(id)).inc()
     return answer
 
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8, which the tokenizer needs; JSON can spell others."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def lost_adapter(serving: Serving, error: AdapterError) -> ApiError:
+    """The reply where an adapter was there when it was asked for, and could not be had then.
+
+    Args:
+        serving: that is asked; it notes what of its pack cannot be read.
+        error: of the bank.
+    """
+    if not isinstance(error, UnreadableError):  # it was removed in between
+        return ApiError(404, "no_such_adapter", str(error))
+    serving.note_unread(error)
+    message = f"adapter {error.id!r} cannot be read now; who runs this server finds why under /v1/problems"
+    return ApiError(503, "unreadable_adapter", message, {"Retry-After": "5"})
 
 
 async def _until_gone(request: Request) -> None:

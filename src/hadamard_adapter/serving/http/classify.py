@@ -8,7 +8,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.serving.http.asking import are_texts, ask, check_n_items, is_unicode, refuse_too_many
+from hadamard_adapter.serving.http.asking import (
+    are_texts,
+    ask,
+    check_n_items,
+    is_unicode,
+    lost_adapter,
+    refuse_too_many,
+)
 from hadamard_adapter.serving.http.errors import ApiError, failures
 from hadamard_adapter.serving.http.state import Caller, ServingNow
 from hadamard_adapter.serving.rows import Text
@@ -29,6 +36,7 @@ class ClassifyRequest(BaseModel):
         Field(description="A text or a list of them; or the token ids of a text, or a list of such lists."),
     ]
     pairs: str | list[str] | None = Field(None, description="The second text of each, for tasks on pairs.")
+    use_activation: bool | None = Field(None, description="Not to be false: only probabilities are given.")
 
     @field_validator("models", "pairs", mode="before")
     @classmethod
@@ -115,6 +123,8 @@ async def classify(
     ids = body.models if body.models is not None else [body.model] if body.model is not None else []
     if not ids or (body.model is not None and body.models is not None):
         raise ApiError(422, "no_model", "expected model (an id) or models (a list of ids), one of the two")
+    if body.use_activation is False:
+        raise ApiError(422, "use_activation", "expected true, received false; probabilities are given")
     texts = _texts(body.input)
     seconds = [body.pairs] if isinstance(body.pairs, str) else body.pairs
     if seconds is not None and len(seconds) != len(texts):
@@ -145,10 +155,11 @@ async def tokenize(body: TokenizeRequest, serving: ServingNow, key: Caller) -> T
     serving.check_ids(key, [body.model])
     if not is_unicode(body.prompt):
         raise ApiError(422, "no_unicode", "expected whole characters, received half of a surrogate pair")
+    serving.refuse_closing()
     try:
         ids, longest = await serving.batcher.token_ids(body.prompt, body.model, serving.limits.timeout_s)
-    except AdapterError as error:  # it was removed in between
-        raise ApiError(404, "no_such_adapter", str(error)) from error
+    except AdapterError as error:
+        raise lost_adapter(serving, error) from error
     return TokenizeReply(count=len(ids), max_model_len=longest, tokens=ids)
 
 

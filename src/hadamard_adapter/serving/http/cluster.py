@@ -71,7 +71,7 @@ class _Replica:
 
     def drain(self) -> None:
         """Turn /ready to 503 and refuse new texts."""
-        self.serving.is_ready = False
+        self.serving.is_open = False
 
     def page(self) -> tuple[str, bytes]:
         """Name of this replica, and its metrics."""

@@ -13,7 +13,7 @@ from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.batcher import DeadlineError, QueueFullError
 from hadamard_adapter.serving.http.metrics import Metrics
 
-__all__ = ["ApiError", "ErrorReply", "error_reply", "explain_errors", "failures", "queue_full"]
+__all__ = ["ApiError", "ErrorReply", "bug_reply", "error_reply", "explain_errors", "failures", "queue_full"]
 
 
 class ApiError(HTTPException):
@@ -77,7 +77,6 @@ def explain_errors(app: FastAPI) -> None:
     app.add_exception_handler(DeadlineError, _late)
     app.add_exception_handler(SettingsError, _unfit)
     app.add_exception_handler(AdapterError, _unfit)
-    app.add_exception_handler(Exception, _bug)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -107,5 +106,6 @@ def _unfit(request: Request, error: Exception) -> JSONResponse:
     return error_reply(422, "unfit", str(error))
 
 
-def _bug(request: Request, error: Exception) -> JSONResponse:
+def bug_reply() -> JSONResponse:
+    """The reply to what nobody expected; the log has the request's id and the traceback."""
     return error_reply(500, "bug", "this is a bug of the server; its log holds the traceback")

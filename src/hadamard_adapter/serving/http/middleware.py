@@ -7,11 +7,12 @@ import re
 import secrets
 import time
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hadamard_adapter.serving.batcher import QueueFullError
-from hadamard_adapter.serving.http.errors import ApiError, error_reply, queue_full
+from hadamard_adapter.serving.http.errors import ApiError, bug_reply, error_reply, queue_full
 from hadamard_adapter.serving.http.state import Serving
 
 __all__ = ["Around", "is_own"]
@@ -35,12 +36,12 @@ class Around:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started, status = _id_of(scope), time.perf_counter(), 500
+        request_id, started, status, has_begun = _id_of(scope), time.perf_counter(), 500, False
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
@@ -51,6 +52,14 @@ class Around:
                 await refusal(scope, receive, send_on)
             else:
                 await self.app(scope, self._bounded(receive, limit), send_on)
+        except ClientDisconnect:  # in the middle of a body that was to be read whole
+            status = 499
+            self.serving.metrics.refused.labels("client_gone").inc()
+        except Exception:
+            _LOG.exception("bug", extra={"request_id": request_id, "path": scope["path"][:200]})
+            if has_begun:
+                raise
+            await bug_reply()(scope, receive, send_on)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", _NO_ROUTE)

@@ -78,8 +78,15 @@ async def _scores(
     if body.raw_scores:
         raise ApiError(422, "raw_scores", "expected raw_scores false, received true; probabilities are given")
     top_k = (body.parameters or {}).get("top_k")
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise ApiError(422, "top_k", f"parameters.top_k: expected a number above 0, received {top_k!r}")
+    function = (body.parameters or {}).get("function_to_apply")
+    if function is not None:
+        raise ApiError(
+            422, "function_to_apply",
+            f"parameters.function_to_apply: expected none, received {function!r:.100}; the adapter's task "
+            "decides: softmax of one label, sigmoid of several, the number itself of a value",
+        )  # fmt: skip
     inputs = body.inputs
     if body.parameters is not None and not isinstance(inputs, str):
         rows = [[one] if isinstance(one, str) else one for one in inputs]

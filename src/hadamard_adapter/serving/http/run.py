@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import signal
 import socket
 import ssl
@@ -95,14 +96,15 @@ def run_server(serving: Serving, host: str, port: int, tls_cert: str | None, tls
     config = uvicorn.Config(
         make_app(serving), host=host, port=port, log_config=None, access_log=False, server_header=False,
         ssl_certfile=tls_cert, ssl_keyfile=tls_key, timeout_keep_alive=30,
+        timeout_graceful_shutdown=math.ceil(serving.limits.timeout_s) + 1,  # of clients that do not read, too
     )  # fmt: skip
     server = uvicorn.Server(config)
 
     def end(number: int, frame: FrameType | None) -> None:
-        if not serving.is_ready:
+        if not serving.is_open:
             server.force_exit = server.should_exit = True
             return
-        serving.is_ready = False
+        serving.is_open = False
         timer = threading.Timer(serving.limits.drain_s, setattr, (server, "should_exit", True))
         timer.daemon = True
         timer.start()

@@ -1,12 +1,16 @@
 """What the routes share: the bank, its store, the batcher, keys, limits and counters; and who asks."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from hadamard_adapter.serving.bank import AdapterBank, near_id
+from hadamard_adapter.serving.bank import AdapterBank, UnreadableError, near_id
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.http.errors import ApiError
@@ -15,8 +19,9 @@ from hadamard_adapter.serving.keys import EVERYTHING, Key, find_key
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.store import AdapterStore
 
-__all__ = ["Administrator", "Caller", "Serving", "ServingNow", "metrics_page"]
+__all__ = ["Administrator", "Caller", "Owner", "Serving", "ServingNow", "metrics_page"]
 
+_LOG = logging.getLogger(__name__)
 N_LOOKED_AT = 2000
 """Ids of which those that a key may use are offered in place of an unknown one."""
 
@@ -41,10 +46,47 @@ class Serving:
     """What is refused."""
     keys: tuple[Key, ...] = ()
     """Who may ask; none: everybody who reaches the server."""
-    is_ready: bool = False
-    """Whether new requests are wanted."""
+    is_open: bool = False
+    """Whether new requests are answered: not before the start, and not from SIGTERM on."""
     gather: Callable[[], bytes] | None = None
     """What gives the counters of this server and its siblings; None: it has none."""
+
+    unread: dict[str, str] = field(default_factory=dict)
+    """Id -> why the pack's adapter could not be read when it was last asked for."""
+    store_threads: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 8, "store"))
+    """For whatever waits for the store, so that a store that hangs holds up nothing else."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests are wanted: the store has been read once, and the server is not ending."""
+        return self.is_open and self.follower.has_looked
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Id -> why it is not served as it should be; the empty id is the store itself."""
+        return {**self.unread, **self.follower.problems}
+
+    def refuse_closing(self) -> None:
+        """Refuse new work while the server ends.
+
+        Raises:
+            ApiError: 503.
+        """
+        if not self.is_open:
+            raise ApiError(
+                503, "closing", "this server is about to end; ask another one", {"Retry-After": "1"}
+            )
+
+    def note_unread(self, error: UnreadableError) -> None:
+        """Keep, and log once, why an adapter of the pack could not be read."""
+        if self.unread.get(error.id) != str(error):
+            _LOG.warning("not read", extra={"adapter": error.id, "problem": str(error)})
+        self.unread[error.id] = str(error)
+
+    async def with_store(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns that waits for the store, computed in a thread for that."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.store_threads, partial(act, *arguments))
 
     def check_ids(self, key: Key, ids: Sequence[str]) -> None:
         """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
@@ -70,11 +112,11 @@ def metrics_page(serving: Serving) -> bytes:
     """Counters of one server, as Prometheus reads them."""
     serving.metrics.under_way.set(serving.batcher.n_rows)
     serving.metrics.adapters.set(len(serving.bank))
-    serving.metrics.problems.set(len(serving.follower.problems))
+    serving.metrics.problems.set(len(serving.problems))
     return serving.metrics.page()
 
 
-def _serving(request: Request) -> Serving:
+async def _serving(request: Request) -> Serving:
     return request.app.state.serving
 
 
@@ -82,7 +124,7 @@ ServingNow = Annotated[Serving, Depends(_serving)]
 """A route's parameter: the server."""
 
 
-def _caller(request: Request, serving: ServingNow) -> Key:
+async def _caller(request: Request, serving: ServingNow) -> Key:
     if not serving.keys:
         return EVERYTHING
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -102,7 +144,7 @@ Caller = Annotated[Key, Depends(_caller)]
 """A route's parameter: the key of who asks."""
 
 
-def _administrator(key: Caller) -> Key:
+async def _administrator(key: Caller) -> Key:
     if not key.may_administrate:
         raise ApiError(403, "no_administrator", f"key {key.name!r} may not change adapters; use one that may")
     return key
@@ -110,3 +152,15 @@ def _administrator(key: Caller) -> Key:
 
 Administrator = Annotated[Key, Depends(_administrator)]
 """A route's parameter: the key of who asks and may change adapters."""
+
+
+async def _owner(key: Administrator) -> Key:
+    if not key.may_use_all:
+        raise ApiError(
+            403, "no_owner", f"key {key.name!r} may use {', '.join(key.ids)}; this names all adapters"
+        )
+    return key
+
+
+Owner = Annotated[Key, Depends(_owner)]
+"""A route's parameter: the key of who asks and may change every adapter."""

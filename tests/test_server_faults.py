@@ -1,0 +1,214 @@
+"""Laws of a server in trouble: a store that hangs, damaged adapters, clients that go, bugs; others go on."""
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.serving import AdapterStore, read_adapter, write_pack
+from hadamard_adapter.serving.limits import Limits
+from hadamard_adapter.serving.source import BankAdapter
+from serve_help import in_process, make_place, zipped
+
+ASKED = {"model": "mood", "input": "w1"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def store(place: Path, tmp_path: Path) -> Path:
+    AdapterStore(tmp_path / "store").add("mood", place / "mood-0")
+    return tmp_path / "store"
+
+
+@contextlib.contextmanager
+def hanging(monkeypatch: pytest.MonkeyPatch, store: AdapterStore, *names: str) -> Iterator[None]:
+    """Methods of a store that answer when the block is left."""
+    answers = threading.Event()
+
+    def wait_for_answer(act: Any) -> Any:
+        def waiting(*arguments: Any) -> Any:
+            assert answers.wait(60)
+            return act(*arguments)
+
+        return waiting
+
+    for name in names:
+        monkeypatch.setattr(store, name, wait_for_answer(getattr(store, name)))
+    try:
+        yield
+    finally:
+        answers.set()
+
+
+def test_a_store_that_hangs_holds_up_nobody_who_does_not_need_it(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(timeout_s=5)
+    with (
+        in_process(place, store, limits=limits) as (serving, client),
+        ThreadPoolExecutor(50) as pool,
+        hanging(monkeypatch, serving.store, "find", "add"),
+    ):
+        upload = {"content": zipped(place / "mood-1"), "headers": {"content-type": "application/zip"}}
+        put = pool.submit(client.put, "/v1/adapters/mood", **upload)
+        asked = [pool.submit(client.get, "/v1/adapters/mood") for _ in range(48)]
+        time.sleep(0.5)
+        for path in ("/health", "/ready", "/info", "/v1/models", "/v1/adapters", "/metrics"):
+            assert client.get(path).status_code == 200
+        assert client.post("/classify", json=ASKED).status_code == 200
+        replies = [one.result().json() for one in asked]
+        assert {reply["history"] is None for reply in replies} == {True}, "the store did not say"
+        assert not put.done()
+
+
+def test_a_server_is_ready_when_the_store_has_been_read_once(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: AdapterStore) -> str:
+        raise AdapterError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterStore, "generation", away)
+        with in_process(place, store) as (_, client):
+            assert client.get("/health").status_code == 200
+            assert client.get("/ready").status_code == 503
+            assert client.get("/v1/problems").json()["problems"] == {"": "away"}
+            patch.undo()
+            deadline = time.monotonic() + 30
+            while client.get("/ready").status_code != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert client.post("/classify", json=ASKED).status_code == 200
+
+
+def packed(place: Path, folder: Path) -> BankAdapter:
+    """Makes a pack of one adapter, "packed", that is damaged."""
+    adapter = read_adapter(place / "mood-0")
+    write_pack(folder, [("packed", "v", adapter)])
+    (shard,) = folder.glob("shard-*")
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    return adapter
+
+
+def test_a_damaged_adapter_of_a_pack_is_no_missing_one_and_who_runs_the_server_is_told(
+    place: Path, store: Path, tmp_path: Path
+) -> None:
+    adapter = packed(place, tmp_path / "pack")
+    with in_process(place, store, tmp_path / "pack") as (serving, client):
+        asked = {"model": "packed", "input": "w1"}
+        replies = [
+            client.post("/classify", json=asked),
+            client.post("/adapters/packed", json={"inputs": "w1"}),
+            client.post("/tokenize", json={"model": "packed", "prompt": "w1"}),
+            client.get("/v1/adapters/packed"),
+        ]
+        for reply in replies:
+            error = reply.json()["error"]
+            assert (reply.status_code, error["type"]) == (503, "unreadable_adapter"), reply.text
+            assert str(tmp_path) not in reply.text
+        assert "not what was packed" in client.get("/v1/problems").json()["problems"]["packed"]
+        assert "hadamard_store_problems 1.0" in client.get("/metrics").text
+        assert client.post("/classify", json=ASKED).status_code == 200
+        serving.bank.add("packed", adapter)
+        assert client.post("/classify", json=asked).status_code == 200
+        assert client.get("/v1/problems").json()["problems"] == {}
+
+
+def test_an_adapter_whose_numbers_overflow_is_no_bug_of_the_server(place: Path, store: Path) -> None:
+    with in_process(place, store) as (serving, client):
+        adapter = read_adapter(place / "mood-0")
+        huge = {key: torch.full_like(tensor, 3e38) for key, tensor in adapter.head.items()}
+        serving.bank.add("huge", dataclasses.replace(adapter, head=huge))
+        reply = client.post("/classify", json={"model": "huge", "input": "w1"})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (503, "diverged")
+        assert "huge" in reply.json()["error"]["message"]
+        assert client.post("/classify", json=ASKED).status_code == 200
+
+
+def test_a_bug_is_answered_and_logged_with_the_id_of_its_request(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with in_process(place, store) as (serving, client):
+        monkeypatch.setattr(serving.bank, "tokenize", lambda *arguments: 1 / 0)
+        reply = client.post("/classify", json=ASKED, headers={"x-request-id": "one"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "bug")
+    assert reply.headers["x-request-id"] == "one"
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.request_id == "one" and "ZeroDivisionError" in caplog.text  # type: ignore[attr-defined]
+
+
+def test_a_client_that_goes_in_the_middle_of_an_upload_is_no_bug(place: Path, store: Path) -> None:
+    with in_process(place, store) as (_, client):
+        head = {"host": "localhost", "content-type": "application/zip", "content-length": "1000"}
+        scope = {
+            "type": "http", "method": "PUT", "path": "/v1/adapters/new", "raw_path": b"/v1/adapters/new",
+            "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+            "headers": [(name.encode(), value.encode()) for name, value in head.items()],
+            "client": ("127.0.0.1", 1), "server": ("localhost", 80), "app": client.app,
+        }  # fmt: skip
+        messages = iter([{"type": "http.request", "body": b"PK", "more_body": True}])
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(messages, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        assert client.portal is not None
+        client.portal.call(client.app, scope, receive, send)
+        assert sent == []
+        page = client.get("/metrics").text
+        assert 'route="/v1/adapters/{id}",status="499"' in page and 'status="500"' not in page
+
+
+def test_while_a_server_ends_nothing_new_is_begun(place: Path, store: Path) -> None:
+    with in_process(place, store) as (serving, client):
+        serving.is_open = False
+        upload = {"content": zipped(place / "mood-1"), "headers": {"content-type": "application/zip"}}
+        replies: list[httpx.Response] = [
+            client.post("/classify", json=ASKED),
+            client.post("/tokenize", json={"model": "mood", "prompt": "w1"}),
+            client.put("/v1/adapters/new", **upload),
+            client.get("/ready"),
+        ]
+        assert {reply.status_code for reply in replies} == {503}
+        assert serving.store.ids() == ["mood"] and client.get("/health").status_code == 200
+
+
+def test_trouble_of_the_store_is_not_the_client_s(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(place, store) as (serving, client):
+        version = AdapterStore(store).show("mood").version
+
+        def away(*arguments: Any) -> Any:
+            with serving.store._explained():
+                raise OSError("the network is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(serving.store, "read", away)
+            reply = client.put("/v1/adapters/mood", json={"version": version})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (503, "store")
+        remove = serving.store.remove
+
+        def removed_by_another(id: str) -> None:
+            remove(id)
+            remove(id)
+
+        monkeypatch.setattr(serving.store, "remove", removed_by_another)
+        assert client.delete("/v1/adapters/mood").status_code == 404
