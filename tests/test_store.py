@@ -287,6 +287,34 @@ def test_the_commands_publish_show_roll_back_verify_and_remove(adapters: Path, t
     assert tree_of(tmp_path) == before
 
 
+def test_earlier_versions_go_but_for_those_that_are_kept(adapters: Path, url: str) -> None:
+    store = AdapterStore(url)
+    for name in ("first", "second", "first"):
+        served = store.add("mood", adapters / name)
+    (earlier,) = served.history
+    store._put(f"adapters/mood/{'0' * 16}/manifest.json", b"of a publisher that was killed")
+    assert store.prune("mood", 1) == 1 and store.show("mood") == served
+    assert store.prune("mood", 0) == 1 and store.show("mood").history == ()
+    assert store.read("mood")[0] == served.version and store.verify() == (1, [])
+    with pytest.raises(AdapterError, match=f"no version {earlier!r}"):
+        store.roll_back("mood", earlier)
+    with pytest.raises(AdapterError, match="no adapter 'none'"):
+        store.prune("none", 0)
+    with pytest.raises(SettingsError, match="expected a number from 0 on"):
+        store.prune("mood", -1)
+
+
+def test_the_command_prunes_all_adapters(adapters: Path, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "store")
+    for id in ("mood", "topic"):
+        for name in ("first", "second"):
+            store.add(id, adapters / name)
+    assert hadamard("bank", "prune", "--store", tmp_path / "store", "--keep", -1).code == 2
+    pruned = hadamard("bank", "prune", "--store", tmp_path / "store", "--keep", 0)
+    assert pruned.code == 0 and "2 earlier versions deleted" in pruned.err
+    assert [one.history for one in store.served()] == [(), ()]
+
+
 def test_of_publishers_at_once_none_is_lost_and_a_removal_leaves_all_or_nothing(adapters: Path, url: str):
     folders = [adapters / "first", adapters / "second"] * 2
     store = AdapterStore(url)

@@ -8,7 +8,7 @@ import click
 
 from hadamard_adapter.cli.console import data_console, message_console, plain_table
 from hadamard_adapter.cli.options import command_from
-from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.errors import AdapterError, SettingsError
 
 if TYPE_CHECKING:
     from hadamard_adapter.serving.store import AdapterStore
@@ -56,6 +56,19 @@ class RollBackOptions(StoredOptions):
 
     version: str = field(metadata={"argument": "VERSION"})
     """Version to serve again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(StoreOptions):
+    """The options of `hadamard bank prune`."""
+
+    keep: int
+    """Earlier versions of each adapter that can be served again afterwards; 0: none."""
+
+    def __post_init__(self) -> None:
+        """Check the number before anything is deleted."""
+        if self.keep < 0:
+            raise SettingsError(f"--keep: expected a number from 0 on, received {self.keep}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +179,19 @@ def _remove(options: StoredOptions) -> None:
     message_console(options.quiet).print(f"{options.id} is removed")
 
 
+@command_from("prune", PruneOptions)
+def _prune(options: PruneOptions) -> None:
+    """Delete earlier versions of all adapters but the newest ones; what is served stays.
+
+    \b
+    Example:
+      hadamard bank prune --store S --keep 3
+    """
+    store = _open(options)
+    n_gone = sum(store.prune(published.id, options.keep) for published in store.served())
+    message_console(options.quiet).print(f"{n_gone} earlier versions deleted, in {options.store}")
+
+
 @command_from("verify", StoreOptions)
 def _verify(options: StoreOptions) -> None:
     """Check every adapter that is served against its hashes; exit code 2 if one is damaged.
@@ -200,5 +226,5 @@ def _pack(options: PackOptions) -> None:
     message_console(options.quiet).print(f"{n_adapters} adapters, in {options.output}")
 
 
-for _command in (_add, _list, _show, _roll_back, _remove, _verify, _pack):
+for _command in (_add, _list, _show, _roll_back, _remove, _prune, _verify, _pack):
     bank_group.add_command(_command)

@@ -144,6 +144,38 @@ class AdapterStore:
             self._changed()
             self._fs.rm(self._path(f"adapters/{id}"), recursive=True)
 
+    def prune(self, id: str, n_earlier: int) -> int:
+        """Delete the versions of an adapter but the one that is served and those before it; how many went.
+
+        What a publication that was killed left goes too. A server goes on with what it has read.
+
+        Args:
+            id: of the adapter.
+            n_earlier: how many earlier versions can be served again afterwards.
+
+        Raises:
+            AdapterError: no such adapter, or its pointer is damaged.
+            SettingsError: a negative number.
+        """
+        if n_earlier < 0:
+            raise SettingsError(f"n_earlier: expected a number from 0 on, received {n_earlier}")
+        self._refuse_missing(id)
+        with self._writing():
+            pointer = self._pointer(id)
+            if pointer is None:
+                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
+            kept = pointer["history"][:n_earlier]
+            self._put(f"adapters/{id}/current.json", _as_bytes({**pointer, "history": kept}))
+            there = [
+                str(path).rstrip("/") for path in self._fs.ls(self._path(f"adapters/{id}"), detail=False)
+            ]
+            versions = {path.rpartition("/")[2]: path for path in there}
+            gone = [name for name in versions if _VERSION.fullmatch(name) and name not in kept]
+            gone = [name for name in gone if name != pointer["version"]]
+            for name in gone:
+                self._fs.rm(versions[name], recursive=True)
+            return len(gone)
+
     def show(self, id: str) -> Published:
         """What is served under an id.
 
