@@ -1,7 +1,7 @@
 """All runs of a spec, in an order that the results decide."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,8 @@ from hadamard_adapter.methods import METHODS
 __all__ = ["Board", "Outcome", "run_all", "settle"]
 
 _POLL_S = 0.2
+_LOOK_S = 2.0
+"""Between two looks at all records, which cost ten milliseconds a thousand."""
 _BUSY_S = 5.0
 """Until a run that another process had is looked at again."""
 _LATE_S = 60.0
@@ -99,13 +101,21 @@ def run_all(
                 else:
                     settle(name, code, started.last_words(), results, outcome, say, _in_short, _about(run))
             if not ended:
-                time.sleep(_POLL_S)
+                _wait([started for _, started, _ in running.values()])
     finally:
         for _, started, _ in running.values():
             started.stop()
         for name, (run, _, _) in running.items():
             if name not in ended_at:  # whose record is there, though it is not to be seen yet
                 results.cancel(name, _about(run), "interrupted")
+
+
+def _wait(running: Sequence[Started]) -> None:
+    """Until a run may have ended; now and then anyway, for runs of other processes and for the board."""
+    until = time.monotonic() + _LOOK_S
+    time.sleep(_POLL_S)
+    while time.monotonic() < until and all(started.poll() is None for started in running):
+        time.sleep(_POLL_S)
 
 
 def settle(

@@ -166,9 +166,9 @@ class AdapterStore:
                 raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
             kept = pointer["history"][:n_earlier]
             self._put(f"adapters/{id}/current.json", _as_bytes({**pointer, "history": kept}))
-            there = [
-                str(path).rstrip("/") for path in self._fs.ls(self._path(f"adapters/{id}"), detail=False)
-            ]
+            folder = self._path(f"adapters/{id}")
+            self._fs.invalidate_cache(folder)
+            there = [str(path).rstrip("/") for path in self._fs.ls(folder, detail=False)]
             versions = {path.rpartition("/")[2]: path for path in there}
             gone = [name for name in versions if _VERSION.fullmatch(name) and name not in kept]
             gone = [name for name in gone if name != pointer["version"]]
