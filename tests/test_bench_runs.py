@@ -27,7 +27,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import hadamard_adapter
-from bench_help import Silent, lay_out, processes_of, silent, spec_of, spec_text
+from bench_help import Silent, processes_of, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.bench import Spec, execute, read_spec, rows
@@ -44,7 +44,7 @@ from hadamard_adapter.files import locked
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.report import versions
-from tuning_help import tiny_folder
+from tuning_help import lay_out, silent, tiny_folder
 
 
 @pytest.fixture(scope="module")

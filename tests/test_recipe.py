@@ -38,16 +38,12 @@ from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
 from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
 from hadamard_adapter.tuning.workbench import class_weights
 from models import BOS, EOS
-from tuning_help import adapter_sha256, give_code, silent, tiny_folder, tiny_tune, write_rows
+from tuning_help import adapter_sha256, give_code, lay_out, silent, tiny_folder, tiny_tune, write_rows
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("recipe")
-    tiny_folder(place / "model")
-    write_rows(place / "train.csv", 64)
-    write_rows(place / "dev.csv", 32, seed=1)
-    return place
+    return lay_out(tmp_path_factory.mktemp("recipe"), 64, 32)
 
 
 def test_a_launcher_s_precision_is_not_that_of_the_settings(

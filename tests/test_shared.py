@@ -17,7 +17,7 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.offset_name import is_offset, split
 from hadamard_adapter.tasks import score
-from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning import Progress, TuneSettings, load
 from hadamard_adapter.tuning import shortcuts as shortcuts_room
 from hadamard_adapter.tuning import together as together_room
 from hadamard_adapter.tuning.averaging import averaged
@@ -29,8 +29,7 @@ from hadamard_adapter.tuning.shared import (
     write_basis,
 )
 from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
-from test_averaging import mean_of
-from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+from tuning_help import Stop, adapter_sha256, mean_of, silent, tiny_folder, tiny_tune, write_rows
 
 WEIGHTS = "adapter_model.safetensors"
 ENDS: tuple[Any, ...] = (
@@ -165,11 +164,7 @@ def test_a_run_is_told_by_the_content_it_starts_from_not_by_its_path(
             tuned(place, tmp_path / "a", **other)
 
 
-class Stop(Exception):
-    pass
-
-
-class Stopping:
+class Stopping(Progress):
     """Stops a run within stage 2."""
 
     stage = ""
@@ -177,15 +172,9 @@ class Stopping:
     def start(self, stage: str, n_steps: int, step: int) -> None:
         self.stage = stage
 
-    def step(self, step: int, loss: float | None) -> None:
-        """A step."""
-
     def epoch(self, epoch: int, scores: dict[str, float]) -> None:
         if self.stage == "adapter" and epoch == 2:
             raise Stop
-
-    def end(self) -> None:
-        """The end."""
 
 
 def test_a_stopped_run_on_a_basis_goes_on_to_the_same_adapter(place: Path, tmp_path: Path) -> None:

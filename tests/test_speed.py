@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from adapter_help import can_compile
-from bench_help import lay_out, processes_of, silent
+from bench_help import processes_of
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
@@ -51,7 +51,7 @@ from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.precision import pick_dtype
-from tuning_help import adapter_sha256, tiny_folder, tiny_tune
+from tuning_help import adapter_sha256, lay_out, silent, tiny_folder, tiny_tune
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = [
