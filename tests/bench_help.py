@@ -1,6 +1,7 @@
 """What the tests of the bench share: a tiny model, rows, specs as text, and records of runs."""
 
 import contextlib
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.schedule import Board
 from hadamard_adapter.bench.speed import kind_of
+from hadamard_adapter.errors import TrainingError
 
 __all__ = [
     "DEBERTA_V3",
@@ -19,6 +21,8 @@ __all__ = [
     "Silent",
     "add",
     "committed",
+    "no_checkpoint",
+    "no_space",
     "processes_of",
     "spec_of",
     "spec_text",
@@ -136,6 +140,16 @@ def write_tsv(path: Path, lines: list[list[str]], prefix: str = "") -> None:
     """Lines as a tab-separated file, in a folder that may be new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(prefix + "".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def no_space(*_: Any, **__: Any) -> Any:
+    """What writes on a disk that is full."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_checkpoint(*_: Any, **__: Any) -> Any:
+    """A run whose disk is full."""
+    raise TrainingError("no checkpoint") from OSError(errno.ENOSPC, "No space left on device")
 
 
 def processes_of(session: int) -> list[str]:

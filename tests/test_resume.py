@@ -23,7 +23,7 @@ from peft import peft_model
 from hadamard_adapter import files
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.files import read_json
-from hadamard_adapter.tuning import Progress, TuneSettings, prefix, recipe, resume, training, tune
+from hadamard_adapter.tuning import Progress, prefix, recipe, resume, training
 from hadamard_adapter.tuning.precision import pick_dtype
 from tuning_help import Sees, Stop, adapter_sha256, lay_out, silent, tiny_folder, tiny_tune, write_rows
 
@@ -482,20 +482,10 @@ def test_a_full_disk_is_told_in_one_message(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
     place: Path, tmp_path: Path
 ) -> None:
-    settings = TuneSettings(
-        str(place / "model"),
-        str(tmp_path / "out"),
-        train=str(place / "train.csv"),
-        dev=str(place / "dev.csv"),
-        device="cpu",
-        batch_size=8,
-        head_epochs=1,
-        epochs=3,
-        lr=1e30,
-        warmup=0.9,
-        max_grad_norm=1e30,
-    )
     with pytest.raises(TrainingError, match=r"at step \d+.*lower learning rate"):
-        tune(settings, say=silent)
+        tiny_tune(
+            place / "model", tmp_path / "out", place / "train.csv", dev=str(place / "dev.csv"), head_epochs=1,
+            epochs=3, lr=1e30, warmup=0.9, max_grad_norm=1e30,
+        )  # fmt: skip
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial" / "head.done" / "adapter_model.safetensors").exists()

@@ -188,6 +188,14 @@ def test_a_stopped_run_on_a_basis_goes_on_to_the_same_adapter(place: Path, tmp_p
     assert adapter_sha256(tmp_path / "out") == adapter_sha256(tmp_path / "whole")
 
 
+def two_tasks(place: Path, **settings: Any) -> list[TuneSettings]:
+    """The settings of tasks 0 and 1."""
+    return [
+        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), quiet=True, **settings)
+        for i in range(2)
+    ]
+
+
 @pytest.fixture(scope="module")
 def together(place: Path) -> dict[str, Any]:
     """Three tasks with one adapter: two of classes, one of numbers."""
@@ -251,11 +259,7 @@ def test_the_epoch_whose_mean_score_is_best_is_what_all_tasks_get(
         return {name: -float(len(seen)) for name in bench.data.task.metrics}, 0.0
 
     monkeypatch.setattr("hadamard_adapter.tuning.together._scored", falling)
-    settings = [
-        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), epochs=2, lr=0.05, quiet=True)
-        for i in range(2)
-    ]
-    results = tune_together(settings, tmp_path, silent)
+    results = tune_together(two_tasks(place, epochs=2, lr=0.05), tmp_path, silent)
     assert len(seen) == 4 and any(not torch.equal(seen[0][name], seen[-1][name]) for name in seen[0])
     for result in results.values():
         own = load_file(result.output / WEIGHTS)
@@ -275,11 +279,7 @@ def test_the_batches_of_a_step_of_tasks_together_are_of_one_task(
         return batches, n
 
     monkeypatch.setattr(trainer, "get_batch_samples", seen)
-    more: dict[str, Any] = {"epochs": 2, "batch_size": 8, "grad_accumulation": 2, "device": "cpu"}
-    settings = [
-        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), quiet=True, **more)
-        for i in range(2)
-    ]
+    settings = two_tasks(place, epochs=2, batch_size=8, grad_accumulation=2, device="cpu")
     tune_together(settings, tmp_path / "out", silent)
     assert {*map(frozenset, steps)} == {frozenset({0}), frozenset({1})}
 
@@ -297,10 +297,7 @@ def test_tasks_together_keep_less_for_backward_where_the_settings_say_so(
     monkeypatch.setattr(shortcuts_room, "checkpointed", seen)
     results: list[Any] = []
     for is_on in (False, True):
-        more: dict[str, Any] = {"epochs": 1, "device": "cpu", "quiet": True, "gradient_checkpointing": is_on}
-        settings = [
-            TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), **more) for i in range(2)
-        ]
+        settings = two_tasks(place, epochs=1, device="cpu", gradient_checkpointing=is_on)
         found = tune_together(settings, tmp_path / str(is_on), silent)
         results.append(load_file(found["0"].output / WEIGHTS))
     assert asked.count(True) == 2  # the models of stage 2, in which the adapter trains
@@ -311,10 +308,7 @@ def test_tasks_together_keep_less_for_backward_where_the_settings_say_so(
 def test_tasks_together_that_were_stopped_late_end_with_the_same_command(
     where: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = [
-        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), epochs=1, quiet=True)
-        for i in range(2)
-    ]
+    settings = two_tasks(place, epochs=1)
     n_calls, original = [0], getattr(together_room, where)
 
     def stopped(*args: Any) -> None:
@@ -404,15 +398,8 @@ def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
     found = hadamard("share", "mean", "--adapters", names, "--output", tmp_path / "mean")
     assert found.code == 0, found.err
     words = (
-        "tune",
-        "--model",
-        place / "model",
-        "--train",
-        place / "0.csv",
-        "--epochs",
-        1,
-        "--head-epochs",
-        1,
+        *("tune", "--model", place / "model", "--train", place / "0.csv"),
+        *("--epochs", 1, "--head-epochs", 1),
     )
     found = hadamard(*words, "--start", tmp_path / "mean", "--output", tmp_path / "out")
     assert found.code == 0, found.err

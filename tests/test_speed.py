@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import errno
 import itertools
 import json
 import mmap
@@ -22,7 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from adapter_help import can_compile
-from bench_help import processes_of
+from bench_help import no_checkpoint, processes_of
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
@@ -604,13 +603,10 @@ def test_points_of_other_rows_or_another_machine_make_a_line_of_their_own(place:
 def test_a_full_disk_is_no_word_on_a_variant(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_space(*_: Any, **__: Any) -> Any:
-        raise TrainingError("no checkpoint") from OSError(errno.ENOSPC, "No space left on device")
-
     (run,) = runs_of(spec_of(place, "lora", seeds=1))
     results = Results(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "_found", no_space)
+        patch.setattr(worker, "_found", no_checkpoint)
         with pytest.raises(TrainingError):
             measure(run, results)
     assert not results.records() and measure(run, results)

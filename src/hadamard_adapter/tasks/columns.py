@@ -54,10 +54,8 @@ def find_columns(
     """Return the columns of text, pair and label: those named, else those with usual names.
 
     Not named, the text is the first of TEXT_NAMES in the table, else the only column of words; the pair is
-    the
-    usual companion of that text (sentence1 → sentence2) and only looked for where the text was not named
-    either;
-    the label is the first of LABEL_NAMES, else the only other column.
+    the usual companion of that text (sentence1 → sentence2) and only looked for where the text was not named
+    either; the label is the first of LABEL_NAMES, else the only other column.
 
     Args:
         table: the rows.
