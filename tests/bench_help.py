@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.bench import Spec, read_spec
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.schedule import Board
+from hadamard_adapter.bench.spec import Spec, read_spec
 from hadamard_adapter.bench.speed import kind_of
 from hadamard_adapter.errors import TrainingError
 

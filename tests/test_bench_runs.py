@@ -30,13 +30,14 @@ import hadamard_adapter
 from bench_help import Silent, no_checkpoint, no_space, processes_of, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.analysis.table import read_groups
-from hadamard_adapter.bench import Spec, execute, read_spec, rows
+from hadamard_adapter.bench import execute, rows
 from hadamard_adapter.bench import train as train_room
 from hadamard_adapter.bench.executors import Executor, _share, in_this_process, on_slurm, pool
 from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all, settle
+from hadamard_adapter.bench.spec import Spec, read_spec
 from hadamard_adapter.bench.worker import MENDABLE, last_line, run_as_child, write_job
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError

@@ -11,12 +11,11 @@ import pytest
 from transformers import TrainingArguments
 
 from bench_help import DEBERTA_V3, EXPERIMENTS, MODELS, committed, spec_of, spec_text
-from hadamard_adapter.bench import Search, read_spec
 from hadamard_adapter.bench.plan import cells_of, due, state_of
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, identity, key_of, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
-from hadamard_adapter.bench.spec import TaskSpec
+from hadamard_adapter.bench.spec import Search, TaskSpec, read_spec
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from hadamard_adapter.tuning import resolve

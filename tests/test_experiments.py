@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bench_help import DEBERTA_V3, EXPERIMENTS, GLUE_HEADERS, MODELS, write_tsv
-from hadamard_adapter.bench import read_spec
 from hadamard_adapter.bench.execute import execute
 from hadamard_adapter.bench.plan import cells_of
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE
 from tuning_help import tiny_folder

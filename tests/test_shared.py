@@ -29,9 +29,9 @@ from hadamard_adapter.tuning.shared import (
     write_basis,
 )
 from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
+from hadamard_adapter.tuning.weights import WEIGHTS
 from tuning_help import Stop, adapter_sha256, mean_of, silent, tiny_folder, tiny_tune, write_rows
 
-WEIGHTS = "adapter_model.safetensors"
 ENDS: tuple[Any, ...] = (
     lambda text: str("w1" in text),
     lambda text: str("w2" in text),
@@ -376,7 +376,7 @@ def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path:
     on_basis = [TuneSettings(str(place / "model"), name, str(rows), basis=basis) for name in "ab"]
     with pytest.raises(SettingsError, match="name one that was tuned without --basis first"):
         tune_together(on_basis, tmp_path / "both", silent)
-    with pytest.raises(SettingsError, match="k: expected 1 to 3"):
+    with pytest.raises(SettingsError, match=r"^--directions: expected 1 to 3"):
         save_basis(folders(place), 4, tmp_path / "wide.safetensors")
 
 

@@ -14,7 +14,16 @@ from ..errors import DataError, DivergedError, SettingsError
 from .reading import words
 from .task import PROBLEM_TYPES, Task
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Metric", "choose_metrics", "predictions", "score"]
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "Metric",
+    "checked_logits",
+    "choose_metrics",
+    "decided",
+    "predictions",
+    "score",
+]
 
 Array = NDArray[Any]
 
