@@ -21,11 +21,13 @@ from safetensors.torch import load_file, save_file
 
 from hadamard_adapter.serving import AdapterBank, AdapterStore
 from hadamard_adapter.serving.load import load_bank
-from hadamard_adapter.tasks import GLUE, load_glue_split
+from hadamard_adapter.tasks import GLUE, load_glue_split, write_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "quickstart"))
 
 from data import TEXT_SDIST, find_download, read_ratings
+from hadamard_adapter.serving.store import FILES
+from hadamard_adapter.tuning.weights import WEIGHTS
 
 N_ROWS, N_DEV = 240, 60
 """Rows that an adapter is tuned on, and that choose its epoch."""
@@ -118,7 +120,7 @@ def tune_missing(model: str, downloads: Path, glue: str, work: Path) -> list[Pat
     for number, tuned in enumerate(TUNED):
         folder = work / "tuned" / tuned.name
         folders.append(folder)
-        if (folder / "adapter_model.safetensors").is_file():
+        if (folder / WEIGHTS).is_file():
             continue
         rows = rows_of(tuned, downloads, glue)
         random.Random(number).shuffle(rows)
@@ -202,11 +204,11 @@ def make_from(source: Path, folder: Path, seed: int, strength: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     changed: dict[str, torch.Tensor] = {}
-    for name, tensor in sorted(load_file(source / "adapter_model.safetensors").items()):
+    for name, tensor in sorted(load_file(source / WEIGHTS).items()):
         size = strength * tensor.square().mean().sqrt()
         changed[name] = tensor + size * torch.randn(tensor.shape, generator=generator)
-    save_file(changed, folder / "adapter_model.safetensors", {"format": "pt"})
-    for name in ("adapter_config.json", "run.json", "metrics.json"):
+    save_file(changed, folder / WEIGHTS, {"format": "pt"})
+    for name in {*FILES} - {WEIGHTS}:
         shutil.copyfile(source / name, folder / name)
 
 

@@ -22,6 +22,7 @@ from churn_adapters import CHURNED_EVERY, World
 from churn_check import Change, may_be_served, right_statuses, rows_of_classify, rows_of_predict, wrong_rows
 
 from hadamard_adapter.serving import AdapterStore
+from hadamard_adapter.serving.store import FILES
 
 FOREIGN_SHARE, CHURNED_SHARE, PREDICT_SHARE = 0.05, 0.5, 0.2
 """Of the requests: those for another owner's adapter, for adapters that change, in TEI's shape."""
@@ -251,7 +252,7 @@ def zipped(folder: Path) -> bytes:
     """A zip of the files of an adapter's folder that a store keeps."""
     content = BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        for name in ("adapter_config.json", "adapter_model.safetensors", "run.json", "metrics.json"):
+        for name in FILES:
             archive.write(folder / name, name)
     return content.getvalue()
 

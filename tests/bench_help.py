@@ -1,16 +1,63 @@
 """What the tests of the bench share: a tiny model, rows, specs as text, and records of runs."""
 
 import contextlib
+import errno
+import json
 from pathlib import Path
 from typing import Any
 
-from hadamard_adapter.bench import Spec, read_spec
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.schedule import Board
-from tuning_help import silent, tiny_folder, write_rows
+from hadamard_adapter.bench.spec import Spec, read_spec
+from hadamard_adapter.bench.speed import kind_of
+from hadamard_adapter.errors import TrainingError
 
-__all__ = ["Silent", "add", "lay_out", "processes_of", "silent", "spec_of", "spec_text"]
+__all__ = [
+    "DEBERTA_V3",
+    "EXPERIMENTS",
+    "GLUE_HEADERS",
+    "MODELS",
+    "Silent",
+    "add",
+    "committed",
+    "no_checkpoint",
+    "no_space",
+    "processes_of",
+    "spec_of",
+    "spec_text",
+    "write_tsv",
+]
+
+RESULTS = Path(__file__).parent.parent / "results"
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+EXPERIMENTS = [path for path in EXPERIMENTS if kind_of(path) == "methods"]
+MODELS = {
+    "all-MiniLM-L6-v2": "bert",
+    "all-mpnet-base-v2": "mpnet",
+    "bert-base-uncased": "bert",
+    "bert-large-uncased": "bert",
+    "roberta-base": "roberta",
+    "roberta-large": "roberta",
+    "electra-base-discriminator": "electra",
+    "deberta-v3-base": "deberta-v2",
+}
+"""Of the committed specs: name to row of the tiny models."""
+DEBERTA_V3: dict[str, Any] = {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
+"""What its config has beyond version 2's defaults, as far as parameters go."""
+MNLI_HEADER = "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse"
+GLUE_HEADERS = {
+    "cola": "source label star sentence",
+    "sst2": "sentence label",
+    "mrpc": "Quality,#1 ID,#2 ID,#1 String,#2 String",
+    "stsb": "index genre filename year old_index source1 source2 sentence1 sentence2 score",
+    "rte": "index sentence1 sentence2 label",
+    "wnli": "index sentence1 sentence2 label",
+    "qnli": "index question sentence label",
+    "qqp": "id qid1 qid2 question1 question2 is_duplicate",
+    "mnli": f"{MNLI_HEADER} sentence2_parse sentence1 sentence2 label1 gold_label",
+}
+"""Of the files in the official layout: GLUE task to column names."""
 
 
 class Silent:
@@ -21,14 +68,6 @@ class Silent:
 
 
 _: Board = Silent()
-
-
-def lay_out(place: Path, n_rows: int = 96) -> Path:
-    """A folder with model/, train.csv and dev.csv."""
-    tiny_folder(place / "model")
-    write_rows(place / "train.csv", n_rows)
-    write_rows(place / "dev.csv", 24, seed=1)
-    return place
 
 
 def spec_text(place: Path, methods: str, more: str = "", epochs: int = 2, seeds: int = 2) -> str:
@@ -82,6 +121,35 @@ def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "moo
     results = Results(folder)
     results.write_labels("f", " ".join(map(str, LABELS)))
     results.write(f"{task}-{method}-{seed}-{len(changes)}", {**record, **changes})
+
+
+def committed(purpose: str) -> dict[str, Any]:
+    """The first committed record of a kind, of an adapter where it can be one."""
+    paths = [
+        path for place in ("bench", "speed") for path in sorted((RESULTS / place / "runs").glob("*.json"))
+    ]
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    return next(
+        record
+        for record in records
+        if record["run"]["purpose"] == purpose and record["run"].get("method") in (None, "hadamard")
+    )
+
+
+def write_tsv(path: Path, lines: list[list[str]], prefix: str = "") -> None:
+    """Lines as a tab-separated file, in a folder that may be new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(prefix + "".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def no_space(*_: Any, **__: Any) -> Any:
+    """What writes on a disk that is full."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_checkpoint(*_: Any, **__: Any) -> Any:
+    """A run whose disk is full."""
+    raise TrainingError("no checkpoint") from OSError(errno.ENOSPC, "No space left on device")
 
 
 def processes_of(session: int) -> list[str]:

@@ -1,6 +1,7 @@
 """A real server for tests: uvicorn in a process of its own, and adapters of distinct heads."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -12,20 +13,24 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
-from peft import get_peft_model
+import torch
+from peft import PeftModel, get_peft_model
 from starlette.testclient import TestClient
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from adapter_help import BOTH, randomize
+from adapter_help import BOTH, STD, randomize
 from hadamard_adapter import HadamardConfig
-from hadamard_adapter.serving import AdapterStore
+from hadamard_adapter.serving import AdapterStore, BankAdapter
 from hadamard_adapter.serving.http.app import make_app
 from hadamard_adapter.serving.http.run import make_serving
 from hadamard_adapter.serving.http.state import Serving
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.load import load_bank
+from models import tiny_model
 from tuning_help import tiny_folder
 
 LIMITS = Limits()
@@ -53,6 +58,23 @@ def make_place(place: Path) -> Path:
         for version in range(2):
             make_adapter(place / "model", place / f"{id}-{version}", labels, 10 * index + version)
     return place
+
+
+def tuned(name: str, seed: int, folder: Path, **settings: Any) -> PeftModel:
+    """A model with one random adapter and head, and its files in a folder."""
+    model = get_peft_model(tiny_model(name), HadamardConfig(task_type="SEQ_CLS", **settings)).eval()
+    randomize(model, "default", seed)
+    model.save_pretrained(folder)
+    return model
+
+
+def random_adapter(like: BankAdapter, seed: int) -> BankAdapter:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
+        return {key: torch.randn(t.shape, generator=generator) * STD for key, t in tensors.items()}
+
+    return dataclasses.replace(like, offsets=draw(like.offsets), head=draw(like.head))
 
 
 def zipped(folder: Path, prefix: str = "") -> bytes:

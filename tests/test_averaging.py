@@ -11,19 +11,10 @@ from transformers import TrainerCallback
 
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tasks import encode, read_table
-from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning import Progress, TuneSettings, load
 from hadamard_adapter.tuning.averaging import AveragedAdamW, averaged, decay_at, swap
 from hadamard_adapter.tuning.losses import mean_loss
-from tuning_help import tiny_folder, tiny_tune, write_rows
-
-
-def mean_of(weights: list[Tensor], decay: float) -> Tensor:
-    """The equation, written out."""
-    mean = weights[0].double()
-    for step, weight in enumerate(weights[1:], start=2):
-        share = min(decay, (1 + step) / (4 + step))
-        mean = share * mean + (1 - share) * weight.double()
-    return mean
+from tuning_help import mean_of, tiny_folder, tiny_tune, write_rows
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.9])
@@ -56,7 +47,7 @@ def test_a_parameter_without_a_gradient_has_no_mean_and_is_left_alone() -> None:
     swap(torch.optim.AdamW([trained]))  # nor where no mean is kept
 
 
-class Recorder:
+class Recorder(Progress):
     """A `Progress` that keeps what the last stage trains, after every step."""
 
     def __init__(self) -> None:
@@ -64,10 +55,6 @@ class Recorder:
 
     def start(self, stage: str, n_steps: int, step: int) -> None:
         self.weights = []
-
-    def step(self, step: int, loss: float | None) -> None: ...
-    def epoch(self, epoch: int, scores: dict[str, float]) -> None: ...
-    def end(self) -> None: ...
 
     def watch(self, trainer: Any) -> None:
         recorder = self

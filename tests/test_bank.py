@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from adapter_help import BOTH, STD, randomize
-from hadamard_adapter import HadamardConfig
+from adapter_help import BOTH, logits
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.serving import AdapterBank, BankAdapter, PackedAdapters, read_adapter, write_pack
+from hadamard_adapter.serving import AdapterBank, PackedAdapters, read_adapter, write_pack
 from hadamard_adapter.serving import rows as rows_room
 from hadamard_adapter.serving.backbone import ENCODERS
 from hadamard_adapter.serving.bank import near_id
@@ -25,6 +23,7 @@ from hadamard_adapter.serving.tables import RowTable
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.models import load_tokenizer
 from models import TINY, tiny_inputs, tiny_model
+from serve_help import random_adapter, tuned
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
 FAMILIES = [name for name in TINY if TINY[name].model_type in ENCODERS]
@@ -35,19 +34,6 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"sites": BOTH, "norm_modules": [], "id2label": {0: "a", 1: "b"}},
     {"sites": BOTH, "identity_modules": True},
 )
-
-
-def tuned(name: str, seed: int, folder: Path, **settings: Any) -> PeftModel:
-    """A model with one random adapter and head, and its files in a folder."""
-    model = get_peft_model(tiny_model(name), HadamardConfig(task_type="SEQ_CLS", **settings)).eval()
-    randomize(model, "default", seed)
-    model.save_pretrained(folder)
-    return model
-
-
-@torch.no_grad()
-def logits(model: PeftModel, inputs: dict[str, Tensor]) -> Tensor:
-    return model(**inputs).logits
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -242,15 +228,6 @@ def test_texts_ids_and_pairs_must_match(place: Path) -> None:
         bank.predict(["a"], ["mood"], ["b"])
     with pytest.raises(SettingsError, match="expected a bank with a tokenizer"):
         AdapterBank(tiny_model("bert")).predict(["a"], [])
-
-
-def random_adapter(like: BankAdapter, seed: int) -> BankAdapter:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
-        return {key: torch.randn(t.shape, generator=generator) * STD for key, t in tensors.items()}
-
-    return dataclasses.replace(like, offsets=draw(like.offsets), head=draw(like.head))
 
 
 @pytest.mark.parametrize("is_disturbed", [False, True])

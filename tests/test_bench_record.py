@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench_help import committed
 from hadamard_adapter.analysis.page import page
 from hadamard_adapter.analysis.speed import is_speed
 from hadamard_adapter.analysis.speed_texts import speed_markdown
@@ -18,22 +19,8 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed import PURPOSES
 from hadamard_adapter.bench.speed import plan as speed_plan
 
-RESULTS = Path(__file__).parent.parent / "results"
 ABSENT = object()
 ODD = (ABSENT, None, "odd", float("nan"), float("inf"), -1, 0, 1.5, 10**400, True, [], {})
-
-
-def committed(purpose: str) -> dict[str, Any]:
-    """The first committed record of a kind, of an adapter where it can be one."""
-    paths = [
-        path for place in ("bench", "speed") for path in sorted((RESULTS / place / "runs").glob("*.json"))
-    ]
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-    return next(
-        record
-        for record in records
-        if record["run"]["purpose"] == purpose and record["run"].get("method") in (None, "hadamard")
-    )
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

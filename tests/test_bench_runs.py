@@ -27,16 +27,17 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import hadamard_adapter
-from bench_help import Silent, lay_out, processes_of, silent, spec_of, spec_text
+from bench_help import Silent, no_checkpoint, no_space, processes_of, spec_of, spec_text
 from command import hadamard
 from hadamard_adapter.analysis.table import read_groups
-from hadamard_adapter.bench import Spec, execute, read_spec, rows
+from hadamard_adapter.bench import execute, rows
 from hadamard_adapter.bench import train as train_room
 from hadamard_adapter.bench.executors import Executor, _share, in_this_process, on_slurm, pool
 from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all, settle
+from hadamard_adapter.bench.spec import Spec, read_spec
 from hadamard_adapter.bench.worker import MENDABLE, last_line, run_as_child, write_job
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
@@ -44,7 +45,7 @@ from hadamard_adapter.files import locked
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.report import versions
-from tuning_help import tiny_folder
+from tuning_help import lay_out, silent, tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -401,14 +402,8 @@ def test_only_the_model_of_a_kept_spec_is_renamed(
     copy = Results(tmp_path / "r").keep_spec(path, "mine")
     assert copy.read_text(encoding="utf-8") == text.replace('models = ["lora"]', 'models = ["mine"]')
     monkeypatch.chdir(place / "model")
-    words = (
-        "--results",
-        tmp_path / "r2",
-        "--data",
-        place,
-        "--model",
-        "." if named == "." else place / "model",
-    )
+    model = "." if named == "." else place / "model"
+    words = ("--results", tmp_path / "r2", "--data", place, "--model", model)
     path.write_text(text.replace('"lora", "head"', '"tfidf"'), encoding="utf-8")
     found = hadamard("bench", path, *words)
     assert found.code == 0, found.err
@@ -693,13 +688,8 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(
 ) -> None:
     run(spec_of(place, "head", seeds=1), tmp_path)
 
-    def no_space(*_: Any, **__: Any) -> Any:
-        error = TrainingError("no checkpoint")
-        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-        raise error
-
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "train", no_space)
+        patch.setattr(execute, "train", no_checkpoint)
         with pytest.raises(TrainingError, match=r"no space left on the disk of .*what is finished is kept"):
             run(spec_of(place, "head bitfit", seeds=1), tmp_path)
     outcome, results = run(spec_of(place, "head bitfit", seeds=1), tmp_path)
@@ -709,9 +699,6 @@ def test_a_full_disk_is_said_and_what_is_finished_stays(
 def test_a_record_that_a_full_disk_does_not_take_is_no_lost_run(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_space(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     spec = spec_of(place, "head", seeds=1)
     with monkeypatch.context() as patch:
         patch.setattr(Results, "write", no_space)
@@ -732,9 +719,6 @@ def test_on_a_full_disk_all_workers_are_stopped(
             return None
 
         return Pretended(poll, stop=lambda: stopped.append(name_of(run)))
-
-    def no_space(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Results, "write", no_space)
     with pytest.raises(KeyboardInterrupt):

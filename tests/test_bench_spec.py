@@ -10,22 +10,18 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from bench_help import lay_out, spec_of, spec_text
-from hadamard_adapter.bench import Search, read_spec
+from bench_help import DEBERTA_V3, EXPERIMENTS, MODELS, committed, spec_of, spec_text
 from hadamard_adapter.bench.plan import cells_of, due, state_of
 from hadamard_adapter.bench.rows import read_rows
 from hadamard_adapter.bench.run import Run, identity, key_of, name_of, settings_of
 from hadamard_adapter.bench.search import best_rate, next_rates
-from hadamard_adapter.bench.spec import TaskSpec
-from hadamard_adapter.bench.speed import kind_of
+from hadamard_adapter.bench.spec import Search, TaskSpec, read_spec
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.methods import METHODS, head_of, shape_of, trained_counts
 from hadamard_adapter.tuning import resolve
 from models import tiny_model
-from test_bench_record import committed
+from tuning_help import lay_out
 
-EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
-EXPERIMENTS = [path for path in EXPERIMENTS if kind_of(path) == "methods"]
 GOOD = """
 title = "x"
 models = ["m"]
@@ -211,21 +207,6 @@ def test_rates_for_whole_tasks_are_searched_on_many_rows(path: Path) -> None:
     spec = read_spec(path)
     are_whole = any(task.rows is None for task in spec.tasks)
     assert spec.search is None or not are_whole or spec.search.rows >= 6000
-
-
-MODELS = {
-    "all-MiniLM-L6-v2": "bert",
-    "all-mpnet-base-v2": "mpnet",
-    "bert-base-uncased": "bert",
-    "bert-large-uncased": "bert",
-    "roberta-base": "roberta",
-    "roberta-large": "roberta",
-    "electra-base-discriminator": "electra",
-    "deberta-v3-base": "deberta-v2",
-}
-"""Of the committed specs: name to row of the tiny models."""
-DEBERTA_V3: dict[str, Any] = {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
-"""What its config has beyond version 2's defaults, as far as parameters go."""
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)

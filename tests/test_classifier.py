@@ -21,16 +21,13 @@ from hadamard_adapter.adapter.fingerprint import fingerprint
 from hadamard_adapter.errors import AdapterError, DataError, HadamardError, SettingsError
 from hadamard_adapter.tasks import Columns, Table, Task
 from hadamard_adapter.tuning import Classifier, evaluate, load
-from test_prefix import FIRST_TOKEN
-from tuning_help import tiny_folder, tiny_tune, unprivileged, write_rows
+from stage_help import FIRST_TOKEN
+from tuning_help import lay_out, tiny_folder, tiny_tune, unprivileged, write_rows
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("classifier")
-    tiny_folder(place / "model")
-    write_rows(place / "train.csv", 64)
-    write_rows(place / "dev.csv", 32, seed=1)
+    place = lay_out(tmp_path_factory.mktemp("classifier"), 64, 32)
     tiny_tune(place / "model", place / "tuned", place / "train.csv", dev=str(place / "dev.csv"))
     return place
 

@@ -296,16 +296,8 @@ def test_bad_input_is_one_clear_line_and_changes_nothing(
 def test_a_corrected_command_runs_after_a_refused_one(tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = (
-        "--train",
-        tuned().train,
-        "--output",
-        output,
-        "--device",
-        "cpu",
-        "--epochs",
-        1,
-        "--head-epochs",
-        1,
+        *("--train", tuned().train, "--output", output),
+        *("--device", "cpu", "--epochs", 1, "--head-epochs", 1),
     )
     assert hadamard("tune", "--model", tmp_path / "typo", *words).code == 2
     assert hadamard("tune", "--model", tuned().model, *words, "--layers", 9).code == 2

@@ -202,13 +202,6 @@ assert result.metrics["dev"]
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "script.py",
-    ]
+    two = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", *two, "script.py"]
     subprocess.run(command, cwd=place, env=environment, check=True, timeout=300)

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from hadamard_adapter.bench import read_spec
+from bench_help import DEBERTA_V3, EXPERIMENTS, GLUE_HEADERS, MODELS, write_tsv
 from hadamard_adapter.bench.execute import execute
 from hadamard_adapter.bench.plan import cells_of
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.spec import read_spec
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE
-from test_bench_spec import DEBERTA_V3, EXPERIMENTS, MODELS
-from test_glue import HEADERS, write
 from tuning_help import tiny_folder
 
 OF_THE_HUB = [path for path in EXPERIMENTS if not read_spec(path).models[0].startswith("downloads/")]
@@ -24,7 +23,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All tasks in the official layout: 40 rows of train, 12 of dev, with words that the tokenizer knows."""
     folder = tmp_path_factory.mktemp("glue")
     for row in GLUE.values():
-        names = HEADERS[row.name].split("," if "," in HEADERS[row.name] else " ")
+        names = GLUE_HEADERS[row.name].split("," if "," in GLUE_HEADERS[row.name] else " ")
         labels = row.label_names or ("0.0", "3.8", "5.0")
         for part, n_rows in (("train.tsv", 40), (row.dev[0], 12)):
             lines = [names]
@@ -32,7 +31,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 cells = {name: f"w{20 + index} w{30 + index % 9}" for name in names}
                 cells[str(row.columns.label)] = labels[index % len(labels)]
                 lines.append([cells[name] for name in names])
-            write(folder / row.folder / part, lines)
+            write_tsv(folder / row.folder / part, lines)
     return folder
 
 

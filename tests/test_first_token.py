@@ -11,7 +11,7 @@ from torch import nn
 from adapter_help import adapted
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.prefix import cached_prefix
-from test_prefix import FIRST_TOKEN, TEXT, head_stage_model, outcome, stage_for
+from stage_help import FIRST_TOKEN, TEXT, head_stage_model, outcome, stage_for
 from tuning_help import silent, tiny_folder, tiny_tune, write_rows
 
 

@@ -4,26 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from bench_help import GLUE_HEADERS, write_tsv
 from hadamard_adapter.errors import DataError, SettingsError
 from hadamard_adapter.tasks import GLUE, METRICS, GlueRow, glue_row, glue_task, load_glue, load_glue_split
-
-MNLI_HEADER = "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse"
-HEADERS = {
-    "cola": "source label star sentence",
-    "sst2": "sentence label",
-    "mrpc": "Quality,#1 ID,#2 ID,#1 String,#2 String",
-    "stsb": "index genre filename year old_index source1 source2 sentence1 sentence2 score",
-    "rte": "index sentence1 sentence2 label",
-    "wnli": "index sentence1 sentence2 label",
-    "qnli": "index question sentence label",
-    "qqp": "id qid1 qid2 question1 question2 is_duplicate",
-    "mnli": f"{MNLI_HEADER} sentence2_parse sentence1 sentence2 label1 gold_label",
-}
 
 
 def lines_of(row: GlueRow, start: int = 0) -> list[list[str]]:
     """Return a header and four rows in the official columns; the texts hold quotes as GLUE's do."""
-    names = HEADERS[row.name].split("," if "," in HEADERS[row.name] else " ")
+    names = GLUE_HEADERS[row.name].split("," if "," in GLUE_HEADERS[row.name] else " ")
     labels = row.label_names or ("0.000", "3.800")
     lines = [names]
     for index in range(start, start + 4):
@@ -34,16 +22,11 @@ def lines_of(row: GlueRow, start: int = 0) -> list[list[str]]:
     return lines
 
 
-def write(path: Path, lines: list[list[str]], prefix: str = "") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(prefix + "".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
-
-
 @pytest.mark.parametrize("name", GLUE)
 def test_every_task_loads_from_the_official_layout(tmp_path: Path, name: str) -> None:
     row = GLUE[name]
-    write(tmp_path / row.folder / "train.tsv", lines_of(row))
-    write(tmp_path / row.folder / row.dev[0], lines_of(row, start=4))
+    write_tsv(tmp_path / row.folder / "train.tsv", lines_of(row))
+    write_tsv(tmp_path / row.folder / row.dev[0], lines_of(row, start=4))
     task, train, dev = load_glue(name, str(tmp_path))
     assert task == glue_task(row)
     assert train.texts[0] == '"an open quote 0 '
@@ -64,8 +47,8 @@ def test_every_metric_of_glue_fits_its_task(name: str) -> None:
 
 def test_cola_is_the_same_with_and_without_its_header(tmp_path: Path) -> None:
     for folder, first in (("with", 0), ("without", 1)):
-        write(tmp_path / folder / "CoLA" / "train.tsv", lines_of(GLUE["cola"])[first:])
-        write(tmp_path / folder / "CoLA" / "dev.tsv", lines_of(GLUE["cola"], 4)[first:])
+        write_tsv(tmp_path / folder / "CoLA" / "train.tsv", lines_of(GLUE["cola"])[first:])
+        write_tsv(tmp_path / folder / "CoLA" / "dev.tsv", lines_of(GLUE["cola"], 4)[first:])
     loaded = load_glue("cola", str(tmp_path / "with"))
     assert loaded == load_glue("cola", str(tmp_path / "without"))
     assert len(loaded[1]) == 4
@@ -74,8 +57,8 @@ def test_cola_is_the_same_with_and_without_its_header(tmp_path: Path) -> None:
 def test_mrpc_from_its_original_file_leaves_the_dev_rows_out(tmp_path: Path) -> None:
     row = GLUE["mrpc"]
     original = lines_of(row) + lines_of(row, 4)[1:]
-    write(tmp_path / "msr_paraphrase_train.txt", original, prefix="\ufeff")
-    write(tmp_path / "dev.tsv", lines_of(row, 4))
+    write_tsv(tmp_path / "msr_paraphrase_train.txt", original, prefix="\ufeff")
+    write_tsv(tmp_path / "dev.tsv", lines_of(row, 4))
     _, train, dev = load_glue("MRPC", str(tmp_path))
     assert (len(train), len(dev)) == (4, 4)
     assert not set(train.texts) & set(dev.texts)
@@ -83,10 +66,10 @@ def test_mrpc_from_its_original_file_leaves_the_dev_rows_out(tmp_path: Path) -> 
 
 def test_the_broken_rows_of_qqp_are_left_out_and_only_there(tmp_path: Path) -> None:
     for name in ("qqp", "rte"):
-        write(tmp_path / GLUE[name].folder / "train.tsv", [*lines_of(GLUE[name]), ["5", "cut short"]])
+        write_tsv(tmp_path / GLUE[name].folder / "train.tsv", [*lines_of(GLUE[name]), ["5", "cut short"]])
     assert len(load_glue_split(GLUE["qqp"], str(tmp_path), "train")) == 4
     blank = ["5", "9", "10", "Is it?", "", "0"]
-    write(tmp_path / GLUE["qqp"].folder / "train.tsv", [*lines_of(GLUE["qqp"]), blank])
+    write_tsv(tmp_path / GLUE["qqp"].folder / "train.tsv", [*lines_of(GLUE["qqp"]), blank])
     assert len(load_glue_split(GLUE["qqp"], str(tmp_path), "train")) == 4
     with pytest.raises(DataError, match="line 6: expected 4 cells"):
         load_glue_split(GLUE["rte"], str(tmp_path), "train")
@@ -108,7 +91,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         DataError, match=r"neither a folder QNLI nor a file train.tsv in it; it holds: nothing"
     ):
         load_glue("qnli", str(tmp_path))
-    write(tmp_path / "QNLI" / "dev.tsv", lines_of(GLUE["qnli"]))
+    write_tsv(tmp_path / "QNLI" / "dev.tsv", lines_of(GLUE["qnli"]))
     with pytest.raises(DataError, match=r"QNLI has no train file here; expected train\.tsv"):
         load_glue("qnli", str(tmp_path))
     assert len(load_glue_split(GLUE["qnli"], str(tmp_path), "dev")) == 4

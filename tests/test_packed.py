@@ -22,7 +22,7 @@ from hadamard_adapter.serving import (
 from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.packed import INDEX
 from models import tiny_inputs, tiny_model
-from test_bank import random_adapter, tuned
+from serve_help import random_adapter, tuned
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from hadamard_adapter.tuning.precision import (
 )
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.trained_layers import checkpointed, float32_attention
-from test_prefix import TEXT, head_stage_model, outcome, stage_for
+from stage_help import TEXT, head_stage_model, outcome, stage_for
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from hadamard_adapter.errors import HadamardError, SettingsError
 from models import tiny_model
 
 
-def assert_refused(model: nn.Module, config: HadamardConfig, message: str) -> None:
+def assert_unfit(model: nn.Module, config: HadamardConfig, message: str) -> None:
     before = copy_state(model)
     with pytest.raises(SettingsError, match=message) as caught:
         get_peft_model(model, config)
@@ -24,7 +24,7 @@ def assert_refused(model: nn.Module, config: HadamardConfig, message: str) -> No
 def test_quantised_bases_are_refused():
     model = tiny_model("bert")
     model.config.quantization_config = {"load_in_8bit": True}
-    assert_refused(model, HadamardConfig(), "quantised")
+    assert_unfit(model, HadamardConfig(), "quantised")
 
 
 def test_bases_whose_weights_accelerate_offloads_are_refused():
@@ -37,18 +37,18 @@ def test_bases_whose_weights_accelerate_offloads_are_refused():
 def test_integer_weights_are_refused():
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int8), requires_grad=False)
-    assert_refused(model, HadamardConfig(target_modules=["0"]), "floating point")
+    assert_unfit(model, HadamardConfig(target_modules=["0"]), "floating point")
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_sharded_training_is_refused(variable, monkeypatch):
     monkeypatch.setenv(variable, "true")
-    assert_refused(tiny_model("bert"), HadamardConfig(), "not supported yet")
+    assert_unfit(tiny_model("bert"), HadamardConfig(), "not supported yet")
 
 
 def test_multihead_attention_is_refused_because_its_projection_is_never_called():
     model = nn.TransformerEncoderLayer(8, 2)
-    assert_refused(model, HadamardConfig(target_modules=["self_attn.out_proj"]), "MultiheadAttention")
+    assert_unfit(model, HadamardConfig(target_modules=["self_attn.out_proj"]), "MultiheadAttention")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_multihead_attention_is_refused_because_its_projection_is_never_called()
 def test_parts_of_an_encoder_layer_are_refused_because_its_fast_path_never_calls_them(settings):
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 2)
     model.add_module("out", nn.Linear(8, 8))
-    assert_refused(model, HadamardConfig(**settings), r"layers\.0\..*TransformerEncoderLayer.*choose other")
+    assert_unfit(model, HadamardConfig(**settings), r"layers\.0\..*TransformerEncoderLayer.*choose other")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_quantised_layer_of_the_same_name_is_told_apart():
 
 def test_modules_of_other_kinds_are_refused_by_name():
     config = HadamardConfig(target_modules=["word_embeddings"])
-    assert_refused(tiny_model("bert"), config, r"word_embeddings.*Embedding")
+    assert_unfit(tiny_model("bert"), config, r"word_embeddings.*Embedding")
 
 
 @pytest.mark.parametrize("switch", ["layerdrop", "encoder_layerdrop", "decoder_layerdrop"])
@@ -98,9 +98,9 @@ def test_dropped_layers_are_refused_for_several_processes_only(switch, monkeypat
     get_peft_model(tiny_model(name, **{switch: 0.1}), HadamardConfig())
     monkeypatch.setenv("WORLD_SIZE", "2")
     get_peft_model(tiny_model(name), HadamardConfig())
-    assert_refused(tiny_model(name, **{switch: 0.1}), HadamardConfig(), switch)
+    assert_unfit(tiny_model(name, **{switch: 0.1}), HadamardConfig(), switch)
 
 
 def test_a_convolution_is_not_adapted_at_its_input():
     config = HadamardConfig(target_modules=["0"], position="input")
-    assert_refused(nn.Sequential(nn.Conv2d(3, 4, 3)), config, "convolution")
+    assert_unfit(nn.Sequential(nn.Conv2d(3, 4, 3)), config, "convolution")

@@ -23,10 +23,9 @@ from peft import peft_model
 from hadamard_adapter import files
 from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.files import read_json
-from hadamard_adapter.tuning import TuneSettings, prefix, recipe, resume, training, tune
+from hadamard_adapter.tuning import Progress, prefix, recipe, resume, training
 from hadamard_adapter.tuning.precision import pick_dtype
-from test_shortcuts import Sees
-from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+from tuning_help import Sees, Stop, adapter_sha256, lay_out, silent, tiny_folder, tiny_tune, write_rows
 
 N_CHAINS, N_KILLS = 5, 4
 SETTINGS: dict[str, Any] = {"grad_accumulation": 2, "batch_size": 4, "layers": (1,), "dtype": "bfloat16"}
@@ -43,11 +42,8 @@ VISIBLE = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model that has dropout, so that random states count, and rows."""
-    place = tmp_path_factory.mktemp("resume")
-    tiny_folder(place / "model", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    write_rows(place / "train.csv", 48)
-    write_rows(place / "dev.csv", 24, seed=1)
-    return place
+    rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.1)
+    return lay_out(tmp_path_factory.mktemp("resume"), 48, **rates)
 
 
 @pytest.fixture(scope="module")
@@ -397,17 +393,10 @@ def test_scores_of_a_resumed_run_stand_in_the_order_of_its_metrics(tmp_path: Pat
     assert {tuple(entry["scores"]) for entry in metrics["curve"]} == {("mcc", "accuracy", "macro-f1")}
 
 
-class Stop(Exception):
-    """Of `StopAfterTwoEpochs`."""
-
-
-class StopAfterTwoEpochs:
+class StopAfterTwoEpochs(Progress):
     """Ends a run within its third epoch."""
 
     n_epochs = 0
-
-    def start(self, stage: str, n_steps: int, step: int) -> None:
-        """A stage begins."""
 
     def step(self, step: int, loss: float | None) -> None:
         if self.n_epochs == 2:
@@ -415,9 +404,6 @@ class StopAfterTwoEpochs:
 
     def epoch(self, epoch: int, scores: dict[str, float]) -> None:
         self.n_epochs += 1
-
-    def end(self) -> None:
-        """A stage ends."""
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -496,20 +482,10 @@ def test_a_full_disk_is_told_in_one_message(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
     place: Path, tmp_path: Path
 ) -> None:
-    settings = TuneSettings(
-        str(place / "model"),
-        str(tmp_path / "out"),
-        train=str(place / "train.csv"),
-        dev=str(place / "dev.csv"),
-        device="cpu",
-        batch_size=8,
-        head_epochs=1,
-        epochs=3,
-        lr=1e30,
-        warmup=0.9,
-        max_grad_norm=1e30,
-    )
     with pytest.raises(TrainingError, match=r"at step \d+.*lower learning rate"):
-        tune(settings, say=silent)
+        tiny_tune(
+            place / "model", tmp_path / "out", place / "train.csv", dev=str(place / "dev.csv"), head_epochs=1,
+            epochs=3, lr=1e30, warmup=0.9, max_grad_norm=1e30,
+        )  # fmt: skip
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial" / "head.done" / "adapter_model.safetensors").exists()

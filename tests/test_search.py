@@ -11,15 +11,15 @@ from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
 from hadamard_adapter.errors import DataError, DivergedError, SettingsError
 from hadamard_adapter.tasks import data_fingerprint
-from hadamard_adapter.tuning import TuneResult, TuneSettings, load, workbench
+from hadamard_adapter.tuning import Progress, TuneResult, TuneSettings, load, workbench
 from hadamard_adapter.tuning.models import tokenize
 from hadamard_adapter.tuning.search import choose
-from tuning_help import adapter_sha256, tiny_folder, tiny_tune, write_rows
+from tuning_help import adapter_sha256, lay_out, tiny_tune
 
 RATES = (0.003, 0.03)
 
 
-class Told:
+class Told(Progress):
     """A progress that writes down which stages began, and can break off at one."""
 
     def __init__(self, break_at: int | None = None) -> None:
@@ -31,23 +31,10 @@ class Told:
         if len(self.stages) == self.break_at:
             raise KeyboardInterrupt
 
-    def step(self, step: int, loss: float | None) -> None:
-        """Nothing to do."""
-
-    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Nothing to do."""
-
-    def end(self) -> None:
-        """Nothing to do."""
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("search")
-    tiny_folder(place / "model")
-    write_rows(place / "train.csv", 48)
-    write_rows(place / "dev.csv", 24, seed=1)
-    return place
+    return lay_out(tmp_path_factory.mktemp("search"), 48)
 
 
 def search(place: Path, output: Path, progress: Told | None = None, **settings: Any) -> TuneResult:

@@ -17,7 +17,7 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.offset_name import is_offset, split
 from hadamard_adapter.tasks import score
-from hadamard_adapter.tuning import TuneSettings, load
+from hadamard_adapter.tuning import Progress, TuneSettings, load
 from hadamard_adapter.tuning import shortcuts as shortcuts_room
 from hadamard_adapter.tuning import together as together_room
 from hadamard_adapter.tuning.averaging import averaged
@@ -29,10 +29,9 @@ from hadamard_adapter.tuning.shared import (
     write_basis,
 )
 from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
-from test_averaging import mean_of
-from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
+from hadamard_adapter.tuning.weights import WEIGHTS
+from tuning_help import Stop, adapter_sha256, mean_of, silent, tiny_folder, tiny_tune, write_rows
 
-WEIGHTS = "adapter_model.safetensors"
 ENDS: tuple[Any, ...] = (
     lambda text: str("w1" in text),
     lambda text: str("w2" in text),
@@ -165,11 +164,7 @@ def test_a_run_is_told_by_the_content_it_starts_from_not_by_its_path(
             tuned(place, tmp_path / "a", **other)
 
 
-class Stop(Exception):
-    pass
-
-
-class Stopping:
+class Stopping(Progress):
     """Stops a run within stage 2."""
 
     stage = ""
@@ -177,15 +172,9 @@ class Stopping:
     def start(self, stage: str, n_steps: int, step: int) -> None:
         self.stage = stage
 
-    def step(self, step: int, loss: float | None) -> None:
-        """A step."""
-
     def epoch(self, epoch: int, scores: dict[str, float]) -> None:
         if self.stage == "adapter" and epoch == 2:
             raise Stop
-
-    def end(self) -> None:
-        """The end."""
 
 
 def test_a_stopped_run_on_a_basis_goes_on_to_the_same_adapter(place: Path, tmp_path: Path) -> None:
@@ -197,6 +186,14 @@ def test_a_stopped_run_on_a_basis_goes_on_to_the_same_adapter(place: Path, tmp_p
     tiny_tune(place / "model", tmp_path / "out", rows, **settings)
     tiny_tune(place / "model", tmp_path / "whole", rows, **settings)
     assert adapter_sha256(tmp_path / "out") == adapter_sha256(tmp_path / "whole")
+
+
+def two_tasks(place: Path, **settings: Any) -> list[TuneSettings]:
+    """The settings of tasks 0 and 1."""
+    return [
+        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), quiet=True, **settings)
+        for i in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -262,11 +259,7 @@ def test_the_epoch_whose_mean_score_is_best_is_what_all_tasks_get(
         return {name: -float(len(seen)) for name in bench.data.task.metrics}, 0.0
 
     monkeypatch.setattr("hadamard_adapter.tuning.together._scored", falling)
-    settings = [
-        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), epochs=2, lr=0.05, quiet=True)
-        for i in range(2)
-    ]
-    results = tune_together(settings, tmp_path, silent)
+    results = tune_together(two_tasks(place, epochs=2, lr=0.05), tmp_path, silent)
     assert len(seen) == 4 and any(not torch.equal(seen[0][name], seen[-1][name]) for name in seen[0])
     for result in results.values():
         own = load_file(result.output / WEIGHTS)
@@ -286,11 +279,7 @@ def test_the_batches_of_a_step_of_tasks_together_are_of_one_task(
         return batches, n
 
     monkeypatch.setattr(trainer, "get_batch_samples", seen)
-    more: dict[str, Any] = {"epochs": 2, "batch_size": 8, "grad_accumulation": 2, "device": "cpu"}
-    settings = [
-        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), quiet=True, **more)
-        for i in range(2)
-    ]
+    settings = two_tasks(place, epochs=2, batch_size=8, grad_accumulation=2, device="cpu")
     tune_together(settings, tmp_path / "out", silent)
     assert {*map(frozenset, steps)} == {frozenset({0}), frozenset({1})}
 
@@ -308,10 +297,7 @@ def test_tasks_together_keep_less_for_backward_where_the_settings_say_so(
     monkeypatch.setattr(shortcuts_room, "checkpointed", seen)
     results: list[Any] = []
     for is_on in (False, True):
-        more: dict[str, Any] = {"epochs": 1, "device": "cpu", "quiet": True, "gradient_checkpointing": is_on}
-        settings = [
-            TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), **more) for i in range(2)
-        ]
+        settings = two_tasks(place, epochs=1, device="cpu", gradient_checkpointing=is_on)
         found = tune_together(settings, tmp_path / str(is_on), silent)
         results.append(load_file(found["0"].output / WEIGHTS))
     assert asked.count(True) == 2  # the models of stage 2, in which the adapter trains
@@ -322,10 +308,7 @@ def test_tasks_together_keep_less_for_backward_where_the_settings_say_so(
 def test_tasks_together_that_were_stopped_late_end_with_the_same_command(
     where: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = [
-        TuneSettings(str(place / "model"), str(i), str(place / f"{i}.csv"), epochs=1, quiet=True)
-        for i in range(2)
-    ]
+    settings = two_tasks(place, epochs=1)
     n_calls, original = [0], getattr(together_room, where)
 
     def stopped(*args: Any) -> None:
@@ -393,7 +376,7 @@ def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path:
     on_basis = [TuneSettings(str(place / "model"), name, str(rows), basis=basis) for name in "ab"]
     with pytest.raises(SettingsError, match="name one that was tuned without --basis first"):
         tune_together(on_basis, tmp_path / "both", silent)
-    with pytest.raises(SettingsError, match="k: expected 1 to 3"):
+    with pytest.raises(SettingsError, match=r"^--directions: expected 1 to 3"):
         save_basis(folders(place), 4, tmp_path / "wide.safetensors")
 
 
@@ -415,15 +398,8 @@ def test_the_commands_make_what_tune_takes(place: Path, tmp_path: Path) -> None:
     found = hadamard("share", "mean", "--adapters", names, "--output", tmp_path / "mean")
     assert found.code == 0, found.err
     words = (
-        "tune",
-        "--model",
-        place / "model",
-        "--train",
-        place / "0.csv",
-        "--epochs",
-        1,
-        "--head-epochs",
-        1,
+        *("tune", "--model", place / "model", "--train", place / "0.csv"),
+        *("--epochs", 1, "--head-epochs", 1),
     )
     found = hadamard(*words, "--start", tmp_path / "mean", "--output", tmp_path / "out")
     assert found.code == 0, found.err

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import TrainerCallback
 
 from adapter_help import adapted
-from bench_help import lay_out, silent
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.bench.speed import VARIANTS
 from hadamard_adapter.bench.speed.clock import Clock
@@ -24,8 +23,8 @@ from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import EpochSampler
-from test_prefix import stage_for
-from tuning_help import tiny_folder, tiny_tune, write_rows
+from stage_help import stage_for
+from tuning_help import Sees, lay_out, silent, tiny_folder, tiny_tune, write_rows
 
 
 def rows_of(folder: Path, seed: int) -> tuple[TuneSettings, TuneData]:
@@ -110,29 +109,6 @@ def test_a_last_layer_that_is_not_cut_short_is_said(name: str, tmp_path: Path) -
         pass
     line = "the last layer computes all tokens: the head was not found to read the first one alone"
     assert said == ([] if name == "bert" else [line])
-
-
-class Sees:
-    """A display that looks for files of caches under a folder as each stage begins."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.found = folder, dict[str, list[str]]()
-
-    def start(self, stage: str, n_steps: int, step: int) -> None:
-        self.found[stage] = [path.name for path in self.folder.rglob("*.np[yz]")]
-        self.found[stage] += [path.name for path in self.folder.rglob("*.tmp")]
-        maps = Path("/proc/self/maps")  # a file that is removed but mapped keeps the disk full
-        lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
-        self.found[stage] += [line for line in lines if str(self.folder) in line and ".npy" in line]
-
-    def step(self, step: int, loss: float | None) -> None:
-        """Say nothing."""
-
-    def epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def end(self) -> None:
-        """Say nothing."""
 
 
 def test_one_process_without_a_cache_leaves_all_without_one(

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import errno
 import itertools
 import json
 import mmap
@@ -22,7 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from adapter_help import can_compile
-from bench_help import lay_out, processes_of, silent
+from bench_help import no_checkpoint, processes_of
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
@@ -51,7 +50,7 @@ from hadamard_adapter.errors import SettingsError, TrainingError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.precision import pick_dtype
-from tuning_help import adapter_sha256, tiny_folder, tiny_tune
+from tuning_help import adapter_sha256, lay_out, silent, tiny_folder, tiny_tune
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = [
@@ -604,13 +603,10 @@ def test_points_of_other_rows_or_another_machine_make_a_line_of_their_own(place:
 def test_a_full_disk_is_no_word_on_a_variant(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_space(*_: Any, **__: Any) -> Any:
-        raise TrainingError("no checkpoint") from OSError(errno.ENOSPC, "No space left on device")
-
     (run,) = runs_of(spec_of(place, "lora", seeds=1))
     results = Results(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "_found", no_space)
+        patch.setattr(worker, "_found", no_checkpoint)
         with pytest.raises(TrainingError):
             measure(run, results)
     assert not results.records() and measure(run, results)

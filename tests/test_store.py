@@ -23,7 +23,7 @@ from hadamard_adapter.serving import AdapterBank, AdapterStore
 from hadamard_adapter.serving import store as store_module
 from hadamard_adapter.serving.follow import Follower
 from models import tiny_model
-from test_bank import tuned
+from serve_help import tuned
 
 BAD_IDS = ("", ".", "..", "../mood", "a/b", "a\\b", "/etc", ".hidden", "a" * 129, "a b", "ä", "a\n")
 

@@ -17,7 +17,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.prefix import cached_prefix
 from hadamard_adapter.tuning.trained_layers import checkpointed, compiled, trained_layers
-from test_prefix import TEXT, head_stage_model, outcome, stage_for
+from stage_help import TEXT, head_stage_model, outcome, stage_for
 from tuning_help import adapter_sha256, silent, tiny_folder, tiny_tune, write_rows
 
 

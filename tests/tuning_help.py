@@ -19,6 +19,7 @@ import sklearn.metrics
 import sklearn.model_selection
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import hadamard_adapter.tuning.training
@@ -26,8 +27,12 @@ from hadamard_adapter.tuning import Progress, TuneResult, TuneSettings, tune
 from models import BOS, EOS, PAD, VOCAB_SIZE, tiny_model
 
 __all__ = [
+    "Sees",
+    "Stop",
     "adapter_sha256",
     "give_code",
+    "lay_out",
+    "mean_of",
     "silent",
     "tiny_folder",
     "tiny_tune",
@@ -38,6 +43,24 @@ __all__ = [
 GOOD, BAD = ("w10", "w11", "w12"), ("w20", "w21", "w22")
 NOBODY = 65534
 LOADED = (matplotlib.figure, sklearn.metrics, sklearn.model_selection)
+
+
+class Stop(Exception):
+    """Of a display that ends the run it is shown."""
+
+
+class Sees(Progress):
+    """A display that looks for files of caches under a folder as each stage begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.found = folder, dict[str, list[str]]()
+
+    def start(self, stage: str, n_steps: int, step: int) -> None:
+        self.found[stage] = [path.name for path in self.folder.rglob("*.np[yz]")]
+        self.found[stage] += [path.name for path in self.folder.rglob("*.tmp")]
+        maps = Path("/proc/self/maps")  # a file that is removed but mapped keeps the disk full
+        lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
+        self.found[stage] += [line for line in lines if str(self.folder) in line and ".npy" in line]
 
 
 def give_code(model: Path, code: str = "raise SystemExit('this code ran')\n") -> None:
@@ -91,6 +114,14 @@ def write_rows(
     return path
 
 
+def lay_out(place: Path, n_rows: int = 96, n_dev_rows: int = 24, **config: Any) -> Path:
+    """A folder with model/, train.csv and dev.csv."""
+    tiny_folder(place / "model", **config)
+    write_rows(place / "train.csv", n_rows)
+    write_rows(place / "dev.csv", n_dev_rows, seed=1)
+    return place
+
+
 def tiny_tune(
     model: Path,
     output: Path,
@@ -124,6 +155,15 @@ def unprivileged(folder: Path) -> Iterator[None]:
 
 def silent(line: str) -> None:
     """Say nothing."""
+
+
+def mean_of(weights: list[Tensor], decay: float) -> Tensor:
+    """The equation, written out."""
+    mean = weights[0].double()
+    for step, weight in enumerate(weights[1:], start=2):
+        share = min(decay, (1 + step) / (4 + step))
+        mean = share * mean + (1 - share) * weight.double()
+    return mean
 
 
 def adapter_sha256(folder: Path) -> str:

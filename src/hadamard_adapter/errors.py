@@ -17,6 +17,21 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+__all__ = [
+    "AdapterError",
+    "BusyError",
+    "DataError",
+    "DivergedError",
+    "HadamardError",
+    "LoadError",
+    "SettingsError",
+    "TrainingError",
+    "did_you_mean",
+    "is_out_of_memory",
+    "option",
+    "refuse_twice",
+]
+
 
 def option(name: str, value: str = "...") -> str:
     """How a setting is spelled on the command line and in Python, for messages that both may show.

@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench.speed.variants import GAINS, Gain
 
-__all__ = ["SHARED", "SIDE_BY_SIDE", "GainRow", "Source", "gains_of", "machine_of", "seconds_field"]
+__all__ = ["SHARED", "GainRow", "Source", "gains_of", "machine_of", "seconds_field"]
 
 Record = Mapping[str, Any]
 Source = Literal["curve", "pace"]
 """The purpose of the runs that were paired."""
 SHARED = ("batch_size", "head_epochs", "max_length")
 """Settings of a task that two runs share where one is held against the other."""
-SIDE_BY_SIDE = 3600.0
+_SIDE_BY_SIDE = 3600.0
 """Seconds between two short runs of a round, at most, for their ratio to count: a machine's days differ."""
 
 
@@ -125,7 +125,7 @@ def _row(model: str, task: str, gain: Gain, on: _Runs, off: _Runs) -> GainRow | 
     alike: dict[tuple[Source, str], list[tuple[Record, Record]]] = {}
     for key in sorted(on.keys() & off.keys()):
         pair = on[key], off[key]
-        is_apart = key[0] == "pace" and abs(_at(pair[0]) - _at(pair[1])) > SIDE_BY_SIDE
+        is_apart = key[0] == "pace" and abs(_at(pair[0]) - _at(pair[1])) > _SIDE_BY_SIDE
         if machine_of(pair[0]) == machine_of(pair[1]) and not is_apart:
             alike.setdefault(key[:2], []).append(pair)
     if not alike:

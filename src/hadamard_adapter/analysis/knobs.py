@@ -76,7 +76,7 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
         DataError: no task has two combinations that train something, or there is no such folder.
     """
     results = Results(expanded(folder))
-    found = {_title(group): of_group(group) for group in read_groups(results)}
+    found = {_title(group): _of_group(group) for group in read_groups(results)}
     found = {name: one for name, one in found.items() if len(set(one["scores"]) - {"none"}) > 1}
     if not found:
         is_there = results.folder.is_dir()
@@ -92,7 +92,7 @@ def _title(group: Group) -> str:
     return f"{group.model}, {group.task}" + (", epochs chosen on dev" if group.select == "dev" else "")
 
 
-def of_group(group: Group) -> dict[str, Any]:
+def _of_group(group: Group) -> dict[str, Any]:
     """The part of one table; of a method of several settings the row of most seeds, of this recipe."""
     scores: dict[frozenset[str], dict[int, float]] = {}
     for chosen, method in COMBINATIONS.items():
@@ -101,7 +101,7 @@ def of_group(group: Group) -> dict[str, Any]:
             scores[chosen] = row.scores
     found: dict[str, Any] = {
         "metric": group.metric,
-        "scores": {named(chosen): one for chosen, one in scores.items()},
+        "scores": {_named(chosen): one for chosen, one in scores.items()},
     }
     seeds = sorted(set[int].intersection(*(set(one) for one in scores.values()))) if scores else []
     if len(scores) == len(COMBINATIONS) and seeds:
@@ -112,11 +112,11 @@ def of_group(group: Group) -> dict[str, Any]:
     return found
 
 
-def named(chosen: frozenset[str]) -> str:
+def _named(chosen: frozenset[str]) -> str:
     """A combination's name.
 
     Example:
-        >>> named(frozenset({"norm", "scale"})), named(frozenset())
+        >>> _named(frozenset({"norm", "scale"})), _named(frozenset())
         ('scale + norm', 'none')
     """
     return " + ".join(knob for knob in KNOBS if knob in chosen) or "none"
@@ -131,7 +131,7 @@ def knobs_picture(found: Mapping[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     tasks: Mapping[str, Any] = found["tasks"]
-    names = [named(chosen) for chosen in COMBINATIONS]
+    names = [_named(chosen) for chosen in COMBINATIONS]
     figure = Figure(figsize=(1.2 + 3.2 * len(tasks), 2.8), layout="constrained")
     panels: Sequence[Any] = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, (title, task) in zip(panels, tasks.items(), strict=True):

@@ -13,8 +13,8 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import KINDS, offset_name
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config
-from hadamard_adapter.tuning.weights import read_weights
+from hadamard_adapter.tuning.folder import read_config
+from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = [
     "flat",

@@ -161,9 +161,9 @@ def outputs_of_models(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
-    position: str = "output",
-    n_tokens: int = 12000,
-    max_length: int = 128,
+    position: str,
+    n_tokens: int,
+    max_length: int,
 ) -> dict[str, Any]:
     """The analysis of a base model and one tuned from it: norms and fits by layer, on the given texts.
 

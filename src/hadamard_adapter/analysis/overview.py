@@ -30,11 +30,6 @@ class OverviewRow:
         return next((row for row in there if row.n_trained is not None), there[0])
 
     @property
-    def means(self) -> tuple[float | None, ...]:
-        """Mean over seeds, a task each; None where nothing was run."""
-        return _means(self.rows)
-
-    @property
     def n_failed(self) -> int:
         """Seeds that failed, over the tasks."""
         return sum(len(row.failed) for row in self.rows if row is not None)
@@ -116,6 +111,7 @@ def _row(rows: tuple[Row | None, ...], base: Sequence[Row | None], is_base: bool
 
 
 def _means(rows: Sequence[Row | None]) -> tuple[float | None, ...]:
+    """Mean over seeds, a task each; None where nothing was run."""
     summaries = [None if row is None else row.summary for row in rows]
     return tuple(None if summary is None else summary.mean for summary in summaries)
 

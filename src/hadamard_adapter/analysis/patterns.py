@@ -14,14 +14,14 @@ from hadamard_adapter.analysis.offsets import flat, mean_of_pairs, read_offsets,
 from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["cosines", "patterns_of_folders", "patterns_picture", "principal_components", "rms_by_layer"]
+__all__ = ["cosines", "patterns_of_folders", "patterns_picture", "principal_components"]
 
 
-def rms_by_layer(offsets: Float[np.ndarray, "a l d"]) -> Float[np.ndarray, "a l"]:
+def _rms_by_layer(offsets: Float[np.ndarray, "a l d"]) -> Float[np.ndarray, "a l"]:
     """Size of the offsets of each layer, sqrt(mean over d of offset²).
 
     Example:
-        >>> rms_by_layer(np.array([[[3.0, 4.0], [0.0, 0.0]]])).round(4).tolist()
+        >>> _rms_by_layer(np.array([[[3.0, 4.0], [0.0, 0.0]]])).round(4).tolist()
         [[3.5355, 0.0]]
     """
     return np.sqrt(np.square(offsets, dtype=np.float64).mean(axis=-1))
@@ -97,7 +97,7 @@ def patterns_of_folders(folders: Sequence[str]) -> dict[str, Any]:
         kind: {
             "mean": _rounded(array.mean(axis=-1)),
             "sd": _rounded(array.std(axis=-1)),
-            "rms": _rounded(rms_by_layer(array)),
+            "rms": _rounded(_rms_by_layer(array)),
         }
         for kind, array in table.items()
     }

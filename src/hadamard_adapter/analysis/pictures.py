@@ -22,6 +22,7 @@ __all__ = [
     "save_figure",
     "scores_picture",
     "seeds_picture",
+    "without_mathtext",
 ]
 
 _STABLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hadamard"}

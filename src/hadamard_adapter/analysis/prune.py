@@ -27,13 +27,13 @@ from hadamard_adapter.files import filled, read_json, write_json
 from hadamard_adapter.tasks import Examples, data_fingerprint, score
 from hadamard_adapter.tuning import Classifier, TuneSettings, tune
 from hadamard_adapter.tuning.data import TuneData, read_data
-from hadamard_adapter.tuning.folder import MEAN, WEIGHTS
+from hadamard_adapter.tuning.folder import MEAN
 from hadamard_adapter.tuning.losses import mean_loss, row_losses
 from hadamard_adapter.tuning.models import collator, usable_devices
 from hadamard_adapter.tuning.places import refuse_taken
 from hadamard_adapter.tuning.probe import to_device
 from hadamard_adapter.tuning.shared import trained_offsets
-from hadamard_adapter.tuning.weights import read_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 from hadamard_adapter.tuning.workbench import token_rows
 
 __all__ = [

@@ -17,10 +17,10 @@ from hadamard_adapter.analysis.offsets import flat, read_offsets, tasks_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import expanded, filled, write_json
 from hadamard_adapter.offset_name import split
-from hadamard_adapter.tuning.folder import MEAN, WEIGHTS, read_config
+from hadamard_adapter.tuning.folder import MEAN, read_config
 from hadamard_adapter.tuning.places import refuse_no_place, refuse_taken
 from hadamard_adapter.tuning.shared import Basis, write_basis
-from hadamard_adapter.tuning.weights import read_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = [
     "as_tensors",
@@ -85,8 +85,8 @@ def basis(vectors: Float[np.ndarray, "a n"], k: int) -> Float[np.ndarray, "k n"]
     rank = _rank(vectors)
     if not 1 <= k <= rank:
         raise SettingsError(
-            f"k: expected 1 to {rank}, the number of independent adapters, received {k!r}; ask for so many, "
-            "or give more adapters"
+            f"--directions: expected 1 to {rank}, the number of independent adapters, received {k!r}; ask "
+            "for so many, or give more adapters"
         )
     return directions[:k]
 

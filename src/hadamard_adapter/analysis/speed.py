@@ -19,7 +19,6 @@ from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = [
     "SHARE",
-    "Curve",
     "Footprint",
     "GrowthLine",
     "Pairing",
@@ -43,7 +42,7 @@ _Settings = tuple[str, float, int | None, str]
 """Of a row: variant, learning rate, epochs, and what it shares with those that it is held against. Of a
 reference with several rows that of most seeds counts."""
 
-Curve = Sequence[tuple[float, float]]
+_Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
 
 
@@ -81,7 +80,7 @@ class SpeedRow:
     """Learning rates of the runs."""
     epochs: tuple[int, ...]
     """Of the runs' last stage."""
-    curves: dict[int, Curve]
+    curves: dict[int, _Curve]
     """Seed -> curve, the time of caches counted as training."""
     n_failed: int
     """Runs that failed; they are in no figure."""
@@ -158,7 +157,7 @@ def is_speed(record: Mapping[str, Any]) -> bool:
     return record["run"]["purpose"] in PURPOSES
 
 
-def seconds_to(curve: Curve, target: float) -> float | None:
+def seconds_to(curve: _Curve, target: float) -> float | None:
     """The time of the first point whose score is at least the target; None where there is none.
 
     Nothing is drawn between points: all variants are evaluated after the same steps.
@@ -170,7 +169,7 @@ def seconds_to(curve: Curve, target: float) -> float | None:
     return next((seconds for seconds, score in curve if score >= target), None)
 
 
-def score_at(curve: Curve, seconds: float) -> float | None:
+def score_at(curve: _Curve, seconds: float) -> float | None:
     """The score of the last point that is not later; None where the first one is.
 
     Example:
@@ -180,7 +179,7 @@ def score_at(curve: Curve, seconds: float) -> float | None:
     return next((score for at, score in reversed(curve) if at <= seconds), None)
 
 
-def paired(own: Mapping[int, Curve], reference: Mapping[int, Curve]) -> Pairing | None:
+def paired(own: Mapping[int, _Curve], reference: Mapping[int, _Curve]) -> Pairing | None:
     """A variant against a reference, over the seeds that both have; None where there is none.
 
     Time counts up to the first point that reaches 99 % of the reference's own final score. Seeds in
@@ -352,9 +351,9 @@ def _group(model: str, task: str, variants: Mapping[_Settings, list[Mapping[str,
 def _row(
     key: _Settings,
     records: Sequence[Mapping[str, Any]],
-    plain: Mapping[_Settings, dict[int, Curve]],
-    cached: Mapping[_Settings, dict[int, Curve]],
-    wall: Mapping[_Settings, dict[int, Curve]],
+    plain: Mapping[_Settings, dict[int, _Curve]],
+    cached: Mapping[_Settings, dict[int, _Curve]],
+    wall: Mapping[_Settings, dict[int, _Curve]],
 ) -> SpeedRow:
     done = [record for record in records if record["status"] == "done"]
     finals = [curve[-1][1] for curve in cached[key].values()]
@@ -375,7 +374,7 @@ def _row(
     )
 
 
-def _against(own: _Settings, curves: Mapping[_Settings, dict[int, Curve]]) -> dict[str, Pairing]:
+def _against(own: _Settings, curves: Mapping[_Settings, dict[int, _Curve]]) -> dict[str, Pairing]:
     found = dict[str, Pairing]()
     alike = {key: of_seed for key, of_seed in curves.items() if key[-1] == own[-1]}
     for ref in REFERENCES:
@@ -388,7 +387,7 @@ def _against(own: _Settings, curves: Mapping[_Settings, dict[int, Curve]]) -> di
 
 def _curves(
     records: Iterable[Mapping[str, Any]], with_caches: bool, on_the_wall: bool = False
-) -> dict[int, Curve]:
+) -> dict[int, _Curve]:
     return {
         record["run"]["seed"]: [
             (point[field] + (point[f"cache_{field}"] if with_caches else 0.0), point["score"])

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hadamard_adapter.analysis.gains import GainRow, gains_of, seconds_field
@@ -49,40 +50,51 @@ def speed_files(records: Sequence[Record], problems: Sequence[str] = ()) -> dict
         records: of runs of speed.
         problems: a line for every file that does not count.
     """
-    pictures: dict[str, str] = {}
-    for group in read_speed_groups(records):
+    figures, pictures = _figures(records), dict[str, str]()
+    for group in figures.curves:
         pictures[f"curves-{_word(group.model)}-{_word(group.task)}.svg"] = curves_picture(group)
-    for axis, lines in itertools.groupby(read_growth(records), key=lambda line: (line.model, line.axis)):
+    for axis, lines in itertools.groupby(figures.growth, key=lambda line: (line.model, line.axis)):
         pictures[f"growth-{_word(axis[0])}-{axis[1]}.svg"] = growth_picture(list(lines))
-    figures = {
-        "curves": [dataclasses.asdict(group) for group in read_speed_groups(records)],
-        "gains": [dataclasses.asdict(gain) for gain in gains_of(records)],
-        "memory": [dataclasses.asdict(found) for found in read_footprints(records)],
-        "growth": [dataclasses.asdict(line) for line in read_growth(records)],
-    }
-    text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(dataclasses.asdict(figures), indent=2, ensure_ascii=False) + "\n"
     told = [*problems, *twins(records)]
-    return {"speed.md": speed_markdown(records, list(pictures), told), "speed.json": text, **pictures}
+    return {"speed.md": _markdown(records, figures, list(pictures), told), "speed.json": text, **pictures}
 
 
-def speed_markdown(
-    records: Sequence[Record], pictures: Sequence[str] = (), problems: Sequence[str] = ()
-) -> str:
-    """The report in Markdown.
+def speed_markdown(records: Sequence[Record]) -> str:
+    """The report in Markdown, without pictures.
 
     Args:
         records: of runs of speed.
-        pictures: names of files that stand beside it.
-        problems: a line for every file that does not count.
     """
-    groups, gains, footprints = read_speed_groups(records), gains_of(records), read_footprints(records)
-    lines = ["# Speed", "", *_machine(records), *_goals(groups, footprints)]
+    return _markdown(records, _figures(records), (), ())
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What the tables and pictures show, as speed.json has it."""
+
+    curves: list[SpeedGroup]
+    gains: list[GainRow]
+    memory: list[Footprint]
+    growth: list[GrowthLine]
+
+
+def _figures(records: Sequence[Record]) -> _Figures:
+    return _Figures(
+        read_speed_groups(records), gains_of(records), read_footprints(records), read_growth(records)
+    )
+
+
+def _markdown(
+    records: Sequence[Record], figures: _Figures, pictures: Sequence[str], problems: Sequence[str]
+) -> str:
+    lines = ["# Speed", "", *_machine(records), *_goals(figures.curves, figures.memory)]
     lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records)), ""]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
-    for group in groups:
+    for group in figures.curves:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", *_table(group), ""]
-    lines += [*_gains(gains), *_memory(footprints), *_growth(read_growth(records))]
+    lines += [*_gains(figures.gains), *_memory(figures.memory), *_growth(figures.growth)]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
@@ -173,7 +185,7 @@ def _goals(groups: Sequence[SpeedGroup], footprints: Sequence[Footprint]) -> lis
     """What was aimed at with `tune`, and where it is met; nothing where no model has its curves."""
     lines: list[str] = []
     for model, of_model in itertools.groupby(groups, key=lambda group: group.model):
-        ours = {g.task: most for g in of_model if (most := _of_most_seeds(g, "tune")) is not None}
+        ours = {g.task: most for g in of_model if (most := _of_most_seeds(g)) is not None}
         for ref, limit, words in GOALS if ours else ():
             found = {task: row.cached_pairings.get(ref) for task, row in ours.items()}
             n_seeds = {task: len(row.curves) + row.n_failed for task, row in ours.items()}
@@ -199,8 +211,9 @@ def _is_met(found: Pairing | None, limit: float, n_seeds: int) -> bool:
     return found is not None and found.ratio is not None and found.ratio <= limit and 2 * found.n > n_seeds
 
 
-def _of_most_seeds(group: SpeedGroup, variant: str) -> SpeedRow | None:
-    rows = [row for row in group.rows if row.variant == variant]
+def _of_most_seeds(group: SpeedGroup) -> SpeedRow | None:
+    """Of the rows of `tune`."""
+    rows = [row for row in group.rows if row.variant == "tune"]
     return max(rows, key=lambda row: len(row.curves), default=None)
 
 

@@ -117,7 +117,7 @@ def redrawn(
     score: Callable[[Shaped[np.ndarray, " b"], Shaped[np.ndarray, " b"]], float],
     labels: Shaped[np.ndarray, " b"],
     predicted: Shaped[np.ndarray, " b"],
-    n_draws: int = 1000,
+    n_draws: int,
 ) -> Float[np.ndarray, " d"]:
     """Scores of a run: on the examples, then on each draw of as many of them with replacement (seed 0).
 
@@ -127,14 +127,14 @@ def redrawn(
 
 
 def redrawn_accuracy(
-    labels: Shaped[np.ndarray, " b"], predicted: Shaped[np.ndarray, " b"], n_draws: int = 1000
+    labels: Shaped[np.ndarray, " b"], predicted: Shaped[np.ndarray, " b"], n_draws: int
 ) -> Float[np.ndarray, " d"]:
     """`redrawn` with the share of examples that are right, for all draws at once."""
     return _counts(len(labels), n_draws) @ (labels == predicted) / len(labels)
 
 
 def redrawn_correlation(
-    labels: Shaped[np.ndarray, " b"], predicted: Shaped[np.ndarray, " b"], n_draws: int = 1000
+    labels: Shaped[np.ndarray, " b"], predicted: Shaped[np.ndarray, " b"], n_draws: int
 ) -> Float[np.ndarray, " d"]:
     """`redrawn` with Pearson's correlation, for all draws at once; 0 where one of the two is constant.
 
@@ -179,7 +179,7 @@ def interval_of(
     Example:
         >>> right = lambda labels, predicted: float((labels == predicted).mean())
         >>> labels = np.array([0, 1] * 50)
-        >>> one, other = (redrawn(right, labels, predicted)[None] for predicted in (labels, 0 * labels))
+        >>> one, other = (redrawn(right, labels, said, 99)[None] for said in (labels, 0 * labels))
         >>> interval_of(one, other).difference
         0.5
     """

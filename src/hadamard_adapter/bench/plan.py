@@ -20,7 +20,6 @@ from hadamard_adapter.tasks import METRICS
 __all__ = [
     "Cell",
     "Records",
-    "State",
     "Traits",
     "cells_of",
     "due",
@@ -82,7 +81,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class State:
+class _State:
     """How far a cell is."""
 
     finished: tuple[str, ...]
@@ -107,7 +106,7 @@ def cells_of(spec: Spec) -> list[Cell]:
     ]
 
 
-def state_of(cell: Cell, records: Records) -> State:
+def state_of(cell: Cell, records: Records) -> _State:
     """How far a cell is; a cancelled run counts as not done.
 
     Args:
@@ -125,15 +124,15 @@ def state_of(cell: Cell, records: Records) -> State:
         if due_now:
             most = max(cell.task.search_epochs, default=epochs)
             later = [cell.run("score", most, method.lr, seed) for seed in seeds]
-            return State(tuple(finished), tuple(due_now), tuple(later), None, None)
+            return _State(tuple(finished), tuple(due_now), tuple(later), None, None)
         if cell.task.search_epochs:
             epochs = fewest_epochs({tried: found for tried, found in by_epochs.items() if tried is not None})
         lr = best_rate(by_epochs[epochs]) if epochs in by_epochs else None
         if lr is None:
-            return State(tuple(finished), (), (), None, None)
+            return _State(tuple(finished), (), (), None, None)
     runs = [cell.run("score", epochs, lr, seed) for seed in seeds]
     over, left = _parted(runs, records)
-    return State((*finished, *over), tuple(left), (), lr, epochs)
+    return _State((*finished, *over), tuple(left), (), lr, epochs)
 
 
 def _searched(

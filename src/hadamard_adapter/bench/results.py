@@ -21,9 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from hadamard_adapter.bench.record import STATUSES, first_wrong
-from hadamard_adapter.bench.spec import read_toml
 from hadamard_adapter.errors import BusyError, SettingsError
-from hadamard_adapter.files import is_no_space, locked, read_json, remove_scrap, replacing, write_json
+from hadamard_adapter.files import (
+    is_no_space,
+    locked,
+    read_json,
+    read_toml,
+    remove_scrap,
+    replacing,
+    write_json,
+)
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.resume import disk_errors_explained
 
@@ -259,6 +266,6 @@ _MODELS = re.compile(r"""^models\s*=\s*\[(?:"[^"\n]*"|'[^'\n]*'|\#[^\n]*\n|[^]"'
 def _content_of(spec: Path) -> dict[str, Any]:
     """What a spec says; empty where it cannot be read."""
     try:
-        return read_toml(spec, dict)
+        return read_toml(spec)
     except SettingsError:
         return {}

@@ -27,10 +27,10 @@ __all__ = [
     "at_home",
     "check_task",
     "made",
+    "made_from",
     "model_name",
     "nearest",
     "read_spec",
-    "read_toml",
 ]
 
 MOST_SEEDS = 1000
@@ -188,7 +188,7 @@ def read_spec(path: str | Path) -> Spec:
         Traceback (most recent call last):
         hadamard_adapter.errors.SettingsError: no/such.toml: No such file or directory
     """
-    return read_toml(path, lambda given: at_home(made(Spec, given, "the spec")))
+    return made_from(path, lambda given: at_home(made(Spec, given, "the spec")))
 
 
 def model_name(model: str) -> str:
@@ -212,7 +212,7 @@ def at_home(spec: T) -> T:
     return dataclasses.replace(given, models=models, data=home(given.data), tasks=tasks)
 
 
-def read_toml(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
+def made_from(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
     """What `make` makes of the content of a TOML file.
 
     Raises:

@@ -28,10 +28,11 @@ from hadamard_adapter.tuning.models import (
 )
 from hadamard_adapter.tuning.precision import cast_frozen, placed
 from hadamard_adapter.tuning.processes import deterministic_on
+from hadamard_adapter.tuning.recipe import say_nothing
 from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Stage
 from hadamard_adapter.tuning.training import run_stage
-from hadamard_adapter.tuning.weights import load_weights, read_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, load_weights, read_weights
 from hadamard_adapter.tuning.workbench import class_weights, token_rows
 
 __all__ = ["Trained", "refuse_unfit", "train"]
@@ -128,7 +129,7 @@ def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progre
         _check_count(row, metrics, loaded.model.get_base_model())
         return loaded.logits(texts, pairs)
 
-    offsets = read_weights(result.output / "adapter_model.safetensors")
+    offsets = read_weights(result.output / WEIGHTS)
     return Trained(
         logits,
         metrics["curve"],
@@ -170,7 +171,7 @@ def _wrapped(
     content = {"base": base_fingerprint, "max_length": max_length}
     with (
         deterministic_on(base.device),
-        shortcuts(model, stage, settings, data, content, folder / "cache", _ignore, progress) as short,
+        shortcuts(model, stage, settings, data, content, folder / "cache", say_nothing, progress) as short,
     ):
         outcome = run_stage(model, short, data.task, settings, folder / "both", progress)
 
@@ -202,12 +203,8 @@ def _refuse_other_count(row: Method, n_trained: int, expected: int) -> None:
 def _load_checkpoint(model: Any, checkpoint: Path) -> None:
     """Put the weights of a checkpoint of the Trainer back."""
     if isinstance(model, PeftModel):
-        load_weights(model, checkpoint / "adapter_model.safetensors")
+        load_weights(model, checkpoint / WEIGHTS)
         return
     missing, unexpected = model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not trained & set(missing) and not unexpected, f"{checkpoint} holds another model"
-
-
-def _ignore(line: str) -> None:
-    """Say nothing."""

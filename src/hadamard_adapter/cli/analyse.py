@@ -32,7 +32,7 @@ class PictureOptions:
         if self.json is not None:
             refuse_no_file("--json", self.json)
         if self.plot is not None:
-            refuse_no_picture("--plot", self.plot)
+            refuse_no_picture(self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)

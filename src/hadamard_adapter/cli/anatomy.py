@@ -144,8 +144,8 @@ def read_adapter(folder: str, allow_remote_code: bool = False) -> Anatomy:
         >>> read_adapter("adapter").n_adapter  # doctest: +SKIP
         36864
     """
-    from hadamard_adapter.tuning.folder import WEIGHTS, read_config
-    from hadamard_adapter.tuning.weights import read_weights
+    from hadamard_adapter.tuning.folder import read_config
+    from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
     place = expanded(folder)
     config = read_config(place)

@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 class BenchBoard:
     """A live table, a row for each model, task and method; use it as a context manager."""
 
-    def __init__(self, spec: Spec, console: Console, n_slots: int, purpose: str = "all") -> None:
+    def __init__(self, spec: Spec, console: Console, n_slots: int, purpose: str) -> None:
         """Show a spec that `n_slots` runs at a time work off; runs of another purpose are not to come."""
         self.spec, self.n_slots, self.purpose = spec, n_slots, purpose
         self.is_shown = console.is_terminal and not console.quiet

@@ -17,7 +17,7 @@ _WIDE = 100_000
 """Columns, more than any table has."""
 
 
-def message_console(quiet: bool = False) -> Console:
+def message_console(quiet: bool) -> Console:
     """Standard error: colours only on a terminal (and never with NO_COLOR), lines never broken."""
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
 

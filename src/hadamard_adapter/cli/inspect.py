@@ -56,7 +56,7 @@ class InspectOptions:
                 f"{getattr(self, given[0])!r}; leave it out, or name a model"
             )
         if self.plot is not None:
-            refuse_no_picture("--plot", self.plot)
+            refuse_no_picture(self.plot)
 
 
 @command_from("inspect", InspectOptions)

@@ -26,7 +26,7 @@ from hadamard_adapter.files import expanded
 from hadamard_adapter.tuning.places import may_write
 from hadamard_adapter.tuning.settings import field_help
 
-__all__ = ["CommaList", "command_from", "is_quiet", "parameters_of", "refuse_no_file", "refuse_no_picture"]
+__all__ = ["CommaList", "command_from", "debug_option", "quiet_option", "refuse_no_file", "refuse_no_picture"]
 
 S = TypeVar("S")
 
@@ -90,18 +90,18 @@ def refuse_no_file(option: str, target: str, or_else: str = "") -> None:
         )
 
 
-def refuse_no_picture(option: str, target: str) -> None:
-    """Refuse a file for a picture that cannot be written, or whose name does not end in .svg or .png.
+def refuse_no_picture(target: str) -> None:
+    """Refuse a file for --plot that cannot be written, or whose name does not end in .svg or .png.
 
     Raises:
         SettingsError: so it is.
 
     Example:
-        >>> refuse_no_picture("--plot", "curve.svg")
+        >>> refuse_no_picture("curve.svg")
     """
-    refuse_no_file(option, target)
+    refuse_no_file("--plot", target)
     if Path(target).suffix.lower() not in (".svg", ".png"):
-        raise SettingsError(f"{option} {target!r}: expected a name that ends in .svg or .png")
+        raise SettingsError(f"--plot {target!r}: expected a name that ends in .svg or .png")
 
 
 def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]], click.Command]:
@@ -126,14 +126,14 @@ def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]]
     def decorate(function: Callable[[S], None]) -> click.Command:
         def callback(**values: Any) -> None:
             if "quiet" in names:
-                values["quiet"] = is_quiet()
+                values["quiet"] = _is_quiet()
             if isinstance(values.get("model"), str):  # a shell leaves the ~ of --model=~/folder to us
                 values["model"] = os.path.expanduser(values["model"])
             function(settings(**values))
 
         return click.Command(
             name,
-            params=[*parameters_of(settings), *_shared_options()],
+            params=[*_parameters_of(settings), *_shared_options()],
             help=function.__doc__,
             short_help=(function.__doc__ or "").partition("\n")[0],
             callback=callback,
@@ -142,7 +142,7 @@ def command_from(name: str, settings: type[S]) -> Callable[[Callable[[S], None]]
     return decorate
 
 
-def parameters_of(settings: type) -> list[click.Parameter]:
+def _parameters_of(settings: type) -> list[click.Parameter]:
     """One Click parameter per field of a settings dataclass, required ones first, without `quiet`."""
     hints = typing.get_type_hints(settings)
     help_of = field_help(settings)
@@ -151,7 +151,7 @@ def parameters_of(settings: type) -> list[click.Parameter]:
     return [_parameter(field, hints[field.name], help_of[field.name]) for field in fields]
 
 
-def is_quiet() -> bool:
+def _is_quiet() -> bool:
     """Whether --quiet was given, before or after the verb."""
     context = click.get_current_context(silent=True)
     return bool(context is not None and context.meta.get(_QUIET))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +114,7 @@ def basis_command(options: BasisOptions) -> None:
     """
     from hadamard_adapter.analysis.sharing import save_basis
 
-    try:
-        shares = save_basis(options.adapters, options.directions, expanded(options.output))
-    except SettingsError as error:  # the number's name in Python is k
-        raise SettingsError(re.sub(r"^k:", "--directions:", str(error))) from error
+    shares = save_basis(options.adapters, options.directions, expanded(options.output))
     console = message_console(options.quiet)
     for folder, share in zip(options.adapters, shares, strict=True):
         console.print(f"{Path(folder).name}: {100 * share:.0f} % of its squared length")

@@ -1,6 +1,6 @@
 """Methods of fine-tuning side by side: a table with one row each, ours among them."""
 
-from hadamard_adapter.methods.method import Fit, Logits, Method, Shape, head_of, shape_of, trained_counts
+from hadamard_adapter.methods.method import Fit, Logits, Method, head_of, shape_of, trained_counts
 from hadamard_adapter.methods.table import METHODS, is_fit, two_thirds
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "Fit",
     "Logits",
     "Method",
-    "Shape",
     "head_of",
     "is_fit",
     "shape_of",

@@ -4,7 +4,8 @@ from typing import Any
 
 from peft import IA3Config, LNTuningConfig, LoraConfig, VeraConfig, get_peft_model
 
-from hadamard_adapter.methods.names import inputs_of_attention, norms_in, projections
+from hadamard_adapter.adapter.families import find_sites
+from hadamard_adapter.methods.names import inputs_of_attention, norms_in
 
 __all__ = ["LORA_RANK", "VERA_RANK", "ia3", "ln_tuning", "lora", "vera"]
 
@@ -49,7 +50,7 @@ def ia3(base: Any, head: tuple[str, ...]) -> Any:
 
     Source: Liu et al., 2022, arXiv 2205.05638, section 3.3; PEFT's implementation.
     """
-    ffn = projections(base, "ffn")
+    ffn = [site.projection for site in find_sites(base, ["ffn"])]
     config = IA3Config(
         task_type="SEQ_CLS",
         target_modules=[*inputs_of_attention(base, "kv"), *ffn],

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from hadamard_adapter.adapter.families import find_sites
 from hadamard_adapter.methods.plain import train_only
 
-__all__ = ["WIDTH", "Bottleneck", "houlsby"]
+__all__ = ["WIDTH", "houlsby"]
 
 WIDTH = 64
 """Width of the bottleneck; the middle one of the paper's 8, 64 and 256."""
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """y + U gelu(D y + c) + e behind a projection y = W x; U and e are zero at the start.
 
     Args:
@@ -43,7 +43,7 @@ def houlsby(base: Any, head: tuple[str, ...]) -> Any:
     trained: set[str] = set()
     for site in find_sites(base, ["attention", "ffn"]):
         parent, _, child = site.projection.rpartition(".")
-        adapter = Bottleneck(base.get_submodule(site.projection), base.config.hidden_size)
+        adapter = _Bottleneck(base.get_submodule(site.projection), base.config.hidden_size)
         setattr(base.get_submodule(parent), child, adapter)
         kinds = (f"{part}.{kind}" for part in ("down", "up") for kind in ("weight", "bias"))
         trained |= {f"{site.projection}.{kind}" for kind in kinds}

@@ -1,4 +1,4 @@
-"""Names of the modules that methods change: attention's inputs, norms, projections behind a site."""
+"""Names of the modules that methods change: attention's inputs, and norms."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from hadamard_adapter.adapter.families import find_sites
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["QKV", "inputs_of_attention", "norms_behind", "norms_in", "projections"]
+__all__ = ["inputs_of_attention", "norms_behind", "norms_in"]
 
 _BERT = ("attention.self.query", "attention.self.key", "attention.self.value")
 
-QKV: dict[str, tuple[str, str, str]] = {
+_QKV: dict[str, tuple[str, str, str]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
     "mpnet": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
     "deberta-v2": ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
@@ -32,20 +32,15 @@ def inputs_of_attention(base: Any, kinds: str) -> list[str]:
     Raises:
         SettingsError: it is not known how the model's family names them.
     """
-    paths = QKV.get(base.config.model_type)
+    paths = _QKV.get(base.config.model_type)
     if paths is None:
         raise SettingsError(
-            f"model type {base.config.model_type!r}: expected one of {', '.join(sorted(QKV))}, whose "
+            f"model type {base.config.model_type!r}: expected one of {', '.join(sorted(_QKV))}, whose "
             "projections to queries, keys and values are known; leave this method out"
         )
     sites = find_sites(base, ["attention"])
     layers = [f"{site.stack}.{site.layer_index}" for site in sites]
     return [f"{layer}.{paths['qkv'.index(kind)]}" for layer in layers for kind in kinds]
-
-
-def projections(base: nn.Module, site: str) -> list[str]:
-    """Full names of a site's projections, "attention" or "ffn", layer by layer."""
-    return [found.projection for found in find_sites(base, [site])]
 
 
 def norms_behind(config: Any, sites: list[str]) -> tuple[str, ...]:

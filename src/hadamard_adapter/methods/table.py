@@ -50,7 +50,6 @@ def _hadamard(
     settings: Settings,
     count: Callable[[Shape], int],
     source: str = _CHEN,
-    lr: float = 5e-3,
     grid: tuple[float, ...] = _OUR_GRID,
     head_lr: float | None = None,
 ) -> Method:
@@ -62,7 +61,7 @@ def _hadamard(
         config.freeze_head = bool(resolve(given, n_rows=1).freeze_head)
         return get_peft_model(base, config)
 
-    return Method(title, make, count, lr, grid, source, settings, head_lr)
+    return Method(title, make, count, 5e-3, grid, source, settings, head_lr)
 
 
 METHODS: dict[str, Method] = {
@@ -151,7 +150,6 @@ METHODS: dict[str, Method] = {
         _given(sites=("ffn",), norm_modules=(), stages=1),
         lambda s: 2 * s.n_layers * s.hidden,
         _RED,
-        lr=5e-3,
         grid=(1e-3, 5e-3, 1e-2),
         head_lr=_HEAD_LR,
     ),

@@ -143,10 +143,10 @@ class BankLinear(_HeadLayer):
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Apply each row's own layer."""
         if x.device.type == "cpu" and x.ndim == 2 and x.dtype == self.weight.values.dtype == torch.float32:
-            return affine_in_place(
+            return _affine_in_place(
                 x, self.slots.index[self.batch.slots], self.weight.values, self.bias.values
             )
-        return affine(x, *self.taken(x))
+        return _affine(x, *self.taken(x))
 
 
 class BankOutput(nn.Module):
@@ -209,7 +209,7 @@ class BankHeadNorm(_HeadLayer):
         return torch.addcmul(bias, weight, normal)
 
 
-def affine(
+def _affine(
     x: Float[Tensor, "b ..."], weight: Float[Tensor, "b i o"], bias: Float[Tensor, "b o"]
 ) -> Float[Tensor, "b ..."]:
     """x_r V_r + c_r for each row r of a batch, V = W transposed; x is (b, i) or (b, s, i)."""
@@ -217,7 +217,7 @@ def affine(
     return y.reshape(*x.shape[:-1], -1)
 
 
-def affine_in_place(
+def _affine_in_place(
     x: Float32[Tensor, "b i"],
     rows: Int64[Tensor, " b"],
     weights: Float32[Tensor, "n i o"],

@@ -5,20 +5,18 @@ from .columns import Columns, describe_columns, find_columns
 from .examples import Examples, data_fingerprint, encode, encode_texts, shared_texts, stratified_split
 from .glue import GLUE, GlueRow, glue_row, glue_task, load_glue, load_glue_split
 from .labels import infer_task
-from .metrics import DEFAULT_METRICS, METRICS, Metric, choose_metrics, predictions, score
+from .metrics import METRICS, choose_metrics, predictions, score
 from .streams import iter_rows, write_rows
 from .tables import Table, read_table
 from .task import PROBLEM_TYPES, Task, describe_task
 
 __all__ = [
-    "DEFAULT_METRICS",
     "GLUE",
     "METRICS",
     "PROBLEM_TYPES",
     "Columns",
     "Examples",
     "GlueRow",
-    "Metric",
     "Table",
     "Task",
     "choose_metrics",

@@ -6,14 +6,14 @@ from ..errors import DataError, did_you_mean
 from .reading import words
 from .tables import Table
 
-__all__ = ["LABEL_NAMES", "PAIR_NAMES", "TEXT_NAMES", "Columns", "describe_columns", "find_columns"]
+__all__ = ["Columns", "describe_columns", "find_columns"]
 
-TEXT_NAMES = (
+_TEXT_NAMES = (
     *("text", "sentence1", "question", "sentence", "question1", "premise", "review", "content", "comment"),
     *("tweet", "text1", "sentence_a", "body", "document", "utterance", "query"),
 )
 """Usual names of the column of texts, the first that is there is taken."""
-PAIR_NAMES = {
+_PAIR_NAMES = {
     "text": ("text_pair", "text2", "pair"),
     "text1": ("text2",),
     "sentence": ("sentence2",),
@@ -24,7 +24,7 @@ PAIR_NAMES = {
     "premise": ("hypothesis",),
 }
 """Name of the text to the usual names of its companion."""
-LABEL_NAMES = (
+_LABEL_NAMES = (
     *("label", "labels", "target", "score", "class", "category", "sentiment", "rating", "gold_label"),
     *("intent", "topic", "is_duplicate", "stars", "y"),
 )
@@ -53,11 +53,9 @@ def find_columns(
 ) -> Columns:
     """Return the columns of text, pair and label: those named, else those with usual names.
 
-    Not named, the text is the first of TEXT_NAMES in the table, else the only column of words; the pair is
-    the
-    usual companion of that text (sentence1 → sentence2) and only looked for where the text was not named
-    either;
-    the label is the first of LABEL_NAMES, else the only other column.
+    Not named, the text is the first of _TEXT_NAMES in the table, else the only column of words; the pair is
+    the usual companion of that text (sentence1 → sentence2) and only looked for where the text was not named
+    either; the label is the first of _LABEL_NAMES, else the only other column.
 
     Args:
         table: the rows.
@@ -79,11 +77,11 @@ def find_columns(
     chosen_label = label
     if chosen_label is None and need_label:
         chosen_label = next(
-            (by_lower[n] for n in LABEL_NAMES if n in by_lower and by_lower[n] not in (text, pair)), None
+            (by_lower[n] for n in _LABEL_NAMES if n in by_lower and by_lower[n] not in (text, pair)), None
         )
     chosen_text = text or _default_text(table, by_lower, {pair, chosen_label})
     if pair is None and text is None:
-        companions = PAIR_NAMES.get(chosen_text.lower(), ())
+        companions = _PAIR_NAMES.get(chosen_text.lower(), ())
         pair = next((by_lower[n] for n in companions if n in by_lower and by_lower[n] != chosen_label), None)
     if chosen_label is None and need_label:
         others = [name for name in table.columns if name not in (chosen_text, pair)]
@@ -133,7 +131,7 @@ def _check_distinct(table: Table, text: str, pair: str | None, label: str | None
 
 
 def _default_text(table: Table, by_lower: dict[str, str], taken: set[str | None]) -> str:
-    usual = [by_lower[name] for name in TEXT_NAMES if name in by_lower and by_lower[name] not in taken]
+    usual = [by_lower[name] for name in _TEXT_NAMES if name in by_lower and by_lower[name] not in taken]
     if usual:
         return usual[0]
     wordy = [name for name in table.columns if name not in taken and _holds_words(table, name)]

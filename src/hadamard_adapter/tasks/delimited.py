@@ -115,9 +115,8 @@ def _check_header(columns: tuple[str, ...], name: str, delimiter: str) -> None:
         for other, label in ((";", "';'"), ("\t", "a tab"), (",", "','"), ("|", "'|'")):
             if other != delimiter and other in columns[0]:
                 raise DataError(
-                    f"{name}: the header is one column {columns[0]!r} that holds {label}: the cells seem "
-                    f"to be separated by "
-                    f"{label}, expected {delimiter!r}; save the file with {delimiter!r}"
+                    f"{name}: the header is one column {columns[0]!r} that holds {label}: the cells seem to "
+                    f"be separated by {label}, expected {delimiter!r}; save the file with {delimiter!r}"
                     + (
                         ", or name it .tsv"
                         if other == "\t"

@@ -120,8 +120,7 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
     if not movable or len(movable) - n_dev < n_classes:
         raise DataError(
             f"{task.name}: {plural(len(examples), 'row')} are too few to split off a dev part; expected at "
-            f"least two for "
-            "each class; give a dev file"
+            "least two for each class; give a dev file"
         )
     strata = [labels[index] for index in movable] if is_single else None
     train, dev = train_test_split(movable, test_size=n_dev, random_state=seed, stratify=strata)
@@ -176,7 +175,6 @@ def _texts(table: Table, column: str) -> list[str]:
     if wrong:
         raise DataError(
             f"{table.name}: expected text in column {column!r}, received {values[wrong[0]]!r:.60} in "
-            f"{table.place(wrong)}; "
-            f"columns: {words(table.columns)}; name the column of texts with --text"
+            f"{table.place(wrong)}; columns: {words(table.columns)}; name the column of texts with --text"
         )
     return [str(value) for value in values]

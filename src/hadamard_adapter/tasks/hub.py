@@ -43,10 +43,9 @@ def load_rows(source: str, path: Path, split: str | None) -> tuple[tuple[str, ..
     except Exception as error:  # the library raises a dozen unrelated types, connection errors among them
         raise DataError(
             f"{source}: no file or folder of this name here, and no dataset of this name could be loaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); give the path "
-            f"of a file "
-            f"({words(FORMATS)}) or of a folder written by save_to_disk, or a dataset's name with a "
-            f"connection to the hub"
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); give the path of "
+            f"a file ({words(FORMATS)}) or of a folder written by save_to_disk, or a dataset's name with a "
+            "connection to the hub"
         ) from error
     return _rows_of(_choose_split(source, loaded, split))
 
@@ -58,8 +57,7 @@ def _check_source(source: str, path: Path) -> None:
         inside = sorted(entry.name for entry in path.iterdir())
         raise DataError(
             f"{source}: a folder, expected a file ({words(FORMATS)}) or a folder written by datasets' "
-            f"save_to_disk; "
-            f"it holds: {words(inside, 10) or 'nothing'}"
+            f"save_to_disk; it holds: {words(inside, 10) or 'nothing'}"
         )
     name = source.partition(":")[0]
     is_path = path.suffix.lower() in FORMATS or source.startswith(("/", ".", "~")) or name.count("/") > 1

@@ -3,10 +3,8 @@
 The kind is inferred by these rules, the first that fits:
 
 1. a list in a cell (JSON lines, Parquet, datasets), or a "|" in any cell: multi-label. A comma separates
-   labels only
-   where multi-label is asked for and no cell holds a "|", since single labels hold commas too. A cell of
-   nothing
-   but "|" (or an empty list) is a row to which no label applies.
+   labels only where multi-label is asked for and no cell holds a "|", since single labels hold commas too. A
+   cell of nothing but "|" (or an empty list) is a row to which no label applies.
 2. numbers, one of them not whole: regression.
 3. whole numbers with more than 20 values and fewer than 5 rows for each: regression.
 4. everything else, 0/1 and star ratings too: single-label, names sorted (numbers by size).
@@ -184,9 +182,8 @@ def _guess(table: Table, columns: Columns, values: list[Any]) -> str:
         if has_fractions and len(present) > 4 * len(words_at):
             raise DataError(
                 f"{table.name}: the labels in column {columns.label!r} are numbers such as {present[0]!r}, "
-                f"except in "
-                f"{table.place(words_at)} ({values[words_at[0]]!r:.60}); correct them, or force the "
-                f"problem type"
+                f"except in {table.place(words_at)} ({values[words_at[0]]!r:.60}); correct them, or force "
+                "the problem type"
             )
         return _SINGLE
     if has_fractions:
@@ -207,8 +204,8 @@ def _single_names(table: Table, columns: Columns, values: list[Any]) -> tuple[st
         instead = _MULTI if lists else _REGRESSION
         raise DataError(
             f"{table.name}: expected one class a row in column {columns.label!r}, received {what}, "
-            f"{values[first]!r:.60}, in "
-            f"{table.place(lists or fractions)}; use --problem-type {instead}, or write the classes as words"
+            f"{values[first]!r:.60}, in {table.place(lists or fractions)}; use --problem-type {instead}, or "
+            "write the classes as words"
         )
     names = _sorted_names(_name(value) for value in values)
     if len(names) == 1:
@@ -219,8 +216,8 @@ def _single_names(table: Table, columns: Columns, values: list[Any]) -> tuple[st
     if len(names) == len(values) >= 10:
         raise DataError(
             f"{table.name}: each of the {len(values)} rows has a label of its own in column "
-            f"{columns.label!r} (such as "
-            f"{names[0]!r:.60}); columns: {words(table.columns)}; name the column of labels with --label"
+            f"{columns.label!r} (such as {names[0]!r:.60}); columns: {words(table.columns)}; name the column "
+            "of labels with --label"
         )
     return names
 
@@ -263,8 +260,7 @@ def _label_sets(
         if len(set(members)) < len(members):
             raise DataError(
                 f"{table.name}: {table.place([index])} names a label twice, {value!r:.80}; expected the "
-                f"names of the labels "
-                "that apply, each once (a vector of 0 and 1 must be turned into names)"
+                "names of the labels that apply, each once (a vector of 0 and 1 must be turned into names)"
             )
         sets.append(members)
     return sets

@@ -14,7 +14,16 @@ from ..errors import DataError, DivergedError, SettingsError
 from .reading import words
 from .task import PROBLEM_TYPES, Task
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Metric", "choose_metrics", "predictions", "score"]
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "Metric",
+    "checked_logits",
+    "choose_metrics",
+    "decided",
+    "predictions",
+    "score",
+]
 
 Array = NDArray[Any]
 
@@ -73,8 +82,7 @@ def predictions(task: Task, logits: Array) -> tuple[list[Any], Array]:
     """Return the predicted labels and the probabilities (b, l) in float64.
 
     Single label: a name each, softmax. Multi-label: a list of names each, sigmoid. Regression: a float each
-    and
-    an array of shape (b, 0), for there are no probabilities.
+    and an array of shape (b, 0), for there are no probabilities.
 
     Args:
         task: what was learned.
@@ -143,16 +151,15 @@ def checked_logits(task: Task, logits: Array) -> Array:
         values = values[:, None]
     if values.ndim != 2 or values.shape[1] != task.n_outputs:
         raise DataError(
-            f"{task.name}: expected logits of shape (rows, {task.n_outputs}), received "
-            f"{np.shape(logits)!r}; the model's "
-            f"head must have one output for each of: {words(task.label_names) or 'the single number'}"
+            f"{task.name}: expected logits of shape (rows, {task.n_outputs}), received {np.shape(logits)!r}; "
+            "the model's head must have one output for each of: "
+            f"{words(task.label_names) or 'the single number'}"
         )
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if broken.size:
         raise DivergedError(
             f"{task.name}: {broken.size} of {len(values)} rows of logits are not finite (first: row "
-            f"{broken[0]}, "
-            f"{values[broken[0]].tolist()!r}); lower the learning rate, or compute in fp32"
+            f"{broken[0]}, {values[broken[0]].tolist()!r}); lower the learning rate, or compute in fp32"
         )
     return values
 

@@ -34,9 +34,9 @@ def iter_rows(
     """Yield the rows of a CSV, TSV or JSON lines file as tables of at most `batch_size` rows.
 
     Each table carries its lines and record numbers, so messages about a later batch are right too. Rows of
-    JSON lines keep their own keys, whatever stands in the same batch. Of
-    standard input, what has arrived is given when nothing follows for a moment. Parquet and
-    datasets, which are no streams, are read whole and cut.
+    JSON lines keep their own keys, whatever stands in the same batch. Of standard input, what has arrived is
+    given when nothing follows for a moment. Parquet and datasets, which are no streams, are read whole and
+    cut.
 
     Args:
         source: a path, or "-" for standard input (then `format` is needed).
@@ -82,8 +82,8 @@ def write_rows(
     """Write rows as CSV, TSV or JSON lines and return how many.
 
     A file appears under its name only when it is complete (written beside it, then renamed). Standard output
-    is
-    flushed after every batch. TSV is written without quotes, as it is read; lists in CSV and TSV become JSON.
+    is flushed after every batch. TSV is written without quotes, as it is read; lists in CSV and TSV become
+    JSON.
 
     Args:
         destination: a path, or "-" for standard output (then `format` is needed).

@@ -3,22 +3,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hadamard_adapter.tuning.settings import PRESETS, Preset, TuneSettings, field_help, resolve
+from hadamard_adapter.tuning.settings import PRESETS, TuneSettings, field_help, resolve
 
 if TYPE_CHECKING:
     from hadamard_adapter.tuning.classifier import Classifier, Prediction, load
     from hadamard_adapter.tuning.evaluation import Evaluation, evaluate
-    from hadamard_adapter.tuning.export import MergeReport, merge
-    from hadamard_adapter.tuning.recipe import TuneResult, say_on_stderr, tune
+    from hadamard_adapter.tuning.export import merge
+    from hadamard_adapter.tuning.recipe import TuneResult, tune
     from hadamard_adapter.tuning.stage import Progress
 
 __all__ = [
     "PRESETS",
     "Classifier",
     "Evaluation",
-    "MergeReport",
     "Prediction",
-    "Preset",
     "Progress",
     "TuneResult",
     "TuneSettings",
@@ -27,21 +25,18 @@ __all__ = [
     "load",
     "merge",
     "resolve",
-    "say_on_stderr",
     "tune",
 ]
 
 _HOME = {  # what needs PyTorch is imported when it is asked for
     "Classifier": "classifier",
     "Evaluation": "evaluation",
-    "MergeReport": "export",
     "Prediction": "classifier",
     "Progress": "stage",
     "TuneResult": "recipe",
     "evaluate": "evaluation",
     "load": "classifier",
     "merge": "export",
-    "say_on_stderr": "recipe",
     "tune": "recipe",
 }
 

@@ -28,7 +28,7 @@ from hadamard_adapter.offset_name import split
 from hadamard_adapter.tasks import Columns, Table, Task, find_columns, predictions
 from hadamard_adapter.tasks.reading import words
 from hadamard_adapter.tuning.first_token import cut_last_layer
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
+from hadamard_adapter.tuning.folder import read_config, read_run, task_of
 from hadamard_adapter.tuning.models import (
     collator,
     load_base,
@@ -40,9 +40,9 @@ from hadamard_adapter.tuning.models import (
 )
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.probe import PROBES, to_device
-from hadamard_adapter.tuning.weights import load_weights, read_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, load_weights, read_weights
 
-__all__ = ["Classifier", "Prediction", "load", "read_logits"]
+__all__ = ["Classifier", "Prediction", "largest_change", "load", "read_logits"]
 
 
 @dataclass(frozen=True)

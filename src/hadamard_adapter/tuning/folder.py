@@ -10,11 +10,10 @@ from hadamard_adapter.adapter import HadamardConfig
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import METRICS, PROBLEM_TYPES, Columns, Task, choose_metrics
-from hadamard_adapter.tuning.weights import check_readable
+from hadamard_adapter.tuning.weights import WEIGHTS, check_readable
 
-__all__ = ["MEAN", "WEIGHTS", "Run", "read_config", "read_run", "read_task", "task_of"]
+__all__ = ["MEAN", "Run", "read_config", "read_run", "read_task", "task_of"]
 
-WEIGHTS = "adapter_model.safetensors"
 MEAN = "shared.json"
 """Stands in a folder of `hadamard share mean` alone."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

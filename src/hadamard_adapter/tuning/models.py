@@ -32,6 +32,7 @@ __all__ = [
     "quiet_libraries",
     "token_batches",
     "tokenize",
+    "usable_devices",
     "usable_length",
 ]
 

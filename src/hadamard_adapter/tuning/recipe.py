@@ -48,7 +48,7 @@ from hadamard_adapter.tuning.shortcuts import shortcuts
 from hadamard_adapter.tuning.stage import Progress, Stage
 from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.training import run_stage
-from hadamard_adapter.tuning.weights import load_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, load_weights
 from hadamard_adapter.tuning.workbench import Say, Tokenized, Workbench, class_weights, set_up
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "make_stage",
     "resolved_for",
     "result_in",
+    "say_nothing",
     "say_on_stderr",
     "set_masks",
     "tune",
@@ -81,6 +82,10 @@ class TuneResult:
 def say_on_stderr(line: str) -> None:
     """Write one line for the user on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def say_nothing(line: str) -> None:
+    """Keep silent."""
 
 
 def tune(
@@ -125,7 +130,7 @@ def tune(
     device = pick_device(settings.device)
     state = processes_on(device)
     if settings.quiet or not state.is_main_process:
-        say = _say_nothing
+        say = say_nothing
     progress = progress if state.is_main_process else None
     output = expanded(settings.output).absolute()
     if not os.path.exists(output):
@@ -311,7 +316,7 @@ def do_stage(bench: Workbench, name: str) -> None:
             seconds = {"seconds": outcome.seconds + cache_seconds, "cache_seconds": cache_seconds}
             entry = {"curve": outcome.curve, "best": outcome.best, **seconds}
             with filled(done) as folder:
-                for file in ("adapter_config.json", "adapter_model.safetensors"):
+                for file in ("adapter_config.json", WEIGHTS):
                     shutil.copyfile(outcome.checkpoint / file, folder / file)
                 write_json(folder / "stage.json", entry)
     if state.is_main_process:
@@ -319,7 +324,7 @@ def do_stage(bench: Workbench, name: str) -> None:
         if bench.shared is None:
             remove_scrap(_cache(bench))
     state.wait_for_everyone()  # the result is there, the cache is gone
-    load_weights(bench.model, done / "adapter_model.safetensors")
+    load_weights(bench.model, done / WEIGHTS)
     best = read_json(done / "stage.json")["best"]
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in best["scores"].items())
     bench.say(f"{STAGE_TITLES[name]}: best epoch {best['epoch']} on {bench.data.dev_name}: {scores}")
@@ -422,7 +427,3 @@ def _already_finished(output: Path, key: dict[str, Any], say: Say) -> TuneResult
 def result_in(output: Path) -> TuneResult:
     """What a finished run has left in its output folder."""
     return TuneResult(output, read_json(output / "metrics.json"), read_json(output / "run.json"))
-
-
-def _say_nothing(line: str) -> None:
-    """Keep silent."""

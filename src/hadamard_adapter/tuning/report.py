@@ -21,7 +21,7 @@ from hadamard_adapter.tuning.precision import cpu_flags
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import Basis
 from hadamard_adapter.tuning.titles import STAGE_TITLES
-from hadamard_adapter.tuning.weights import read_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = [
     "count_parameters",
@@ -244,7 +244,7 @@ _KINDS = {
 
 def _kinds_in(folder: Path) -> str:
     """The kinds of tensors of the adapter in a folder, as words: "scales, shifts and offsets of norms"."""
-    offsets, _ = split(read_weights(folder / "adapter_model.safetensors"))
+    offsets, _ = split(read_weights(folder / WEIGHTS))
     kinds = {found.kind for found in map(offset_name, offsets) if found is not None}
     found = dict.fromkeys(words for kind, words in _KINDS.items() if kind in kinds)
     *first, last = found or ["no tensors of its own"]

@@ -25,8 +25,8 @@ from hadamard_adapter.errors import AdapterError, option
 from hadamard_adapter.files import expanded, file_sha256, replacing
 from hadamard_adapter.offset_name import is_offset, split
 from hadamard_adapter.tuning.averaging import AveragedAdamW
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config
-from hadamard_adapter.tuning.weights import check_readable, read_weights
+from hadamard_adapter.tuning.folder import read_config
+from hadamard_adapter.tuning.weights import WEIGHTS, check_readable, read_weights
 
 __all__ = [
     "Basis",

@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 
 from hadamard_adapter.errors import AdapterError, option
 
-__all__ = ["check_readable", "load_weights", "read_weights"]
+__all__ = ["WEIGHTS", "check_readable", "load_weights", "read_weights"]
+
+WEIGHTS = "adapter_model.safetensors"
+"""The file's name, in every folder of an adapter."""
 
 
 def check_readable(path: Path) -> bool:

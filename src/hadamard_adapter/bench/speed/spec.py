@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, model_name, nearest, read_toml
+from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, made_from, model_name, nearest
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError, refuse_twice
 from hadamard_adapter.files import expanded
@@ -147,7 +147,7 @@ def read_speed(path: str | Path) -> SpeedSpec:
         >>> read_speed(find_spec("speed")).seeds
         3
     """
-    return read_toml(path, lambda given: at_home(made(SpeedSpec, given, "the spec")))
+    return made_from(path, lambda given: at_home(made(SpeedSpec, given, "the spec")))
 
 
 def find_spec(word: str) -> Path:
@@ -186,7 +186,7 @@ def kind_of(path: Path) -> str:
             raise SettingsError(f"kind: no kind {found!r}{nearest(str(found), KINDS)}")
         return found
 
-    return read_toml(path, kind)
+    return made_from(path, kind)
 
 
 def _check_rates(spec: SpeedSpec) -> None:

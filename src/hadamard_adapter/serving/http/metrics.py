@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["OTHER", "Metrics", "merge_pages"]
+__all__ = ["Metrics", "merge_pages"]
 
-OTHER = "other"
+_OTHER = "other"
 """Label of the adapters that have none of their own."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -17,7 +17,7 @@ class Metrics:
     """What a server counts.
 
     Args:
-        n_labels: adapters that get a label of their own, the first that are asked; the others share `OTHER`.
+        n_labels: adapters that get a label of their own, the first that are asked; the others share "other".
 
     Example:
         >>> metrics = Metrics(1)
@@ -54,7 +54,7 @@ class Metrics:
         """The label under which an adapter is counted."""
         if id not in self._labels and len(self._labels) < self.n_labels:
             self._labels.add(id)
-        return id if id in self._labels else OTHER
+        return id if id in self._labels else _OTHER
 
     def passed(self, n_rows: int, n_tokens: int) -> None:
         """Count one forward pass."""
