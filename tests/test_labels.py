@@ -161,6 +161,13 @@ def test_a_dev_label_that_training_lacks_is_refused_with_its_rows() -> None:
         encode(table_with([["a", "z"]]), COLUMNS, Task("x", MULTI, ("a", "b"), ("micro-f1",)))
 
 
+def test_whole_numbers_that_floats_take_for_one_are_two_labels() -> None:
+    task = Task("x", SINGLE, ("1", "9007199254740993"), ("accuracy",))
+    assert encode(table_with(["9007199254740993", "1.0"]), COLUMNS, task).labels == [1, 0]
+    with pytest.raises(DataError, match="does not know: '9007199254740992'"):
+        encode(table_with(["9007199254740992"]), COLUMNS, task)
+
+
 def test_a_label_that_could_be_two_of_training_is_none_of_them() -> None:
     with pytest.raises(DataError, match=r"does not know: '1\.00'"):
         encode(table_with(["1.00"]), COLUMNS, Task("x", SINGLE, ("1", "1.0"), ("accuracy",)))

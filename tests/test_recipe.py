@@ -234,6 +234,7 @@ def test_other_weights_under_the_same_path_are_noticed(place: Path, tmp_path: Pa
     shutil.rmtree(partial)
     partial.mkdir()
     (partial / "settings.json").write_text(json.dumps(key))
+    (partial / "both").mkdir()
     with pytest.raises(SettingsError, match="unfinished run of other settings"):
         tiny_tune(model, output, train, stages=1, epochs=1)
 
@@ -758,6 +759,8 @@ IGNORED_BY_A_TASK: tuple[dict[str, Any], ...] = (
     ("settings", "message"),
     [
         ({"epochs": -1}, "epochs: expected a number from 1 on, received -1"),
+        ({"epochs": 1.5}, "epochs: expected a whole number, received 1.5"),
+        ({"grad_accumulation": True}, "grad_accumulation: expected a whole number, received True"),
         ({"lr": 0}, "lr: expected a number above 0, received 0"),
         *(
             ({name: value}, f"^{name}: expected a number, received '{value}'")

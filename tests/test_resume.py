@@ -3,6 +3,7 @@
 Every run is a process of its own, forked from a server that has loaded the libraries, and killed by SIGKILL.
 """
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -411,6 +412,20 @@ def test_an_output_folder_that_is_not_ours_is_refused(overwrite: bool, tmp_path:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(SettingsError, match="something else"):
         resume.check_output(tmp_path, {}, overwrite)
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_a_run_that_was_stopped_before_it_trained_holds_nothing_back(
+    is_trained: bool, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), resume.open_workspace(output, {"lr": 1}, False) as partial:
+        if is_trained:
+            (partial / "both").mkdir()
+        raise KeyboardInterrupt
+    told = pytest.raises(SettingsError, match="unfinished run") if is_trained else contextlib.nullcontext()
+    with told, resume.open_workspace(output, {"lr": 2}, False) as partial:
+        assert read_json(partial / "settings.json") == {"lr": 2}
 
 
 @pytest.mark.parametrize("damage", ["no manifest", "one byte changed", "file cut", "file gone"])

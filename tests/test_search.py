@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
@@ -87,6 +90,31 @@ def test_a_search_computes_the_layers_below_the_first_adapted_one_once(place: Pa
     assert [told.stages.count(name) for name in ("head", "adapter", "cache")] == [2, 4, 4]  # of either stage
 
 
+def test_what_a_checkpoint_lacks_below_the_layers_is_each_seed_s_own(place: Path, tmp_path: Path) -> None:
+    """Stage 1 trains it, a head like any other, so what frozen layers make of it is no other seed's."""
+    shutil.copytree(place / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / WEIGHTS)
+    lacking = [name for name in weights if "token_type_embeddings" in name]
+    save_file({name: weights[name] for name in weights if name not in lacking}, tmp_path / "model" / WEIGHTS)
+    few: dict[str, Any] = {"epochs": 1, "head_epochs": 1, "dev": str(place / "dev.csv"), "lr": 0.03}
+    few |= {"preset": "paper", "layers": (1,), "head_lr": 0.1}
+
+    class Losses(Progress):
+        def __init__(self) -> None:
+            self.found: list[float | None] = []
+
+        def step(self, step: int, loss: float | None) -> None:
+            self.found.append(loss)
+
+    def losses(output: str, **seeds: int) -> list[float | None]:
+        seen = Losses()
+        tiny_tune(tmp_path / "model", tmp_path / output, place / "train.csv", seen, **few, **seeds)
+        return seen.found
+
+    together, alone = losses("together", seeds=2), losses("alone", seed=1)
+    assert lacking and alone and together[-len(alone) :] == alone
+
+
 def test_a_search_says_that_dev_chose_among_runs(whole: tuple[TuneResult, Told]):
     result = whole[0]
     chosen = next(run for run in result.metrics["runs"] if run["is_chosen"])
@@ -128,6 +156,7 @@ def test_the_rate_with_the_best_mean_is_chosen_then_its_best_seed():
     rates = [0.1, 0.2, 0.1, 0.2]
     assert choose([run(0.4), run(0.7), run(0.9), run(0.8)], rates) == 3
     assert choose([run(0.7, 2.0), run(0.2), run(0.7, 1.0), run(0.2)], rates) == 2
+    assert choose([run(0.8, 2.0), run(0.8, 0.1)], [0.1, 0.2]) == 1  # of rates, too
     assert choose([run(0.4, metric="rmse"), run(0.7, metric="rmse")], [0.1, 0.2]) == 0
     assert choose([run(0.4), None, run(0.6), run(0.9)], rates) == 2  # 0.2 diverged once
     assert choose([None, None, run(0.6), run(0.9)], rates) == 3  # as did 0.1

@@ -266,6 +266,23 @@ def test_the_epoch_whose_mean_score_is_best_is_what_all_tasks_get(
         assert all(torch.equal(own[name], tensor) for name, tensor in seen[0].items())
 
 
+def test_tasks_together_draw_rows_as_the_settings_say(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def blocks(rows: Any, rows_a_step: int, seed: int, by_length: bool) -> Any:
+        seen.append(by_length)
+        return original(rows, rows_a_step, seed, by_length)
+
+    original = together_room.OneTaskBlocks
+    monkeypatch.setattr(together_room, "OneTaskBlocks", blocks)
+    for by_length in (True, False):
+        settings = two_tasks(place, epochs=1, device="cpu", group_by_length=by_length)
+        tune_together(settings, tmp_path / str(by_length), silent)
+    assert seen == [True, False]
+
+
 def test_the_batches_of_a_step_of_tasks_together_are_of_one_task(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,19 @@ def test_checkpointed_layers_compute_the_same_bits_and_keep_less(name: str) -> N
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.parametrize("name", TEXT)
+def test_a_model_that_is_told_no_labels_can_be_checkpointed(name: str) -> None:
+    """As in training, where the loss is ours: with labels transformers switches a decoder's cache off."""
+    model, stage = adapted(name), stage_for(name)
+    batch = {key: value for key, value in stage.collate(stage.train).items() if key != "labels"}
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    before = [getattr(config, "use_cache", None) for config in configs.values()]
+    with checkpointed(model):
+        model(**batch).logits.square().sum().backward()
+    assert any(p.grad is not None for name, p in model.named_parameters() if "hadamard_" in name)
+    assert [getattr(config, "use_cache", None) for config in configs.values()] == before
+
+
 @pytest.mark.parametrize(
     ("name", "is_half"),
     [(name, is_half) for name in TEXT for is_half in (False, True) if (name, is_half) != ("deberta", True)],

@@ -16,7 +16,7 @@ ROWS_PER_BATCH = 512
 N_COMPARED, N_AGAIN = 256, 4
 """Rows, of all lengths, that tell what half precision changes: of the first ones, and of each later batch."""
 TOLERANCE = 1e-2
-"""Largest change of a probability (regression: of a value, over the largest) for half precision."""
+"""Largest change of a probability (regression: of a value, over their range) for half precision."""
 SHARE_SEEN = 0.5
 """Of the tolerance, the most that the first rows may need: the worst of all rows is seldom among them."""
 
@@ -67,6 +67,8 @@ class Precision:
 
     def _in_half(self, rows: "Examples") -> tuple[Any, int] | None:
         """In bfloat16; None where float32 is to compute them."""
+        import numpy as np
+
         from hadamard_adapter.tuning.classifier import largest_change
 
         if not len(rows):
@@ -84,7 +86,7 @@ class Precision:
         places = _spread_over_lengths(rows, max(N_AGAIN, N_COMPARED - self.n_compared))
         some = rows.take(places)
         whole = self.whole.logits(some.texts, some.pairs, self.batch_size)
-        difference = largest_change(self.whole.task, whole, logits[places], float(abs(logits).max()))
+        difference = largest_change(self.whole.task, whole, logits[places], float(np.ptp(logits)))
         limit = TOLERANCE * (SHARE_SEEN if self.n_compared < N_COMPARED else 1)
         self.n_compared += len(some)
         if not difference <= limit:

@@ -116,10 +116,10 @@ def alike_names(names: Sequence[str]) -> tuple[str, str] | None:
         >>> alike_names(["0", "1", "1.0"]), alike_names(["good", "Good"]), alike_names(["1", "10"])
         (('1', '1.0'), ('good', 'Good'), None)
     """
-    seen: dict[float | str, str] = {}
+    seen: dict[Decimal | str, str] = {}
     for name in names:
-        number, word = _number(name), unicodedata.normalize("NFC", name).casefold()
-        first = seen.setdefault(word if number is None or math.isinf(number) else number, name)
+        number, word = _exact(name), unicodedata.normalize("NFC", name).casefold()
+        first = seen.setdefault(word if number is None or number.is_infinite() else number, name)
         if first != name:
             return first, name
     return None
@@ -307,9 +307,14 @@ def _as_known(name: str, known: Mapping[str, int]) -> str:
     if name.lower() in ("true", "false"):
         alike = [label for label in known if label.lower() == name.lower()]
     else:
-        number = _number(name)
-        alike = [label for label in known if number is not None and _number(label) == number]
+        number = _exact(name)
+        alike = [label for label in known if number is not None and _exact(label) == number]
     return alike[0] if len(alike) == 1 else name
+
+
+def _exact(name: str) -> Decimal | None:
+    """The number that a name spells, whatever its digits: beyond 2^53 floats take neighbours for one."""
+    return None if _number(name) is None else Decimal(name)
 
 
 def _number(value: Any) -> float | None:

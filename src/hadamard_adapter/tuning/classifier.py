@@ -248,28 +248,29 @@ def largest_change(
     task: Task,
     before: Float32[np.ndarray, "b l"],
     after: Float32[np.ndarray, "b l"],
-    largest: float = 0.0,
+    spread: float = 0.0,
 ) -> float:
     """The largest difference of a probability between logits of the same rows.
 
-    For regression it is that of a value, in units of the largest one.
+    For regression it is that of a value, as a share of their range: of values that lie close together and far
+    from 0 bfloat16 tells few apart.
 
     Args:
         task: kind of the outputs.
         before: logits; they give the unit of regression.
         after: logits of the same rows.
-        largest: regression: of other rows, the largest value.
+        spread: regression: the range of other rows' values.
 
     Example:
         >>> number = Task("stars", "regression", (), ("pearson",))
-        >>> largest_change(number, np.float32([[4.0], [1.0]]), np.float32([[4.0], [2.0]]))
+        >>> largest_change(number, np.float32([[9.0], [5.0]]), np.float32([[9.0], [6.0]]))
         0.25
     """
     is_value = task.problem_type == "regression"
     found = (predictions(task, logits) for logits in (before, after))
     first, second = (np.asarray(values if is_value else shares) for values, shares in found)
     difference = np.abs(second - first).max()
-    return float(difference / max(np.abs(first).max(), largest, 1e-6) if is_value else difference)
+    return float(difference / max(np.ptp(first), spread, 1e-6) if is_value else difference)
 
 
 def read_logits(task: Task, logits: Float[np.ndarray, "b l"]) -> list[Prediction]:

@@ -12,8 +12,11 @@ __all__ = ["base_content"]
 SHORT = 1 << 28
 """Of files that are longer, in bytes, a sample is `N_SAMPLES` blocks of `BLOCK`."""
 N_SAMPLES, BLOCK = 64, 1 << 20
-READ = ("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt")
-"""What a run reads from a folder: config, weights, tokenizer."""
+READ = (
+    *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
+    *("bpe.codes", "dict.txt", "*.py"),
+)
+"""What a run reads from a folder: config, weights, tokenizer, the model's own code."""
 
 
 def base_content(model: str, is_sample: bool = False) -> str | None:

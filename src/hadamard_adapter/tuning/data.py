@@ -41,7 +41,8 @@ _LEFT_OUT_AT_DEFAULT = {"group_by_length": True}
 """Settings younger than runs and results that are there: as these were made, they are in no key."""
 
 LARGE = 10.0
-"""Mean or standard deviation of numbers to be learned from which on it is said that they are large."""
+"""Mean or standard deviation of numbers to be learned from which on it is said that they are large. So is a
+mean of as many standard deviations: half precision tells few numbers apart that lie close together."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _notes(task: Task, train: Examples, dev: Examples) -> Iterator[str]:
             yield f"no dev row of {words(missing, 5)}: dev scores do not tell how well that is learned"
     if task.problem_type == "regression":
         mean, sd = np.mean(train.labels or [0.0]), np.std(train.labels or [0.0])
-        if max(abs(mean), sd) > LARGE:
+        if max(abs(mean), sd) > LARGE or abs(mean) > LARGE * sd > 0:
             yield (
                 f"labels have mean {mean:.4g} and sd {sd:.4g}; a head starts near 0 and may not get there: "
                 "train on (label - mean) / sd, and turn predictions back"

@@ -8,6 +8,7 @@ first token alone (BERT's way), the first token of the last layer is all that is
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import os
 import shutil
@@ -32,7 +33,15 @@ from hadamard_adapter.tuning.precision import autocast, in_float32
 from hadamard_adapter.tuning.probe import is_same, outcome, probe_rows, to_device
 from hadamard_adapter.tuning.stage import Collate, Progress, Row, Stage
 
-__all__ = ["cached_prefix", "capture_output", "frozen_prefix", "hidden_of", "is_all_frozen", "reading_prefix"]
+__all__ = [
+    "cached_prefix",
+    "capture_output",
+    "frozen_prefix",
+    "hidden_of",
+    "is_all_frozen",
+    "reading_prefix",
+    "trained_below",
+]
 
 BATCH_TOKENS = 2048
 SPARE_GB = 0.2
@@ -126,6 +135,26 @@ def frozen_prefix(model: Any) -> tuple[list[nn.Module], str]:
     """
     layers, reason = _stack(model)
     return list(itertools.takewhile(_is_frozen, layers)), reason
+
+
+def trained_below(model: Any) -> str:
+    """A word for the values of the head's modules among or below the layers; "" where there are none.
+
+    They are what a checkpoint lacks, such as embeddings of types: stage 1 trains them, and the fingerprint of
+    the base model does not tell.
+
+    Args:
+        model: PEFT model.
+    """
+    base, digest = base_model_of(model), hashlib.sha256()
+    heads = model.peft_config["default"].head_modules or ()
+    start = f"{base.base_model_prefix}."
+    below = sorted(name for name in heads if name.startswith(start) and "pooler" not in name)
+    for name in below:
+        for key, tensor in base.get_submodule(name).state_dict().items():
+            digest.update(f"{name}.{key}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if below else ""
 
 
 def is_all_frozen(model: Any) -> bool:

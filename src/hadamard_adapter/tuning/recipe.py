@@ -22,6 +22,7 @@ from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.models import collator, pick_device, quiet_libraries
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
+from hadamard_adapter.tuning.prefix import trained_below
 from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.report import (
     count_parameters,
@@ -304,6 +305,8 @@ def do_stage(bench: Workbench, name: str) -> None:
         started = time.perf_counter()
         bench.model.to(state.device)
         content = {"base": bench.base_fingerprint, "max_length": bench.max_length}
+        if below := trained_below(bench.model):
+            content["below"] = below
         with deterministic_on(bench.model.device), shortcuts(
             bench.model, make_stage(bench, name), bench.settings, bench.data, content, _cache(bench),
             bench.say, bench.progress,

@@ -79,9 +79,11 @@ def choose(metrics: Sequence[dict[str, Any] | None], rates: list[float]) -> int:
     name = finished[0][2]["metric"]
     sign = METRICS[name].sign
 
-    def rank(lr: float) -> tuple[bool, float]:
-        own = [sign * entry["dev"][name] for _, rate, entry in finished if rate == lr]
-        return len(own) == rates.count(lr), statistics.fmean(own)
+    def rank(lr: float) -> tuple[bool, float, float]:
+        own = [entry for _, rate, entry in finished if rate == lr]
+        score = statistics.fmean(sign * entry["dev"][name] for entry in own)
+        loss = statistics.fmean(_best_of(entry)["dev_loss"] for entry in own)
+        return len(own) == rates.count(lr), score, -loss
 
     best_lr = max(dict.fromkeys(rate for _, rate, _ in finished), key=rank)
     ranked = [{**_best_of(entry), "epoch": index} for index, rate, entry in finished if rate == best_lr]

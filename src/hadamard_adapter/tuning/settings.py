@@ -270,6 +270,7 @@ _AT_LEAST: dict[str, float] = {
     "seeds": 1, "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
     "cache_gb": 0,
 }  # fmt: skip
+_COUNTS = frozenset(_AT_LEAST) - {"warmup", "weight_decay", "cache_gb"}
 _SHARES = ("threshold", "dev_fraction", "average", "warmup")
 _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "max_grad_norm")
 
@@ -280,6 +281,8 @@ def _check(settings: TuneSettings) -> None:
         for value in values[name] if isinstance(values[name], tuple) else (values[name],):
             if value is not None and not isinstance(value, int | float):
                 raise SettingsError(f"{name}: expected a number, received {value!r}")
+            if name in _COUNTS and value is not None and type(value) is not int:
+                raise SettingsError(f"{name}: expected a whole number, received {value!r}")
     for name, least in _AT_LEAST.items():
         if values[name] is not None and not values[name] >= least:
             raise SettingsError(f"{name}: expected a number from {least} on, received {values[name]!r}")

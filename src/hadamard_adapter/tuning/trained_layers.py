@@ -61,15 +61,16 @@ def checkpointed(model: Any) -> Iterator[None]:
         >>> with checkpointed(model):  # doctest: +SKIP
         ...     trainer.train()
     """
-    config, layers = base_model_of(model).config, trained_layers(model)
-    use_cache = getattr(config, "use_cache", None)
+    base, layers = base_model_of(model), trained_layers(model)
+    configs = {id(module.config): module.config for module in base.modules() if hasattr(module, "config")}
+    before = [(config, config.use_cache) for config in configs.values() if hasattr(config, "use_cache")]
     try:
-        if use_cache is not None:
+        for config, _ in before:  # T5's decoder has one of its own
             config.use_cache = False  # computing a layer again would append to the cache again
         with _called_by(_forward, layers):
             yield
     finally:
-        if use_cache is not None:
+        for config, use_cache in before:
             config.use_cache = use_cache
 
 
