@@ -84,6 +84,7 @@ def test_the_other_methods_are_those_of_the_report(title: str) -> None:
             "hadamard-wide",
         ),
         *("hadamard-input", "hadamard-one-stage", "hadamard-free-head", "hadamard-two-thirds"),
+        *("hadamard-wide-frozen-head", "vera", "houlsby"),
     ],
 )
 def test_the_ablations_are_those_of_the_report(method: str) -> None:
