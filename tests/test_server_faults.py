@@ -71,7 +71,7 @@ def test_a_store_that_hangs_holds_up_nobody_who_does_not_need_it(
         assert client.post("/classify", json=ASKED).status_code == 200
         replies = [one.result().json() for one in asked]
         assert {reply["history"] is None for reply in replies} == {True}, "the store did not say"
-        assert not put.done()
+        assert put.result().status_code == 503
 
 
 def test_a_server_is_ready_when_the_store_has_been_read_once(
@@ -151,11 +151,15 @@ def test_a_bug_is_answered_and_logged_with_the_id_of_its_request(
     assert record.request_id == "one" and "ZeroDivisionError" in caplog.text  # type: ignore[attr-defined]
 
 
-def test_a_client_that_goes_in_the_middle_of_an_upload_is_no_bug(place: Path, store: Path) -> None:
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/v1/adapters/new"), ("POST", "/classify")])
+def test_a_client_that_goes_in_the_middle_of_a_body_is_no_bug(
+    method: str, path: str, place: Path, store: Path
+) -> None:
     with in_process(place, store) as (_, client):
-        head = {"host": "localhost", "content-type": "application/zip", "content-length": "1000"}
+        kind = "application/zip" if method == "PUT" else "application/json"
+        head = {"host": "localhost", "content-type": kind, "content-length": "1000"}
         scope = {
-            "type": "http", "method": "PUT", "path": "/v1/adapters/new", "raw_path": b"/v1/adapters/new",
+            "type": "http", "method": method, "path": path, "raw_path": path.encode(),
             "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
             "headers": [(name.encode(), value.encode()) for name, value in head.items()],
             "client": ("127.0.0.1", 1), "server": ("localhost", 80), "app": client.app,
@@ -171,9 +175,10 @@ def test_a_client_that_goes_in_the_middle_of_an_upload_is_no_bug(place: Path, st
 
         assert client.portal is not None
         client.portal.call(client.app, scope, receive, send)
-        assert sent == []
+        assert sent[0]["status"] == 499
         page = client.get("/metrics").text
-        assert 'route="/v1/adapters/{id}",status="499"' in page and 'status="500"' not in page
+        assert 'status="499"' in page and 'hadamard_refused_total{reason="client_gone"} 1.0' in page
+        assert 'status="400"' not in page and 'status="500"' not in page
 
 
 def test_while_a_server_ends_nothing_new_is_begun(place: Path, store: Path) -> None:

@@ -108,11 +108,6 @@ BROKEN = {
     ),
     "ragged tsv": ("x.tsv", b"text\tlabel\na\tb\t0\n", "line 2: expected 2 cells (text, label), received 3"),
     "open quote": ("x.csv", b'text,label\ngood,1\n"bad,0\n', "begins on line 3 is broken (a quote opened"),
-    "blank before a quote": (
-        "x.csv",
-        b'text, label\n"a, c", "x"\n',
-        "' \"x\"' on line 2 has a blank before its quotes",
-    ),
     "stray quote": ("x.csv", b'text,label\n"a"b,0\n', "begins on line 2 is broken"),
     "two names": ("x.csv", b"text,label,text\na,1,b\n", "duplicate column names 'text'"),
     "semicolons": ("x.csv", b"text;label\ngood;1\n", "separated by ';', expected ','"),

@@ -40,6 +40,9 @@ class Precision:
     is_over: bool = False
     """Whether float32 computes all that follows."""
     n_compared: int = 0
+    lowest: float = float("inf")
+    highest: float = float("-inf")
+    """Of a regression's values so far: a batch may have one row, or equal ones."""
     used: list[str] = field(default_factory=list)
     """The types that rows were computed in, in their order."""
 
@@ -67,8 +70,6 @@ class Precision:
 
     def _in_half(self, rows: "Examples") -> tuple[Any, int] | None:
         """In bfloat16; None where float32 is to compute them."""
-        import numpy as np
-
         from hadamard_adapter.tuning.classifier import largest_change
 
         if not len(rows):
@@ -81,17 +82,23 @@ class Precision:
             self.half, self.n_compared = half, len(some)
             if not difference <= TOLERANCE * SHARE_SEEN:
                 return self._end(_told(len(some), "the first rows", difference, TOLERANCE * SHARE_SEEN))
-            return half.logits_and_cuts(rows.texts, rows.pairs, self.batch_size)
-        logits, n_cut = self.half.logits_and_cuts(rows.texts, rows.pairs, self.batch_size)
+            return self._with_range(half.logits_and_cuts(rows.texts, rows.pairs, self.batch_size))
+        logits, n_cut = self._with_range(self.half.logits_and_cuts(rows.texts, rows.pairs, self.batch_size))
         places = _spread_over_lengths(rows, max(N_AGAIN, N_COMPARED - self.n_compared))
         some = rows.take(places)
         whole = self.whole.logits(some.texts, some.pairs, self.batch_size)
-        difference = largest_change(self.whole.task, whole, logits[places], float(np.ptp(logits)))
+        difference = largest_change(self.whole.task, whole, logits[places], self.highest - self.lowest)
         limit = TOLERANCE * (SHARE_SEEN if self.n_compared < N_COMPARED else 1)
         self.n_compared += len(some)
         if not difference <= limit:
             return self._end(_told(len(some), "later rows", difference, limit) + " from there on")
         return logits, n_cut
+
+    def _with_range(self, found: tuple[Any, int]) -> tuple[Any, int]:
+        """The same, when the range of all values so far has taken in the new ones."""
+        self.lowest = min(self.lowest, float(found[0].min()))
+        self.highest = max(self.highest, float(found[0].max()))
+        return found
 
     def _end(self, reason: str) -> None:
         """Let float32 compute all that follows, and say why, if there is a reason to."""

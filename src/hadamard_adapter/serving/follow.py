@@ -9,6 +9,8 @@ from hadamard_adapter.serving.store import AdapterStore
 
 __all__ = ["Follower"]
 
+STOP_S = 5.0
+"""That `stop` waits for the adapter that a look is at."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -62,7 +64,7 @@ class Follower:
         """Look no more; a look that has begun ends after the adapter that it is at."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_S)  # it may wait for a store that hangs
 
     def look(self) -> None:
         """Make the bank equal to the store, if anything was published since the last look."""
@@ -99,7 +101,8 @@ class Follower:
     def _take_all(self, ids: list[str]) -> None:
         gone = sorted(self._own - set(ids))
         found = self.store.versions(ids)  # of many ids at once, and nobody waits for it
-        current = {id for id in ids if self._has(id, found[id])}
+        with self._lock:
+            current = {id for id in ids if self._has(id, found[id])}
         for id in current:
             self._solved(id)
         self._take_each([*(id for id in ids if id not in current), *gone])

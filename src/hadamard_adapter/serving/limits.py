@@ -1,5 +1,6 @@
 """The limits of a server: what it refuses, and when."""
 
+import math
 from dataclasses import dataclass, fields
 
 from hadamard_adapter.errors import SettingsError
@@ -32,6 +33,6 @@ class Limits:
         """Check that every limit lets something pass."""
         for limit in fields(Limits):
             value = getattr(self, limit.name)
-            if not value >= 0 or (value == 0 and limit.name not in ("drain_s", "metric_adapters")):
+            if not 0 <= value < math.inf or (value == 0 and limit.name not in ("drain_s", "metric_adapters")):
                 option = f"--{limit.name.replace('_', '-')}"
                 raise SettingsError(f"{option}: expected a number above 0, received {value!r}")

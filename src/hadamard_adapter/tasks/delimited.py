@@ -103,13 +103,6 @@ def _quoted_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tu
                 f"{name}: the row that begins on line {line_number} is broken ({what}); inside quotes write "
                 'a quote as "", or switch quoting off (--no-quoting) if quotes are plain text'
             ) from error
-        for cell in cells:
-            if cell[:1] == " " and len(cell) > 2 and cell.lstrip()[:1] == cell.rstrip()[-1:] == '"':
-                raise DataError(
-                    f"{name}: the cell {cell[:40]!r} on line {line_number} has a blank before its quotes, "
-                    "which would make them text; expected quotes right after the separator, or --no-quoting "
-                    "where they are text"
-                )
         yield line_number, cells
 
 

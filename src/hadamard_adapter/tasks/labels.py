@@ -13,7 +13,7 @@ The kind is inferred by these rules, the first that fits:
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ..errors import DataError, SettingsError, did_you_mean
@@ -314,7 +314,10 @@ def _as_known(name: str, known: Mapping[str, int]) -> str:
 
 def _exact(name: str) -> Decimal | None:
     """The number that a name spells, whatever its digits: beyond 2^53 floats take neighbours for one."""
-    return None if _number(name) is None else Decimal(name)
+    try:
+        return None if _number(name) is None else Decimal(name)
+    except InvalidOperation:  # an exponent of twenty digits
+        return None
 
 
 def _number(value: Any) -> float | None:

@@ -103,11 +103,10 @@ def run_of(settings: TuneSettings, data: TuneData, stages: dict[str, Any]) -> di
 def versions() -> dict[str, str]:
     """Name -> version of Python and of the packages that the result depends on; a clone's with its commit."""
     found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    found["hadamard-adapter"] += _commit()
+    found["hadamard-adapter"] += _COMMIT
     return found
 
 
-@functools.cache
 def _commit() -> str:
     """A clone's last commit of this code, as in "+g0123456789ab", or "+g0123456789ab.dirty"; else none."""
     source = Path(__file__).resolve().parents[2]
@@ -116,10 +115,14 @@ def _commit() -> str:
     git = functools.partial(subprocess.run, cwd=source, capture_output=True, text=True, check=True)
     try:
         commit = git(["git", "log", "-1", "--format=%H", "--", "."]).stdout[:12]
-        changes = git(["git", "status", "--porcelain", "--", "."]).stdout
+        changes = git(["git", "--no-optional-locks", "status", "--porcelain", "--", "."]).stdout
     except (OSError, subprocess.CalledProcessError):  # no git, or a clone of somebody else's
         return ""
     return f"+g{commit}" + (".dirty" if changes else "") if commit else ""
+
+
+_COMMIT = _commit()
+"""When the code was loaded: a run of hours may end at another one."""
 
 
 def processor_name(device: str = "cpu") -> str:

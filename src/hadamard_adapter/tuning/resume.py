@@ -147,7 +147,7 @@ def open_workspace(output: Path, key: dict[str, Any], overwrite: bool) -> Iterat
                 f"work folder {str(partial)!r} holds something else ({strange[0]!r}); "
                 f"remove {str(partial / strange[0])!r} or pass another output"
             )
-        is_begun = {entry.name for entry in entries(partial)} > {"lock", "settings.json"}
+        is_begun = bool({entry.name for entry in entries(partial)} - {"lock", "settings.json"})
         found = read_json(partial / "settings.json") if is_begun else None
         if found is not None and not is_same_run(found, key):
             if not overwrite:

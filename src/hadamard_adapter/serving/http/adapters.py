@@ -1,6 +1,5 @@
 """GET, PUT and DELETE /v1/adapters: list, upload, replace, roll back, unload; checks before activation."""
 
-import asyncio
 import contextlib
 import json
 import tempfile
@@ -19,7 +18,7 @@ from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, 
 from hadamard_adapter.serving.http.upload import unpack
 from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
-from hadamard_adapter.serving.store import ID
+from hadamard_adapter.serving.store import ID, Published
 
 __all__ = ["ROUTES"]
 
@@ -99,10 +98,9 @@ async def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
         found = await run_in_threadpool(_described, serving, id)
     except AdapterError as error:
         raise lost_adapter(serving, error) from error
-    asking = serving.with_store(serving.store.find, id)
     try:
-        published = await asyncio.wait_for(asking, serving.limits.timeout_s)
-    except (AdapterError, asyncio.TimeoutError):  # away: it says nothing of history, and stops no serving
+        published = await serving.with_store(serving.store.find, id)
+    except (AdapterError, ApiError):  # away: it says nothing of history, and stops no serving
         return found
     return found.model_copy(update={"history": list(published.history) if published is not None else []})
 
@@ -198,24 +196,40 @@ def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Describ
         serving_now = serving.store.find(id)
     if serving_now is None:
         raise ApiError(404, "no_such_adapter", f"no adapter {id!r} in the store; upload it")
-    if version not in (serving_now.version, *serving_now.history):
-        raise ApiError(
-            404, "no_such_version",
-            f"adapter {id!r} has no version {version[:64]!r}; GET /v1/adapters/{id} lists those that it has",
-        )  # fmt: skip
+    _check_version(id, version, serving_now)
     try:
         adapter = serving.store.read(id, version)[1]
         serving.bank.backbone.check_fit(id, adapter)
     except AdapterError as error:
         if _is_away(error):
             raise _store_away(error) from error
+        with _store_explained():
+            _check_version(id, version, serving.store.find(id))  # somebody may have pruned it
         raise ApiError(422, "unfit_adapter", f"{error}; nothing was changed") from error
     if is_dry:
         return _describe(id, None, adapter)
     with _store_explained():
-        serving.store.roll_back(id, version)
+        try:
+            serving.store.roll_back(id, version)
+        except AdapterError as error:
+            if not _is_away(error):
+                _check_version(id, version, serving.store.find(id))
+            raise
         serving.follower.take(id)
     return _described(serving, id)
+
+
+def _check_version(id: str, version: str, published: Published | None) -> None:
+    """Refuse a version that the store does not have.
+
+    Raises:
+        ApiError: 404.
+    """
+    if published is None or version not in (published.version, *published.history):
+        raise ApiError(
+            404, "no_such_version",
+            f"adapter {id!r} has no version {version[:64]!r}; GET /v1/adapters/{id} lists those that it has",
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

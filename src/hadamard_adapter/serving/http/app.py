@@ -29,7 +29,6 @@ def make_app(serving: Serving) -> FastAPI:
         serving.is_open = True
         yield
         serving.is_open = False
-        serving.store_threads.shutdown(wait=False, cancel_futures=True)
         await run_in_threadpool(serving.follower.stop)
         await serving.batcher.stop()
 

@@ -7,7 +7,6 @@ import re
 import secrets
 import time
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,9 +51,6 @@ class Around:
                 await refusal(scope, receive, send_on)
             else:
                 await self.app(scope, self._bounded(receive, limit), send_on)
-        except ClientDisconnect:  # in the middle of a body that was to be read whole
-            status = 499
-            self.serving.metrics.refused.labels("client_gone").inc()
         except Exception:
             _LOG.exception("bug", extra={"request_id": request_id, "path": scope["path"][:200]})
             if has_begun:
@@ -114,6 +110,9 @@ class Around:
                     f"expected the body within {self.serving.limits.timeout_s:g} s; send faster",
                     _CLOSE,
                 ) from error
+            if message["type"] == "http.disconnect":
+                self.serving.metrics.refused.labels("client_gone").inc()
+                raise ApiError(499, "client_gone", "the client has gone in the middle of its body")
             size += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if size > limit:

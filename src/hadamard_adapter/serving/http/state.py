@@ -1,11 +1,11 @@
 """What the routes share: the bank, its store, the batcher, keys, limits and counters; and who asks."""
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -22,6 +22,8 @@ from hadamard_adapter.serving.store import AdapterStore
 __all__ = ["Administrator", "Caller", "Owner", "Serving", "ServingNow", "metrics_page"]
 
 _LOG = logging.getLogger(__name__)
+N_AT_STORE = 32
+"""Requests that may wait for the store at once."""
 N_LOOKED_AT = 2000
 """Ids of which those that a key may use are offered in place of an unknown one."""
 
@@ -53,8 +55,8 @@ class Serving:
 
     unread: dict[str, str] = field(default_factory=dict)
     """Id -> why the pack's adapter could not be read when it was last asked for."""
-    store_threads: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 8, "store"))
-    """For whatever waits for the store, so that a store that hangs holds up nothing else."""
+    n_at_store: int = 0
+    """Requests that wait for the store."""
 
     @property
     def is_ready(self) -> bool:
@@ -84,9 +86,40 @@ class Serving:
         self.unread[error.id] = str(error)
 
     async def with_store(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns that waits for the store, computed in a thread for that."""
+        """What a function returns that waits for the store, in a thread that ends with the process.
+
+        Raises:
+            ApiError: 503, too many wait for the store, or it has not answered in time.
+        """
+        if self.n_at_store >= N_AT_STORE:
+            message = f"{self.n_at_store} requests wait for the store; ask again later"
+            raise ApiError(503, "store", message, {"Retry-After": "5"})
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.store_threads, partial(act, *arguments))
+        answer: asyncio.Future[Any] = loop.create_future()
+
+        def tell(value: Any, error: BaseException | None) -> None:
+            self.n_at_store -= 1
+            if answer.done():  # nobody waits any more
+                return
+            answer.set_result(value) if error is None else answer.set_exception(error)
+
+        def run() -> None:
+            try:
+                found = act(*arguments), None
+            except BaseException as error:
+                found = None, error
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(tell, *found)
+
+        self.n_at_store += 1
+        threading.Thread(target=run, name="store", daemon=True).start()
+        try:
+            return await asyncio.wait_for(answer, self.limits.timeout_s)
+        except asyncio.TimeoutError as error:
+            message = (
+                f"the store has not answered within {self.limits.timeout_s:g} s; a change may still be made"
+            )
+            raise ApiError(503, "store", message, {"Retry-After": "5"}) from error
 
     def check_ids(self, key: Key, ids: Sequence[str]) -> None:
         """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
