@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hadamard_adapter.errors import AdapterError
-from hadamard_adapter.serving import AdapterStore, read_adapter, write_pack
+from hadamard_adapter.serving import AdapterStore, follow, read_adapter, write_pack
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.source import BankAdapter
 from serve_help import in_process, make_place, zipped
@@ -72,6 +72,25 @@ def test_a_store_that_hangs_holds_up_nobody_who_does_not_need_it(
         replies = [one.result().json() for one in asked]
         assert {reply["history"] is None for reply in replies} == {True}, "the store did not say"
         assert put.result().status_code == 503
+
+
+def test_a_store_that_hangs_does_not_keep_a_server_from_its_end(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "STOP_S", 0.2)
+    answers, looks = threading.Event(), threading.Event()
+
+    def generation() -> str:
+        looks.set()
+        assert answers.wait(60)
+        return ""
+
+    with in_process(place, store) as (serving, _):
+        monkeypatch.setattr(serving.store, "generation", generation)
+        assert looks.wait(30)
+        started = time.monotonic()
+    assert time.monotonic() - started < 20
+    answers.set()
 
 
 def test_a_server_is_ready_when_the_store_has_been_read_once(

@@ -1,5 +1,6 @@
 """Tables: every format, every way a file can be wrong, streams and writing."""
 
+import csv
 import io
 import json
 import os
@@ -73,6 +74,12 @@ def test_a_text_longer_than_the_csv_modules_limit_is_read(tmp_path: Path) -> Non
     path = tmp_path / "long.csv"
     path.write_text("text,label\n" + "a" * 300_000 + ",1\n")
     assert len(str(read_table(str(path)).rows[0]["text"])) == 300_000
+
+
+def test_a_text_that_begins_with_a_blank_and_a_quote_is_read_as_it_was_written(tmp_path: Path) -> None:
+    with (tmp_path / "x.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "label"], [' "Great film"', "pos"]])
+    assert read_table(str(tmp_path / "x.csv")).rows[0]["text"] == ' "Great film"'
 
 
 def test_places_tell_line_and_record_where_quotes_hold_line_ends(tmp_path: Path) -> None:
