@@ -1,9 +1,12 @@
 """Laws of half precision: a weight cast once computes what autocast does, and nothing else is cast."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,8 +16,10 @@ from transformers import Trainer
 
 from adapter_help import adapted
 from hadamard_adapter.adapter.fingerprint import fingerprint
+from hadamard_adapter.cli.half_precision import Precision
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.functional import hadamard
+from hadamard_adapter.tasks import Examples, Task
 from hadamard_adapter.tuning import load
 from hadamard_adapter.tuning.first_token import first_token_only
 from hadamard_adapter.tuning.precision import (
@@ -248,3 +253,26 @@ def test_auto_is_the_run_of_the_type_that_it_stands_for(tmp_path: Path) -> None:
     first = tiny_tune(model, tmp_path / "out", train, dtype="auto", **settings)
     assert first.run["settings"]["dtype"] == pick_dtype("auto", CPU)
     assert tiny_tune(model, tmp_path / "out", train, dtype=pick_dtype("auto", CPU), **settings) == first
+
+
+def test_a_batch_of_one_value_is_held_against_the_range_of_all() -> None:
+    said: list[str] = []
+    task = Task("stars", "regression", (), ("pearson",))
+
+    def logits(change: float) -> Any:
+        def computed(texts: Sequence[str], *_: Any) -> np.ndarray:
+            return np.float32([[len(text) / 10 + change] for text in texts])
+
+        return computed
+
+    def classifier(change: float) -> Any:
+        values = logits(change)
+        both = SimpleNamespace(logits=values, logits_and_cuts=lambda *given: (values(*given), 0))
+        return SimpleNamespace(task=task, model=SimpleNamespace(device=torch.device("cpu")), **vars(both))
+
+    whole = classifier(0.0)
+    whole.halved = lambda *_: (classifier(1e-4), 1e-4)
+    precision = Precision(whole, "bfloat16", 16, said.append)
+    for n in (512, 512, 1):
+        precision.logits_and_cuts(Examples(["x" * (1 + row % 50) for row in range(n)], None, None))
+    assert precision.used == ["bfloat16"] and said == []
