@@ -230,9 +230,9 @@ def test_texts_ids_and_pairs_must_match(place: Path) -> None:
         AdapterBank(tiny_model("bert")).predict(["a"], [])
 
 
-@pytest.mark.parametrize("is_disturbed", [False, True])
+@pytest.mark.parametrize("disturbed", ["not", "by a new row", "by a row that is taken again"])
 def test_a_table_grows_while_its_lock_is_free_and_loses_no_row(
-    is_disturbed: bool, monkeypatch: pytest.MonkeyPatch
+    disturbed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, lock, copies = RowTable(torch.zeros(2)), threading.Lock(), list[Tensor]()
     table.put(torch.ones(2))
@@ -241,16 +241,16 @@ def test_a_table_grows_while_its_lock_is_free_and_loses_no_row(
     def copying() -> Tensor:
         assert len(copies) or not lock.locked()
         copies.append(grown())
-        if is_disturbed and len(copies) == 1:
-            table.put(torch.full((2,), 2.0))  # another thread's
+        if disturbed != "not" and len(copies) == 1:  # by another thread
+            table.put(torch.full((2,), 2.0), 1 if disturbed == "by a row that is taken again" else None)
         return copies[-1]
 
     monkeypatch.setattr(table, "_grown", copying)
     table.make_room(lock)
     room, row = table.values, table.put(torch.full((2,), 3.0))
     assert table.values is room
-    others = [[2, 2]] if is_disturbed else []
-    assert table.values[: row + 1].tolist() == [[0, 0], [1, 1], *others, [3, 3]]
+    between = {"not": [[1, 1]], "by a new row": [[1, 1], [2, 2]], "by a row that is taken again": [[2, 2]]}
+    assert table.values[: row + 1].tolist() == [[0, 0], *between[disturbed], [3, 3]]
 
 
 def test_slots_of_what_is_gone_are_used_again_and_leave_no_trace(place: Path) -> None:
@@ -318,11 +318,11 @@ def test_memory_that_fails_once_leaves_the_bank_as_it_was(
     bank.add("a", random_adapter(like, 0))
     expected, n_calls, put = bank.predict(TEXTS[:2], ["a"] * 2), [0], RowTable.put
 
-    def full(table: RowTable, row: torch.Tensor) -> int:
+    def full(table: RowTable, row: torch.Tensor, at: int | None = None) -> int:
         n_calls[0] += 1
         if n_calls[0] == fails_at + 1:
             raise torch.OutOfMemoryError
-        return put(table, row)
+        return put(table, row, at)
 
     monkeypatch.setattr(RowTable, "put", full)
     with pytest.raises(torch.OutOfMemoryError):

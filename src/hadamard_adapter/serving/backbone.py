@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -64,10 +65,11 @@ class Backbone:
         """Linear layers below the head that oneDNN computes."""
         self.n_slots, self._free = 1, list[int]()
 
-    @property
-    def tables(self) -> list[RowTable]:
-        """All of them: of the offsets, and of each layer of the head."""
-        return [*self._offsets.values(), *(table for layer in self._heads.values() for table in layer.tables)]
+    def make_room(self, lock: AbstractContextManager[Any]) -> None:
+        """Have the next `fill` find a place in every table, without holding the lock while one is copied."""
+        offsets = () if self._free else self._offsets.values()
+        for table in (*offsets, *(table for layer in self._heads.values() for table in layer.tables)):
+            table.make_room(lock)
 
     def fill(self, adapter: BankAdapter) -> int:
         """Write an adapter's numbers into a slot that nobody reads; the slot. An error changes nothing."""
@@ -86,10 +88,7 @@ class Backbone:
             for (path, own), value in adapter.offsets.items():
                 if own == kind:
                     row[self._places[path, kind]] = value.to(row)
-            if slot == table.n_rows:
-                table.put(row)
-            else:
-                table.values[slot] = row
+            table.put(row, slot)
         for path, layer in self._heads.items():
             if path in adapter.identity and not isinstance(layer, BankOutput):
                 layer.put_identity(slot)

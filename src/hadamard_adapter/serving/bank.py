@@ -146,8 +146,7 @@ class AdapterBank:
         """
         adapter = source if isinstance(source, BankAdapter) else read_adapter(source)
         self.backbone.check_fit(id, adapter)
-        for table in self.backbone.tables:
-            table.make_room(self._lock)
+        self.backbone.make_room(self._lock)
         with self._lock:
             self._put(id, adapter, version)
             self._cold.pop(id, None)

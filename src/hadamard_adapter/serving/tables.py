@@ -30,15 +30,21 @@ class RowTable:
         self.n_rows = 1
         self._n_puts = 0
 
-    def put(self, row: Float[Tensor, "..."]) -> int:
-        """Index of a row that now holds `row`; a freed one is taken first."""
-        index = self.free.pop() if self.free else self.n_rows
-        if index == len(self.values):
+    def put(self, row: Float[Tensor, "..."], at: int | None = None) -> int:
+        """Index of a row that now holds `row`: a freed one is taken first, then a new one.
+
+        Args:
+            row: its values.
+            at: index of the row that is to hold them, or of the next new one, where the caller keeps count.
+        """
+        if at is None:
+            at = self.free.pop() if self.free else self.n_rows
+        if at == len(self.values):
             self.values = self._grown()
-        self.values[index] = row.to(self.values)
-        self.n_rows = max(self.n_rows, index + 1)
+        self.values[at] = row.to(self.values)
+        self.n_rows = max(self.n_rows, at + 1)
         self._n_puts += 1
-        return index
+        return at
 
     def make_room(self, lock: AbstractContextManager[Any]) -> None:
         """Have the next `put` find a place: a table of gigabytes is copied while readers go on.
