@@ -128,6 +128,24 @@ class Backbone:
                 other outputs than labels, or a number that is not finite.
         """
         self.check_base(f"adapter {id!r}", adapter.base_fingerprint)
+        self._check_offsets(id, adapter)
+        self._check_head(id, adapter)
+        for name, tensor in (
+            *((str(place), t) for place, t in adapter.offsets.items()),
+            *adapter.head.items(),
+        ):
+            if not torch.isfinite(tensor.to(self.dtype)).all():
+                raise AdapterError(
+                    f"adapter {id!r}: expected finite numbers, received NaN or infinity in {name}; tune again"
+                )
+        identity = {f"{path}.{name}" for path in adapter.identity for name in ("weight", "bias")}
+        missing = sorted(self._fresh - set(adapter.head) - identity)
+        if missing:
+            raise AdapterError(
+                f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
+            )
+
+    def _check_offsets(self, id: str, adapter: BankAdapter) -> None:
         d = self._offsets["scale"].values.shape[-1]
         for place, tensor in adapter.offsets.items():
             if place not in self._places:
@@ -140,6 +158,8 @@ class Backbone:
                     f"adapter {id!r} is of another width: expected {d} numbers for {place[0]!r}, received "
                     f"{tuple(tensor.shape)}"
                 )
+
+    def _check_head(self, id: str, adapter: BankAdapter) -> None:
         for key, tensor in adapter.head.items():
             path, _, name = key.rpartition(".")
             layer = self._heads.get(path)
@@ -175,20 +195,6 @@ class Backbone:
                 raise AdapterError(
                     f"adapter {id!r} lacks {missing[0]!r} beside its other tensor: its file is not whole"
                 )
-        for name, tensor in (
-            *((str(place), t) for place, t in adapter.offsets.items()),
-            *adapter.head.items(),
-        ):
-            if not torch.isfinite(tensor.to(self.dtype)).all():
-                raise AdapterError(
-                    f"adapter {id!r}: expected finite numbers, received NaN or infinity in {name}; tune again"
-                )
-        identity = {f"{path}.{name}" for path in adapter.identity for name in ("weight", "bias")}
-        missing = sorted(self._fresh - set(adapter.head) - identity)
-        if missing:
-            raise AdapterError(
-                f"adapter {id!r} lacks {missing[0]!r}, and so does the base model's checkpoint"
-            )
 
     def check_base(self, what: str, base_fingerprint: str | None) -> None:
         """Refuse what belongs to another base model.

@@ -11,9 +11,9 @@ from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import PREFIX, offset_name, split
 from hadamard_adapter.tasks import Task
-from hadamard_adapter.tuning.folder import WEIGHTS, read_config, read_run, task_of
+from hadamard_adapter.tuning.folder import read_config, read_run, task_of
 from hadamard_adapter.tuning.models import DEFAULT_MAX_LENGTH
-from hadamard_adapter.tuning.weights import read_weights
+from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = ["BankAdapter", "by_place", "read_adapter"]
 

@@ -32,7 +32,7 @@ from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
 from hadamard_adapter.files import expanded, locked, replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
-__all__ = ["FILES", "AdapterStore", "Published"]
+__all__ = ["FILES", "AdapterStore", "MissingError", "Published"]
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Ids of adapters: no separator and no leading dot, so that no id names a path outside the store."""
@@ -43,6 +43,10 @@ N_AT_ONCE = 32
 """Pointers of an object store that are read at once."""
 _LOCKS: dict[str, threading.Lock] = {}
 """By URL: the lock that all objects of one store share in this process."""
+
+
+class MissingError(AdapterError):
+    """There is no such adapter, or no such version of it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class AdapterStore:
         with self._writing():
             published = self.show(id)
             if version not in (published.version, *published.history):
-                raise AdapterError(
+                raise MissingError(
                     f"adapter {id!r} has no version {version!r}; expected one of "
                     f"{', '.join((published.version, *published.history))}"
                 )
@@ -159,21 +163,16 @@ class AdapterStore:
         """
         if n_earlier < 0:
             raise SettingsError(f"n_earlier: expected a number from 0 on, received {n_earlier}")
-        self._refuse_missing(id)
+        self.show(id)
         with self._writing():
-            pointer = self._pointer(id)
-            if pointer is None:
-                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
-            kept = pointer["history"][:n_earlier]
-            self._put(f"adapters/{id}/current.json", _as_bytes({**pointer, "history": kept}))
-            folder = self._path(f"adapters/{id}")
-            self._fs.invalidate_cache(folder)
-            there = [str(path).rstrip("/") for path in self._fs.ls(folder, detail=False)]
-            versions = {path.rpartition("/")[2]: path for path in there}
-            gone = [name for name in versions if _VERSION.fullmatch(name) and name not in kept]
-            gone = [name for name in gone if name != pointer["version"]]
-            for name in gone:
-                self._fs.rm(versions[name], recursive=True)
+            published = self.show(id)
+            history = published.history[:n_earlier]
+            pointer = {"version": published.version, "history": list(history)}
+            self._put(f"adapters/{id}/current.json", _as_bytes(pointer))
+            there = filter(_VERSION.fullmatch, self._names(f"adapters/{id}"))
+            gone = set(there) - {published.version, *history}
+            for version in gone:
+                self._fs.rm(self._path(f"adapters/{id}/{version}"), recursive=True)
             return len(gone)
 
     def show(self, id: str) -> Published:
@@ -184,7 +183,7 @@ class AdapterStore:
         """
         published = self.find(id)
         if published is None:
-            raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
+            raise MissingError(f"no adapter {id!r} in store {self.url!r}")
         return published
 
     def _refuse_missing(self, id: str) -> None:
@@ -193,7 +192,7 @@ class AdapterStore:
         with self._explained():
             self._fs.invalidate_cache(folder)
             if not self._fs.exists(folder):
-                raise AdapterError(f"no adapter {id!r} in store {self.url!r}")
+                raise MissingError(f"no adapter {id!r} in store {self.url!r}")
 
     def find(self, id: str) -> Published | None:
         """What is served under an id, None where nothing is.
@@ -312,14 +311,17 @@ class AdapterStore:
         return contents
 
     def _ids(self) -> list[str]:
-        folder = self._path("adapters")
+        return sorted(filter(ID.fullmatch, self._names("adapters")))
+
+    def _names(self, name: str) -> list[str]:
+        """Names of what a folder of the store holds; none where there is no such folder."""
+        folder = self._path(name)
         self._fs.invalidate_cache(folder)  # s3fs and its like keep a listing for as long as the process lives
         try:
             found: list[Any] = self._fs.ls(folder, detail=False)
         except FileNotFoundError:
             return []
-        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
-        return sorted(name for name in names if ID.fullmatch(name))
+        return [str(path).rstrip("/").rpartition("/")[2] for path in found]
 
     def _pointer(self, id: str) -> dict[str, Any] | None:
         content = self._get(f"adapters/{id}/current.json")

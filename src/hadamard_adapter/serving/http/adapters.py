@@ -18,7 +18,7 @@ from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, 
 from hadamard_adapter.serving.http.upload import unpack
 from hadamard_adapter.serving.keys import Key
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
-from hadamard_adapter.serving.store import ID, Published
+from hadamard_adapter.serving.store import ID, MissingError, Published
 
 __all__ = ["ROUTES"]
 
@@ -140,13 +140,9 @@ def _remove(serving: Serving, id: str) -> None:
         try:
             serving.store.show(id)
             serving.store.remove(id)
-        except AdapterError as error:
-            if _is_away(error):
-                raise
-            if serving.store.find(id) is None:
-                message = f"no adapter {id!r} in the store; what a pack holds stays"
-                raise ApiError(404, "no_such_adapter", message) from error
-            raise
+        except MissingError as error:
+            message = f"no adapter {id!r} in the store; what a pack holds stays"
+            raise ApiError(404, "no_such_adapter", message) from error
         serving.follower.take(id)
 
 
@@ -211,10 +207,8 @@ def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Describ
     with _store_explained():
         try:
             serving.store.roll_back(id, version)
-        except AdapterError as error:
-            if not _is_away(error):
-                _check_version(id, version, serving.store.find(id))
-            raise
+        except MissingError as error:
+            raise _no_version(id, version) from error
         serving.follower.take(id)
     return _described(serving, id)
 
@@ -226,10 +220,14 @@ def _check_version(id: str, version: str, published: Published | None) -> None:
         ApiError: 404.
     """
     if published is None or version not in (published.version, *published.history):
-        raise ApiError(
-            404, "no_such_version",
-            f"adapter {id!r} has no version {version[:64]!r}; GET /v1/adapters/{id} lists those that it has",
-        )  # fmt: skip
+        raise _no_version(id, version)
+
+
+def _no_version(id: str, version: str) -> ApiError:
+    return ApiError(
+        404, "no_such_version",
+        f"adapter {id!r} has no version {version[:64]!r}; GET /v1/adapters/{id} lists those that it has",
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """What the routes share: the bank, its store, the batcher, keys, limits and counters; and who asks."""
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -52,11 +52,10 @@ class Serving:
     """Whether new requests are answered: not before the start, and not from SIGTERM on."""
     gather: Callable[[], bytes] | None = None
     """What gives the counters of this server and its siblings; None: it has none."""
-
     unread: dict[str, str] = field(default_factory=dict)
     """Id -> why the pack's adapter could not be read when it was last asked for."""
-    n_at_store: int = 0
-    """Requests that wait for the store."""
+    places_at_store: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(N_AT_STORE))
+    """Of requests that wait for the store."""
 
     @property
     def is_ready(self) -> bool:
@@ -91,30 +90,23 @@ class Serving:
         Raises:
             ApiError: 503, too many wait for the store, or it has not answered in time.
         """
-        if self.n_at_store >= N_AT_STORE:
-            message = f"{self.n_at_store} requests wait for the store; ask again later"
+        if not self.places_at_store.acquire(blocking=False):
+            message = f"{N_AT_STORE} requests wait for the store; ask again later"
             raise ApiError(503, "store", message, {"Retry-After": "5"})
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-
-        def tell(value: Any, error: BaseException | None) -> None:
-            self.n_at_store -= 1
-            if answer.done():  # nobody waits any more
-                return
-            answer.set_result(value) if error is None else answer.set_exception(error)
+        answer = Future[Any]()
+        answer.set_running_or_notify_cancel()  # it goes on when nobody waits any more
 
         def run() -> None:
             try:
-                found = act(*arguments), None
+                answer.set_result(act(*arguments))
             except BaseException as error:
-                found = None, error
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(tell, *found)
+                answer.set_exception(error)
+            finally:
+                self.places_at_store.release()
 
-        self.n_at_store += 1
         threading.Thread(target=run, name="store", daemon=True).start()
         try:
-            return await asyncio.wait_for(answer, self.limits.timeout_s)
+            return await asyncio.wait_for(asyncio.wrap_future(answer), self.limits.timeout_s)
         except asyncio.TimeoutError as error:
             message = (
                 f"the store has not answered within {self.limits.timeout_s:g} s; a change may still be made"
