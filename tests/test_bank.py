@@ -316,13 +316,17 @@ def test_memory_that_fails_once_leaves_the_bank_as_it_was(
 ) -> None:
     bank, like = bank_in(place), read_adapter(place / "mood")
     bank.add("a", random_adapter(like, 0))
+    bank.add("gone", random_adapter(like, 3))
+    bank.remove("gone")  # so that the next one takes rows that were freed
     expected, n_calls, put = bank.predict(TEXTS[:2], ["a"] * 2), [0], RowTable.put
+
+    class Immovable(torch.Tensor):
+        def to(self, *arguments: Any, **options: Any) -> torch.Tensor:
+            raise torch.OutOfMemoryError
 
     def full(table: RowTable, row: torch.Tensor, at: int | None = None) -> int:
         n_calls[0] += 1
-        if n_calls[0] == fails_at + 1:
-            raise torch.OutOfMemoryError
-        return put(table, row, at)
+        return put(table, row.as_subclass(Immovable) if n_calls[0] == fails_at + 1 else row, at)
 
     monkeypatch.setattr(RowTable, "put", full)
     with pytest.raises(torch.OutOfMemoryError):

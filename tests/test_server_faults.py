@@ -15,6 +15,7 @@ import torch
 
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.serving import AdapterStore, follow, read_adapter, write_pack
+from hadamard_adapter.serving.http.errors import ApiError
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.source import BankAdapter
 from serve_help import in_process, make_place, zipped
@@ -91,6 +92,106 @@ def test_a_store_that_hangs_does_not_keep_a_server_from_its_end(
         started = time.monotonic()
     assert time.monotonic() - started < 20
     answers.set()
+
+
+def slow(act: Any, seconds: float, done: list[Any]) -> Any:
+    """A method that takes its time, and notes what it was called with once it is done."""
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        found = act(*arguments)
+        done.append(arguments)
+        return found
+
+    return slowly
+
+
+def test_many_who_ask_a_slow_store_wait_for_each_other(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(place, store) as (serving, client), ThreadPoolExecutor(70) as pool:
+        monkeypatch.setattr(serving.store, "find", slow(serving.store.find, 0.3, []))
+        asked = [pool.submit(client.get, "/v1/adapters/mood") for _ in range(70)]
+        assert [one.result().json()["history"] for one in asked] == [[]] * 70
+
+
+def test_who_reads_a_store_that_hangs_takes_no_place_of_who_changes_it(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = {"content": zipped(place / "mood-1"), "headers": {"content-type": "application/zip"}}
+    with (
+        in_process(place, store, limits=Limits(timeout_s=20)) as (serving, client),
+        ThreadPoolExecutor(50) as pool,
+        hanging(monkeypatch, serving.store, "find"),
+    ):
+        asked = [pool.submit(client.get, "/v1/adapters/mood") for _ in range(48)]
+        time.sleep(0.5)
+        assert client.put("/v1/adapters/mood", **upload).status_code == 200
+        assert not any(one.done() for one in asked)
+
+
+def test_a_place_at_the_store_comes_back_and_a_change_that_fails_late_is_logged(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    upload = {"content": zipped(place / "mood-1"), "headers": {"content-type": "application/zip"}}
+    with in_process(place, store, limits=Limits(timeout_s=1)) as (serving, client):
+        with ThreadPoolExecutor(20) as pool, monkeypatch.context() as patch:
+            with hanging(patch, serving.store, "add"):
+                puts = [pool.submit(client.put, "/v1/adapters/mood", **upload) for _ in range(12)]
+                messages = [one.result().json()["error"]["message"] for one in puts]
+            assert {message.rpartition("; ")[2] for message in messages} == {
+                "a change may still be made",
+                "nothing was changed",
+            }
+        deadline = time.monotonic() + 30
+        while serving.changes._places._value < 8:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with monkeypatch.context() as patch:
+            answers = threading.Event()
+
+            def fail(*arguments: Any) -> Any:
+                assert answers.wait(60)
+                raise AdapterError("the disk is read-only")
+
+            patch.setattr(serving.store, "add", fail)
+            assert client.put("/v1/adapters/mood", **upload).status_code == 503
+            answers.set()
+            while "failed late" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        (record,) = [record for record in caplog.records if "failed late" in record.message]
+        assert "the disk is read-only" in record.problem  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+
+            def no_thread(self: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            for _ in range(20):
+                with patch.context() as inner:
+                    inner.setattr(threading.Thread, "start", no_thread)
+                    reply = client.portal.call(_put_once, serving)  # type: ignore[union-attr]
+                assert "can't start new thread; nothing was changed" in reply
+        assert client.put("/v1/adapters/mood", **upload).status_code == 200
+
+
+async def _put_once(serving: Any) -> str:
+    with pytest.raises(ApiError) as raised:
+        await serving.changes.run(5.0, serving.store.find, "mood")
+    assert raised.value.status_code == 503
+    return str(raised.value.detail)
+
+
+def test_a_change_that_has_begun_is_made_before_a_server_ends(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = {"content": zipped(place / "mood-1"), "headers": {"content-type": "application/zip"}}
+    done: list[Any] = []
+    with in_process(place, store, limits=Limits(timeout_s=0.2)) as (serving, client):
+        monkeypatch.setattr(serving.store, "add", slow(serving.store.add, 1.5, done))
+        assert client.put("/v1/adapters/mood", **upload).status_code == 503
+        assert not done
+    assert done and len(AdapterStore(store).show("mood").history) == 1
 
 
 def test_a_server_is_ready_when_the_store_has_been_read_once(
@@ -208,6 +309,7 @@ def test_while_a_server_ends_nothing_new_is_begun(place: Path, store: Path) -> N
             client.post("/classify", json=ASKED),
             client.post("/tokenize", json={"model": "mood", "prompt": "w1"}),
             client.put("/v1/adapters/new", **upload),
+            client.delete("/v1/adapters/mood"),
             client.get("/ready"),
         ]
         assert {reply.status_code for reply in replies} == {503}

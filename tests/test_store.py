@@ -1,5 +1,6 @@
 """Laws of the store: whole versions or none, checked bytes, ids that are no paths, and its commands."""
 
+import asyncio
 import errno
 import json
 import multiprocessing
@@ -15,6 +16,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from command import hadamard, tree_of
@@ -401,25 +403,33 @@ def test_a_new_id_is_seen_where_listings_are_kept(adapters: Path, tmp_path: Path
         assert sorted(bank.ids) == ids and not follower.problems
 
 
-def test_pointers_of_an_object_store_are_read_many_at_a_time(
-    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Distant(AsyncFileSystem):
+    """A file system that is asked for many files at once, as those of S3, Azure and Google are."""
+
+    cachable = False
+
+    def __init__(self, near: MemoryFileSystem) -> None:
+        super().__init__()
+        self.near, self.n_now, self.most = near, 0, 0
+
+    async def _cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
+        self.n_now += 1
+        self.most = max(self.most, self.n_now)
+        await asyncio.sleep(0.05)
+        self.n_now -= 1
+        return self.near.cat_file(path)
+
+
+def test_pointers_of_an_object_store_are_read_many_at_a_time(adapters: Path, tmp_path: Path) -> None:
     store = AdapterStore(f"memory://{tmp_path.name}")
     ids = [f"a{number}" for number in range(8)]
     version = {store.add(id, adapters / "first").version for id in ids}
     store._put("adapters/odd/current.json", b"damaged")
-    read, met = MemoryFileSystem.cat_file, threading.Barrier(4, timeout=30)
-
-    def read_together(*args: Any, **options: Any) -> Any:
-        if str(args[1]).endswith(
-            ("a0/current.json", "a1/current.json", "a2/current.json", "a3/current.json")
-        ):
-            met.wait()
-        return read(*args, **options)
-
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", read_together)
+    store._fs = distant = Distant(store._fs)
     found = store.versions([*ids, "odd", "none"])
+    assert distant.most == 10
     assert [set(found[id] for id in ids), found["odd"], found["none"]] == [version, None, None]
+    assert store.versions(["none"]) == {"none": None} and store.versions([]) == {}
 
 
 def test_a_look_that_is_stopped_ends_at_the_adapter_that_it_is_at(

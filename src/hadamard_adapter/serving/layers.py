@@ -221,7 +221,7 @@ def _affine_in_place(
     x: Float32[Tensor, "b i"],
     rows: Int64[Tensor, " b"],
     weights: Float32[Tensor, "n i o"],
-    biases: Float32[Tensor, "n o"],
+    biases: Float32[Tensor, "m o"],  # a table that grows before the other one has as yet more rows
 ) -> Float32[Tensor, "b o"]:
     """The same, V_r and c_r being rows of tables, without copying the weights out of theirs.
 

@@ -9,7 +9,8 @@
 
 A version is the hash of its manifest, so the same content is the same version. Publishing writes the objects,
 then the manifest, then the pointer, each by one rename (on object stores by one request): a reader sees the
-old version whole or the new one whole, whenever the publisher is killed.
+old version whole or the new one whole, whenever the publisher is killed. After one that was
+killed between pointer and generation, servers that run see the new one at the next publication.
 """
 
 import contextlib
@@ -20,7 +21,6 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -39,8 +39,6 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 FILES = ("adapter_config.json", "adapter_model.safetensors", "run.json", "metrics.json")
 _NEEDED = FILES[:2]
-N_AT_ONCE = 32
-"""Pointers of an object store that are read at once."""
 _LOCKS: dict[str, threading.Lock] = {}
 """By URL: the lock that all objects of one store share in this process."""
 
@@ -219,19 +217,19 @@ class AdapterStore:
     def versions(self, ids: Sequence[str]) -> dict[str, str | None]:
         """The version that is served under each id: None where nothing is, or its pointer cannot be read.
 
-        Pointers of an object store are read many at a time.
+        Object stores are asked for many pointers at a time.
         """
-
-        def version_of(id: str) -> str | None:
-            try:
-                return self.version(id)
-            except AdapterError:  # whoever wants this one is told why
-                return None
-
-        if isinstance(self._fs, LocalFileSystem):
-            return {id: version_of(id) for id in ids}
-        with ThreadPoolExecutor(N_AT_ONCE, "pointers") as threads:
-            return dict(zip(ids, threads.map(version_of, ids), strict=True))
+        paths = {id: self._path(f"adapters/{id}/current.json") for id in ids}
+        found: dict[str, Any] = {}
+        with self._explained(), contextlib.suppress(FileNotFoundError):  # no id, or none is there
+            found = self._fs.cat(list(paths.values()), on_error="return")
+        versions: dict[str, str | None] = {}
+        for id, path in paths.items():
+            versions[id], content = None, found.get(path)
+            if isinstance(content, bytes):
+                with contextlib.suppress(AdapterError):  # whoever wants this one is told why
+                    versions[id] = self._read_pointer(id, content)["version"]
+        return versions
 
     def ids(self) -> list[str]:
         """Ids that have a folder in the store, in order; `show` tells whether one is served."""
@@ -325,8 +323,9 @@ class AdapterStore:
 
     def _pointer(self, id: str) -> dict[str, Any] | None:
         content = self._get(f"adapters/{id}/current.json")
-        if content is None:
-            return None
+        return None if content is None else self._read_pointer(id, content)
+
+    def _read_pointer(self, id: str, content: bytes) -> dict[str, Any]:
         found = _read_object(content) or {}
         history = found.get("history")
         versions = [found.get("version"), *(history if isinstance(history, list) else [None])]

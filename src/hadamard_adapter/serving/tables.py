@@ -37,11 +37,15 @@ class RowTable:
             row: its values.
             at: index of the row that is to hold them, or of the next new one, where the caller keeps count.
         """
+        is_free = at is None and bool(self.free)
         if at is None:
-            at = self.free.pop() if self.free else self.n_rows
+            at = self.free[-1] if is_free else self.n_rows
+        value = row.to(self.values)
         if at == len(self.values):
             self.values = self._grown()
-        self.values[at] = row.to(self.values)
+        self.values[at] = value
+        if is_free:  # only now: memory that is not there changes nothing
+            self.free.pop()
         self.n_rows = max(self.n_rows, at + 1)
         self._n_puts += 1
         return at
@@ -52,7 +56,7 @@ class RowTable:
         Args:
             lock: that whoever calls `put` or reads holds; free now.
         """
-        while True:
+        for _ in range(3):  # rows that change while it is copied make a copy old; in the end `put` makes one
             with lock:
                 if self.free or self.n_rows < len(self.values):
                     return

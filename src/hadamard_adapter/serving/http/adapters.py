@@ -3,8 +3,8 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -99,7 +99,7 @@ async def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
     except AdapterError as error:
         raise lost_adapter(serving, error) from error
     try:
-        published = await serving.with_store(serving.store.find, id)
+        published = await serving.reads.run(serving.limits.timeout_s, serving.store.find, id)
     except (AdapterError, ApiError):  # away: it says nothing of history, and stops no serving
         return found
     return found.model_copy(update={"history": list(published.history) if published is not None else []})
@@ -119,9 +119,9 @@ async def put(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     content = await request.body()
     if kind == "application/zip":
-        return await serving.with_store(_upload, serving, id, content, dry_run)
+        return await _changed(serving, _upload, id, content, dry_run)
     if kind == "application/json":
-        return await serving.with_store(_roll_back, serving, id, _version_in(content), dry_run)
+        return await _changed(serving, _roll_back, id, _version_in(content), dry_run)
     raise ApiError(
         415, "content_type", f"expected application/zip, or application/json to roll back, received {kind!r}"
     )
@@ -131,8 +131,13 @@ async def put(
 async def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Removed:
     """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
     _check_id(serving, key, id)
-    await serving.with_store(_remove, serving, id)
+    serving.refuse_closing()
+    await _changed(serving, _remove, id)
     return Removed(id=id, is_in_pack=id in serving.bank)
+
+
+async def _changed(serving: Serving, change: Callable[..., Any], *arguments: Any) -> Any:
+    return await serving.changes.run(serving.limits.timeout_s, change, serving, *arguments)
 
 
 def _remove(serving: Serving, id: str) -> None:
@@ -210,7 +215,7 @@ def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Describ
         except MissingError as error:
             raise _no_version(id, version) from error
         serving.follower.take(id)
-    return _described(serving, id)
+    return _describe(id, version, adapter)
 
 
 def _check_version(id: str, version: str, published: Published | None) -> None:

@@ -1,5 +1,6 @@
 """The app: routes, errors, limits, and what starts and ends with the server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from hadamard_adapter import __version__
+from hadamard_adapter.serving.follow import STOP_S
 from hadamard_adapter.serving.http import adapters, classify, pages, predict
 from hadamard_adapter.serving.http.errors import explain_errors
 from hadamard_adapter.serving.http.middleware import Around
@@ -29,7 +31,7 @@ def make_app(serving: Serving) -> FastAPI:
         serving.is_open = True
         yield
         serving.is_open = False
-        await run_in_threadpool(serving.follower.stop)
+        await asyncio.gather(run_in_threadpool(serving.follower.stop), serving.changes.end(STOP_S))
         await serving.batcher.stop()
 
     app = FastAPI(

@@ -1,12 +1,9 @@
 """What the routes share: the bank, its store, the batcher, keys, limits and counters; and who asks."""
 
-import asyncio
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -15,6 +12,7 @@ from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
 from hadamard_adapter.serving.http.errors import ApiError
 from hadamard_adapter.serving.http.metrics import Metrics
+from hadamard_adapter.serving.http.store_threads import StoreThreads
 from hadamard_adapter.serving.keys import EVERYTHING, Key, find_key
 from hadamard_adapter.serving.limits import Limits
 from hadamard_adapter.serving.store import AdapterStore
@@ -22,8 +20,6 @@ from hadamard_adapter.serving.store import AdapterStore
 __all__ = ["Administrator", "Caller", "Owner", "Serving", "ServingNow", "metrics_page"]
 
 _LOG = logging.getLogger(__name__)
-N_AT_STORE = 32
-"""Requests that may wait for the store at once."""
 N_LOOKED_AT = 2000
 """Ids of which those that a key may use are offered in place of an unknown one."""
 
@@ -54,8 +50,10 @@ class Serving:
     """What gives the counters of this server and its siblings; None: it has none."""
     unread: dict[str, str] = field(default_factory=dict)
     """Id -> why the pack's adapter could not be read when it was last asked for."""
-    places_at_store: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(N_AT_STORE))
-    """Of requests that wait for the store."""
+    reads: StoreThreads = field(default_factory=lambda: StoreThreads(32))
+    """Of requests that read the store."""
+    changes: StoreThreads = field(default_factory=lambda: StoreThreads(8))
+    """Of requests that change it; whoever only reads takes none of their places."""
 
     @property
     def is_ready(self) -> bool:
@@ -83,35 +81,6 @@ class Serving:
         if self.unread.get(error.id) != str(error):
             _LOG.warning("not read", extra={"adapter": error.id, "problem": str(error)})
         self.unread[error.id] = str(error)
-
-    async def with_store(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns that waits for the store, in a thread that ends with the process.
-
-        Raises:
-            ApiError: 503, too many wait for the store, or it has not answered in time.
-        """
-        if not self.places_at_store.acquire(blocking=False):
-            message = f"{N_AT_STORE} requests wait for the store; ask again later"
-            raise ApiError(503, "store", message, {"Retry-After": "5"})
-        answer = Future[Any]()
-        answer.set_running_or_notify_cancel()  # it goes on when nobody waits any more
-
-        def run() -> None:
-            try:
-                answer.set_result(act(*arguments))
-            except BaseException as error:
-                answer.set_exception(error)
-            finally:
-                self.places_at_store.release()
-
-        threading.Thread(target=run, name="store", daemon=True).start()
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), self.limits.timeout_s)
-        except asyncio.TimeoutError as error:
-            message = (
-                f"the store has not answered within {self.limits.timeout_s:g} s; a change may still be made"
-            )
-            raise ApiError(503, "store", message, {"Retry-After": "5"}) from error
 
     def check_ids(self, key: Key, ids: Sequence[str]) -> None:
         """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
