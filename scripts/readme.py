@@ -146,7 +146,7 @@ def speed() -> str:
         "",
         "time: processor time of training to 99 % of the final score of LoRA on the Trainer, caches",
         "included, as a share of LoRA's; median of (n) seeds, 2 of 3: one never gets there, kept 1: one ends",
-        "there, the others touch it; empty: not measured; of two settings of a variant that of more epochs.",
+        "there, the others touch it; empty: not measured.",
         "score: at the last epoch, mean; trained on all of train, on at most 1,000 rows of dev (the table",
         "above: a tenth of train held out, all of dev). memory: a step",
         "of 32 x 128 tokens beyond the loaded model. The Trainer's schedule: a rate that falls linearly, the",

@@ -25,6 +25,7 @@ import sklearn
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 import hadamard_adapter
 from bench_help import Silent, no_checkpoint, no_space, processes_of, spec_of, spec_text
@@ -35,7 +36,7 @@ from hadamard_adapter.bench import train as train_room
 from hadamard_adapter.bench.executors import Executor, _share, in_this_process, on_slurm, pool
 from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import name_of, work_of
+from hadamard_adapter.bench.run import RECIPE, data_of, name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all, settle
 from hadamard_adapter.bench.spec import Spec, read_spec
 from hadamard_adapter.bench.worker import MENDABLE, last_line, run_as_child, write_job
@@ -43,9 +44,12 @@ from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
 from hadamard_adapter.files import locked
 from hadamard_adapter.methods import METHODS
-from hadamard_adapter.tasks import Task
+from hadamard_adapter.tasks import Task, data_fingerprint
 from hadamard_adapter.tuning.report import versions
-from tuning_help import lay_out, silent, tiny_folder
+from models import VOCAB_SIZE
+from tuning_help import lay_out, silent, tiny_folder, tiny_tune, write_rows
+
+PARTS = ("held_out", "dev")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,58 @@ def test_a_search_never_sees_dev_and_the_best_rate_is_used(place: Path, tmp_path
     (score,) = by_method(results)["bitfit"]
     best = max(search, key=lambda r: (r["score"], -r["best"]["dev_loss"], -r["run"]["lr"]))
     assert score["run"]["lr"] == best["run"]["lr"]
+    held_out, dev = (
+        data_fingerprint(getattr(rows.read_rows(spec.tasks[0], spec.data), part)) for part in PARTS
+    )
+    assert {record["settings"]["dev_data"] for record in (*search, score)} == {held_out} != {dev}
+    assert {record["settings"].get("test_data") for record in search} == {None}
+    assert score["settings"]["test_data"] == dev
+
+
+@pytest.mark.parametrize("select", ["held-out", "dev"])
+def test_the_rows_that_choose_are_none_that_are_trained_on_and_dev_where_it_is_asked_for(
+    select: str, place: Path
+) -> None:
+    spec = spec_of(place, "bitfit", f'select = "{select}"\nsearch = {{ rows = 40 }}', seeds=1)
+    (cell,) = cells_of(spec)
+    for purpose in ("search", "score"):
+        of_task, data = data_of(cell.run(purpose, 1, 0.001, 0))
+        dev = set(of_task.dev.texts)
+        chooser = of_task.dev if (purpose, select) == ("score", "dev") else of_task.held_out
+        assert data.dev == chooser and not set(data.train.texts) & {*data.dev.texts, *dev}
+        assert purpose == "score" or not dev & set(data.dev.texts)
+
+
+@pytest.mark.parametrize(
+    ("stages", "kind", "expected"),
+    [
+        pytest.param(2, "classes", ([1, 1], 0.699220), id="two stages, classes"),
+        pytest.param(1, "classes", ([1], 0.699734), id="one stage, classes"),
+        pytest.param(2, "numbers", ([4, 2], 6.122121), id="two stages, numbers"),
+    ],
+)
+def test_a_change_that_moves_scores_counts_the_recipe_up(
+    stages: int, kind: str, expected: tuple[list[int], float], tmp_path: Path
+) -> None:
+    """Of weights that no library draws: epochs chosen and the last one's dev loss, as recipe 2 has them."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertModel(BertConfig(vocab_size=VOCAB_SIZE, **sizes))
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(model.named_parameters()):
+            wave = torch.sin(torch.arange(parameter.numel()) * 1.7 + index).reshape(parameter.shape)
+            parameter.copy_(wave * 0.3 + ("LayerNorm.weight" in name))
+    tiny_folder(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    of_numbers = {"label_of": lambda text: f"{len(text) / 9:.2f}", "pair": True}
+    data = write_rows(tmp_path / "train.csv", 64, **(of_numbers if kind == "numbers" else {}))
+    head = {"head_epochs": 4} if stages == 2 else {}
+    tiny_tune(tmp_path / "model", tmp_path / "out", data, stages=stages, epochs=4, lr=0.02, **head)
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    epochs, loss = expected
+    why = "scores have moved: count RECIPE up and write down what is found now"
+    assert [*found["best_epoch"].values()] == epochs, why
+    assert found["curve"][-1]["dev_loss"] == pytest.approx(loss, rel=2e-4), why
+    assert RECIPE == 2
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_run_that_counts(place: Path, tmp_path: Path) -> None:
@@ -424,13 +480,19 @@ def test_a_spec_that_replaces_another_of_its_title_says_so(place: Path, tmp_path
 
 def test_the_board_counts_what_is_done_running_and_to_come(place: Path, tmp_path: Path) -> None:
     spec = spec_of(place, "tfidf head", "search = { rows = 40 }", seeds=2, epochs=1)
+    drawn = list[io.StringIO]()
+
+    def caption() -> str:
+        return " ".join(re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", " ", drawn[0].getvalue()).split())
 
     def shown(purpose: str) -> list[list[str]]:
-        console = Console(file=(drawn := io.StringIO()), force_terminal=True, width=120)
+        drawn.insert(0, io.StringIO())
+        console = Console(file=drawn[0], force_terminal=True, width=120)
         records = Results(tmp_path).records()
         with BenchBoard(spec, console, 1, purpose) as board:
             board.show(due(spec, records)[-1:], records)
-        lines = [line for line in drawn.getvalue().splitlines() if "model mood" in line][-2:]  # the last look
+        found = [line for line in drawn[0].getvalue().splitlines() if "model mood" in line]
+        lines = found[-2:]  # the last look
         return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
 
     assert shown("all") == [
@@ -438,9 +500,19 @@ def test_the_board_counts_what_is_done_running_and_to_come(place: Path, tmp_path
         ["model mood head", "0", "1", "4", "searched"],
     ]
     assert shown("search")[1] == ["model mood head", "0", "1", "2", "searched"]
+    assert "time left: about 0 s and 7 runs of unknown length" in caption()
     run(spec_of(place, "tfidf", "search = { rows = 40 }", seeds=2, epochs=1), tmp_path)
     name, n_done, *left, lr = shown("all")[0]
     assert name == "model mood tfidf" and int(n_done) >= 5 and left == ["", ""] and float(lr) > 0
+    assert re.search(r"time left: about \d+ s", caption()) and "and 5 runs of unknown length" in caption()
+
+
+def test_without_a_terminal_a_line_says_how_far_a_bench_is(place: Path, tmp_path: Path) -> None:
+    spec_of(place, "head", seeds=2, epochs=1)
+    found = hadamard("bench", place / "spec.toml", "--results", tmp_path)
+    assert "1 running, 1 run to come; time left: about 0 s and 2 runs of unknown length" in found.err
+    assert re.search(r"1 running, 0 runs to come; time left: about \d+ s\n", found.err)
+    assert "to come" not in hadamard("bench", place / "spec.toml", "--results", tmp_path, "--quiet").err
 
 
 def test_a_bench_that_is_killed_loses_at_most_one_run(place: Path, tmp_path: Path) -> None:
@@ -740,6 +812,45 @@ def test_the_plan_says_what_would_run_and_runs_nothing(place: Path, tmp_path: Pa
     assert "bitfit: 0 finished; to run: 3 of a search, then 2; about" in found.out
     assert "\n5 runs" in found.out and "\n3 runs" in hadamard(*words, "--purpose", "search").out
     assert "\n2 runs" in hadamard(*words, "--purpose", "score").out
+    assert "finished run" not in found.out.rpartition("runs; ")[2]
+    path = next((tmp_path / "runs").glob("*lr*-s1-*.json"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["versions"] |= {"torch": "1.0.1"}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert "1 finished run had torch 1.0, transformers" in hadamard(*words).out
+
+
+def test_a_run_that_was_broken_off_says_so_and_its_time_counts_nowhere(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(place, "head bitfit", seeds=1, epochs=3)
+    results, whole = Results(tmp_path), train_room.train
+
+    def interrupted(*arguments: Any) -> Any:
+        whole(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(execute, "train", interrupted)
+        run(spec, tmp_path)
+    run(spec, tmp_path)
+    ((_, head),) = [pair for pair in results.records().items() if pair[1]["run"]["method"] == "head"]
+    ((name, other),) = [pair for pair in results.records().items() if pair[1]["run"]["method"] == "bitfit"]
+    assert head["is_resumed"] and "is_resumed" not in other
+    (group,) = read_groups(results)
+    assert [row.seconds for row in group.rows] == [None, other["seconds"]]
+    assert total_seconds(due(spec, {}), {name: head}) == (0.0, 2)
+
+
+def test_a_run_s_peak_of_memory_is_its_own(place: Path, tmp_path: Path) -> None:
+    taken = bytearray(300_000_000)
+    del taken
+    _, results = run(spec_of(place, "head", seeds=1, epochs=1), tmp_path)
+    (record,) = results.records().values()
+    if sys.platform == "linux":
+        with Path("/proc/self/status").open(encoding="ascii") as file:
+            now = next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+        assert record["peak_memory_mb"] < now + 150
 
 
 def test_an_estimate_is_of_runs_of_the_same_precision_where_there_are_some(place: Path) -> None:

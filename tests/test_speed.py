@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from adapter_help import can_compile
-from bench_help import no_checkpoint, processes_of
+from bench_help import RESULTS, no_checkpoint, processes_of
 from command import hadamard
 from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
@@ -36,6 +36,7 @@ from hadamard_adapter.analysis.speed import (
 )
 from hadamard_adapter.analysis.speed_texts import speed_files, speed_markdown
 from hadamard_adapter.bench.results import Results
+from hadamard_adapter.bench.spec import model_name
 from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed, worker
 from hadamard_adapter.bench.speed.clock import Clock, is_due, steps_of_whole_groups
 from hadamard_adapter.bench.speed.memory import footprint
@@ -520,7 +521,7 @@ def test_an_aim_is_met_where_tune_needs_its_share_of_the_reference_s_time(
 
 
 @pytest.mark.parametrize(("n_seeds", "met"), [(1, 1), (2, 0), (3, 0)])
-def test_an_aim_counts_a_task_where_most_seeds_have_a_target(
+def test_an_aim_counts_a_task_where_all_seeds_have_a_target(
     n_seeds: int, met: int, place: Path, tmp_path: Path
 ) -> None:
     """With the first seed alone LoRA has learned anything."""
@@ -666,6 +667,12 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(
     assert rate_of(spec, model, task, "lora-ours", {**searched, **of_tune}) == (7e-3, "searched")
     assert rate_of(spec, model, task, "lora", of_tune) == (7e-3, "searched")  # better than none
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
+    of_both = {n: {"name": "mood", "epochs": n} for n in (3, 5, 6)}
+    by_epochs = {str(n): record(1e-3, 0.7 + n / 100, task=of_both[n]) for n in of_both}
+    assert epochs_of(model, task, "lora", by_epochs) == 5 and task.epochs != 5
+    asked = dataclasses.replace(task, search_epochs=(3, 6))
+    assert epochs_of(model, asked, "lora", by_epochs) == 6  # a search that was added later changes nothing
+    assert epochs_of(model, asked, "lora", {"5": by_epochs["5"]}) == 5  # but where there is no other
     monkeypatch.chdir(model)
     assert rate_of(spec, ".", task, "lora", {"a": record(1e-3, 0.7)}) == (1e-3, "searched")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
@@ -742,7 +749,7 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
         ),
         (
             ("epochs = 2", "search_epochs = [2]"),
-            "search_epochs of mood: expected none in a measurement of speed",
+            "search_epochs of mood: expected `searched` too",
         ),
         (("points = 3", "pace = { steps = 0 }"), "pace: steps: expected numbers from 1 on, received 0"),
         (("points = 3", "memory = { tokens = 1 }"), "memory: tokens: expected numbers from 2 on, received 1"),
@@ -755,6 +762,24 @@ def test_what_is_wrong_in_a_spec_is_one_line_with_the_nearest_name(
     path.write_text(spec_text(place, "tune lora").replace(*change), encoding="utf-8")
     found = hadamard("bench", path, "--results", tmp_path / "r", "--plan")
     assert found.code == 2 and found.err.count("error: ") == 1 and message in found.err, found.err
+
+
+@pytest.mark.parametrize("name", ["speed", "speed-mpnet"])
+def test_committed_curves_have_the_rates_and_epochs_that_their_spec_plans(name: str) -> None:
+    spec = dataclasses.replace(read_speed(find_spec(name)), searched=str(RESULTS / "bench"))
+    of_plan = {
+        (run.task.name, run.variant): (run.lr, run.task.epochs)
+        for run in runs_of(spec)
+        if run.purpose == "curve"
+    }
+    (model,) = map(model_name, spec.models)
+    runs = [record["run"] for record in Results(RESULTS / "speed").records().values()]
+    ran = {
+        (run["task"]["name"], run["variant"]): (run["lr"], run["task"]["epochs"])
+        for run in runs
+        if (run["purpose"], run["model"]) == ("curve", model)
+    }
+    assert ran and ran.items() <= of_plan.items()
 
 
 def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hadamard_adapter.analysis.texts import (
     notes,
     overview_cells,
     overview_columns,
+    processors,
 )
 
 __all__ = ["page"]
@@ -108,7 +109,8 @@ def _section(group: Group) -> str:
     title = f"{group.model}, {group.task}: {group.metric}"
     rows = "".join(_row(group, row) for row in group.rows)
     table = _titled_table(title, group.select, heads(group), rows)
-    return f'{table}<div class="pictures">{"".join(_pictures(group))}</div>'
+    where = f'<p class="quiet">{escape(processors(group))}</p>' if processors(group) else ""
+    return f'{table}{where}<div class="pictures">{"".join(_pictures(group))}</div>'
 
 
 def _titled_table(title: str, select: str, columns: Sequence[str], body: str) -> str:

@@ -18,6 +18,7 @@ from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import TaskSpec, read_spec
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tuning.report import libraries
 
 __all__ = ["Group", "Row", "read_groups", "row_of"]
 
@@ -68,9 +69,9 @@ class Row:
     collapsed: tuple[int, ...]
     """Seeds that predict one class, or one value; they are in the mean."""
     seconds: float | None
-    """Median time of a run."""
+    """Median time of a run that was not broken off; None where all were."""
     memory_mb: float | None
-    """Largest peak of memory of a run's process."""
+    """Largest peak of memory of a run."""
     layers: dict[str, list[float]]
     """Kind and module -> offsets by layer, mean over seeds."""
     published: float | None = None
@@ -81,6 +82,10 @@ class Row:
     """"lowest tried" or "highest tried" where the rate stands at an edge of its search, which ended there."""
     older_recipe: int | None = None
     """Version of the recipe that its runs were made with; None: that of now."""
+    processors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Processor ("not recorded" where a record says nothing) -> number of its runs that are done."""
+    libraries: tuple[str, ...] = ()
+    """Versions of the libraries that compute, one entry for all runs that share them: "torch 2.13, …"."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ def _key(run: Mapping[str, Any]) -> Key:
     more += [word for word in ("bf16", "dropout") if run[word]]
     more += [task["metric"]] if task.get("metric") else []
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
+    more += ["rows drawn at random"] if run.get("order", "length") == "random" else []
     return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more)
 
 
@@ -301,6 +307,7 @@ def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | N
     done = sorted((r for r in records if r["status"] == "done"), key=lambda r: r["run"]["seed"])
     scores = {record["run"]["seed"]: float(record["score"]) for record in done}
     first = done[0] if done else {}
+    seconds = [record["seconds"] for record in done if not record.get("is_resumed")]
     return Row(
         method=method,
         title=records[0]["title"] if records else METHODS[method].title,
@@ -314,10 +321,14 @@ def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | N
         n_asked=n_asked,
         failed=tuple(sorted(r["run"]["seed"] for r in records if r["status"] == "failed")),
         collapsed=tuple(record["run"]["seed"] for record in done if record["is_collapsed"]),
-        seconds=float(np.median([record["seconds"] for record in done])) if done else None,
+        seconds=float(np.median(seconds)) if seconds else None,
         memory_mb=max((float(record.get("peak_memory_mb") or 0) for record in done), default=None),
         layers=_mean_layers([record["layers"] for record in done if record.get("layers")]),
         published=published,
+        processors=collections.Counter(
+            (r.get("machine") or {}).get("processor") or "not recorded" for r in done
+        ),
+        libraries=tuple(sorted({libraries(record.get("versions") or {}) for record in done} - {""})),
     )
 
 

@@ -1,5 +1,6 @@
 """A report's cells as text, and the report in Markdown and CSV."""
 
+import collections
 import csv
 import io
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ __all__ = [
     "notes",
     "overview_cells",
     "overview_columns",
+    "processors",
     "remarks",
     "table_head",
     "table_line",
@@ -120,8 +122,15 @@ def notes(groups: Sequence[Group]) -> list[str]:
         for row in group.rows
         if row.older_recipe is not None
     ]
+    mixed = [
+        f"{row.title} on {group.task} ({'; '.join(row.libraries)})"
+        for group in groups
+        for row in group.rows
+        if len(row.libraries) > 1
+    ]
     return [
         *([f"Made with another version of the recipe: {', '.join(older)}."] if older else []),
+        *([f"Seeds of one row ran with several versions of a library: {', '.join(mixed)}."] if mixed else []),
         "score: mean ± standard deviation over seeds (n, of those asked for), then median and the seeds' "
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
@@ -146,8 +155,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "p over tasks: Wilcoxon's signed-rank test of the tasks' mean differences to the baseline; with "
         "n tasks it cannot be below 2 / 2^n (five: 0.0625, two: 0.5). An average is given only for methods "
         "that ran on every task with all seeds asked for, none of which failed.",
-        "seconds, MB: median time and highest memory of a run's process, which with `--executor local` "
-        "is one for all runs: then of those before it, too.",
+        "seconds: median time of a run on whatever processor it had, named below each table with the number "
+        "of runs; rows of other processors do not compare. MB: highest memory of a run's process; with "
+        "`--executor local`, in runs whose processor is not recorded, that of runs before it too.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
         "and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),
@@ -173,10 +183,18 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
             *table_head(heads(group)),
             *(table_line(cells(group, row)) for row in group.rows),
             "",
+            *([f"{processors(group)}", ""] if processors(group) else []),
         ]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
+
+
+def processors(group: Group) -> str:
+    """Where a table's runs were done, and how many; empty where none is done."""
+    found = sum((collections.Counter(row.processors) for row in group.rows), collections.Counter[str]())
+    named = "; ".join(f"{name} ({n})" for name, n in sorted(found.items()))
+    return f"Processors: {named}." if named else ""
 
 
 def csv_text(groups: Sequence[Group]) -> str:

@@ -27,7 +27,7 @@ from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.models import pick_device
-from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
+from hadamard_adapter.tuning.report import forget_peak_memory, peak_memory_mb, processor_name, versions
 from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["execute"]
@@ -58,6 +58,7 @@ def execute(run: Run, results: Results) -> bool:
 def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     """The record of a run that was done or failed; a run that was interrupted leaves a cancelled one."""
     started, started_at = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
+    is_resumed = any(entry.name != "lock" for entry in work.iterdir())
     rows, data = data_of(run)
     common = {
         "run": described(run),
@@ -68,6 +69,10 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
         "started_at": started_at.isoformat(timespec="seconds"),
     }
     settings = settings_of(run)
+    device = pick_device(settings.device).type
+    forget_peak_memory()  # of runs before this one, in the same process
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     try:
         refuse_unfit(run.method, settings, data)
         trained = train(run.method, settings, data, work)
@@ -89,12 +94,13 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
                 "the same again with fewer --workers, or when they are gone"
             ) from error
         found = {"status": "failed", "error": _told(error)}
-    device = pick_device(settings.device).type
     return {
         **common,
         **found,
         "seconds": round(time.perf_counter() - started, 2),
+        **({"is_resumed": True} if is_resumed else {}),
         "peak_memory_mb": peak_memory_mb(),
+        **({"peak_gpu_memory_mb": torch.cuda.max_memory_allocated() >> 20} if device == "cuda" else {}),
         "device": device,
         "machine": {"processor": processor_name(device), "threads": torch.get_num_threads()},
         "rows": {"train": len(data.train), "held_out": len(rows.held_out), "dev": len(rows.dev)},

@@ -75,6 +75,7 @@ class Cell:
             select=spec.select,
             bf16=spec.bf16,
             optimizer=spec.optimizer,
+            order=spec.order,
             dropout=spec.dropout,
             search_rows=spec.search.rows if is_search and spec.search is not None else None,
         )
@@ -201,7 +202,7 @@ def total_seconds(runs: Iterable[Run], records: Records) -> tuple[float, int]:
             _likest_first(run["model"], run["method"], run["task"]["name"], bool(run.get("bf16"))),
         )
         for record in records.values()
-        if record["status"] == "done" and record.get("work") is not None
+        if record["status"] == "done" and record.get("work") is not None and not record.get("is_resumed")
         for run in [record["run"]]
     ]
     return total_estimate(wanted, ran)

@@ -134,12 +134,13 @@ _TRAINING: _Entries = {
         "run.bf16": _is_flag,
         "run.dropout": _is_flag,
     },
-    **{name: _or_nothing(_is_mapping) for name in ("settings", "machine")},
+    **{name: _or_nothing(_is_mapping) for name in ("settings", "machine", "versions")},
     **{"machine.processor": _or_nothing(_is_text), "machine.threads": _or_nothing(_is_count)},
 }
 _TRAINING_DONE: _Entries = {
     **{"score": _is_number, "best.dev_loss": _is_number, "seconds": _is_amount},
-    **{name: _or_nothing(_is_amount) for name in ("work", "share_percent")},
+    **{name: _or_nothing(_is_amount) for name in ("work", "share_percent", "peak_gpu_memory_mb")},
+    "is_resumed": _or_nothing(_is_flag),
     **{name: _or_nothing(_is_count) for name in ("trained_parameters", "head_parameters")},
 }
 _SCORE_DONE: _Entries = {

@@ -21,6 +21,7 @@ __all__ = [
     "OF_FILES",
     "OPTIMIZERS",
     "Optimizer",
+    "Order",
     "Search",
     "Spec",
     "TaskSpec",
@@ -45,6 +46,7 @@ OF_FILES = ("text", "pair", "label", "problem_type", "metric")
 T = TypeVar("T")
 
 Optimizer = Literal["tune", "trainer"]
+Order = Literal["length", "random"]
 OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
     "tune": {},
     "trainer": {"average": 0.0},
@@ -137,6 +139,8 @@ class Spec:
     optimizer: Optimizer = "tune"
     """Whose, for all methods alike: that of `hadamard tune` (a mean of the weights, a constant rate), or the
     Trainer's (the last step's weights, a linear schedule)."""
+    order: Order = "length"
+    """What makes a batch, for all methods alike: rows of like length, or rows drawn at random."""
     search: Search | None = None
     """None: no search, each method at its published learning rate."""
     kind: Literal["methods"] = "methods"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -203,10 +204,13 @@ def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
     from hadamard_adapter.bench.spec import model_name
     from hadamard_adapter.cli.board import duration
+    from hadamard_adapter.tasks.reading import plural
+    from hadamard_adapter.tuning.report import libraries, versions
 
-    records, runs = results.records(), list[Any]()
+    records, runs, finished = results.records(), list[Any](), list[str]()
     for cell in cells_of(spec):
         state = state_of(cell, records)
+        finished += state.finished
         left = of_purpose((*state.due, *state.later), purpose)
         runs += left
         seconds, n_unknown = total_seconds(left, records)
@@ -220,6 +224,11 @@ def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     seconds, n_unknown = total_seconds(runs, records)
     known = f"{len(runs) - n_unknown} of them take about {duration(seconds)} one after the other"
     print(f"{len(runs)} runs; {known}, {n_unknown} are of unknown length")
+    here = libraries(versions())
+    others = Counter(libraries(records[name].get("versions") or {}) for name in finished)
+    for there, count in sorted(others.items()):
+        if there not in ("", here):
+            print(f"{plural(count, 'finished run')} had {there}; here is {here}: they stand in one row")
 
 
 def _print_speed_plan(runs: "list[SpeedRun]", records: "Records") -> None:

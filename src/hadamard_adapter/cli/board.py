@@ -1,4 +1,4 @@
-"""The board of a bench: a table of what is done, running and to come on a terminal; elsewhere nothing."""
+"""The board of a bench: a table of what is done, running and to come; elsewhere than on a terminal a line."""
 
 import time
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from rich.table import Table
 from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.spec import Spec, model_name
+from hadamard_adapter.tasks.reading import plural
 
 __all__ = ["BenchBoard", "duration"]
 
@@ -23,6 +24,7 @@ class BenchBoard:
     def __init__(self, spec: Spec, console: Console, n_slots: int, purpose: str) -> None:
         """Show a spec that `n_slots` runs at a time work off; runs of another purpose are not to come."""
         self.spec, self.n_slots, self.purpose = spec, n_slots, purpose
+        self.console, self.n_records = console, -1
         self.is_shown = console.is_terminal and not console.quiet
         self.live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
         self.next_look_s = 0.0
@@ -37,10 +39,19 @@ class BenchBoard:
             self.live.stop()
 
     def show(self, running: list[Run], records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Draw the table again, once a second at most."""
+        """Draw the table again, once a second at most; without a terminal, a line whenever a run is over."""
         if self.is_shown and time.monotonic() >= self.next_look_s:
             self.next_look_s = time.monotonic() + _SECONDS_BETWEEN_LOOKS
             self.live.update(self._table(running, records), refresh=True)
+        elif not self.is_shown and not self.console.quiet and len(records) != self.n_records:
+            self.n_records = len(records)
+            states = [state_of(cell, records) for cell in cells_of(self.spec)]
+            left = [run for state in states for run in of_purpose((*state.due, *state.later), self.purpose)]
+            if left:
+                runs = plural(len(left) - len(running), "run")
+                self.console.print(
+                    f"{len(running)} running, {runs} to come; {self._time_left(left, records)}"
+                )
 
     def _table(self, running: list[Run], records: Mapping[str, Mapping[str, Any]]) -> Table:
         table = Table("model, task, method", "done", "running", "to come", "lr", title=self.spec.title)
@@ -57,10 +68,13 @@ class BenchBoard:
                 str(len(left) - n_running or ""),
                 "searched" if state.lr is None else f"{state.lr:g}",
             )
-        seconds, n_unknown = total_seconds(to_come, records)
-        more = f" and {n_unknown} runs of unknown length" if n_unknown else ""
-        table.caption = f"time left: about {duration(seconds / self.n_slots)}{more}"
+        table.caption = self._time_left(to_come, records)
         return table
+
+    def _time_left(self, to_come: list[Run], records: Mapping[str, Mapping[str, Any]]) -> str:
+        seconds, n_unknown = total_seconds(to_come, records)
+        more = f" and {plural(n_unknown, 'run')} of unknown length" if n_unknown else ""
+        return f"time left: about {duration(seconds / self.n_slots)}{more}"
 
 
 def duration(seconds: float) -> str:

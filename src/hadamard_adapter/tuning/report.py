@@ -6,6 +6,7 @@ import functools
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = [
     "count_parameters",
+    "forget_peak_memory",
+    "libraries",
     "metrics_of",
     "peak_memory_mb",
     "processor_name",
@@ -42,6 +45,8 @@ _INSTRUCTIONS = {
     **{"sve_bf16": "SVE BF16", "bf16": "NEON BF16"},
 }
 """Flag of `torch.cpu.get_capabilities` to name; of several the first."""
+_CLEAR = Path("/proc/self/clear_refs")
+"""Sets the kernel's high-water mark of a process back to what it holds; of Linux."""
 
 
 def count_parameters(model: torch.nn.Module, n_base: int, basis: Basis | None = None) -> dict[str, Any]:
@@ -107,6 +112,20 @@ def versions() -> dict[str, str]:
     return found
 
 
+def libraries(found: Mapping[str, str]) -> str:
+    """Major and minor versions of what computes; a third number mends bugs and is left out.
+
+    Args:
+        found: of `versions`, or of a record.
+
+    Example:
+        >>> libraries({"python": "3.11.1", "torch": "2.13.0+cpu", "peft": "0.19.1"})
+        'torch 2.13, peft 0.19'
+    """
+    named = (name for name in ("torch", "transformers", "peft") if name in found)
+    return ", ".join(f"{name} {'.'.join(str(found[name]).split('.')[:2])}" for name in named)
+
+
 def _commit() -> str:
     """A clone's last commit of this code, as in "+g0123456789ab", or "+g0123456789ab.dirty"; else none."""
     source = Path(__file__).resolve().parents[2]
@@ -149,6 +168,12 @@ def _model_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def forget_peak_memory() -> None:
+    """Have `peak_memory_mb` count from here on; where the kernel does not allow it, what was stays in it."""
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text("5", encoding="ascii")
 
 
 def peak_memory_mb() -> int | None:

@@ -16,12 +16,12 @@ from hadamard_adapter.tasks import Task
 from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
 from hadamard_adapter.tuning.precision import autocast
+from hadamard_adapter.tuning.report import forget_peak_memory
 
 __all__ = ["footprint", "random_batch", "saved_bytes"]
 
 N_STEPS = 3
 STATUS = Path("/proc/self/status")
-CLEAR = Path("/proc/self/clear_refs")
 
 
 def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
             loss = model(**small).loss
         loss.backward()
         model.zero_grad()
-        _forget_peak()
+        forget_peak_memory()
         loaded = _kb("VmRSS")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = adamw(trained, settings.average, lr=1e-6)
@@ -128,11 +128,3 @@ def _kb(name: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
-
-
-def _forget_peak() -> None:
-    """Set VmHWM back to VmRSS; where it is not allowed, the peak of loading stays in it."""
-    try:
-        CLEAR.write_text("5", encoding="ascii")
-    except OSError:
-        return

@@ -51,6 +51,9 @@ def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
 def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records) -> int | None:
     """A variant's epochs: the fewest that searches found good enough, else the task's own.
 
+    Of the searches those with the task's `search_epochs` count, others only where there is none of these: a
+    search that another experiment adds later changes no measurement.
+
     Args:
         model: its folder's name tells which searches count.
         task: its name, likewise.
@@ -60,7 +63,8 @@ def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records) -> in
     """
     by_epochs = _searches(model, task, variant, searched)
     known = {epochs: found for epochs, found in by_epochs.items() if epochs is not None}
-    return fewest_epochs(known) or task.epochs
+    asked = {epochs: found for epochs, found in known.items() if epochs in task.search_epochs}
+    return fewest_epochs(asked or known) or task.epochs
 
 
 def rate_of(
@@ -202,7 +206,7 @@ def _run(
     return SpeedRun(
         purpose=purpose,
         model=model,
-        task=dataclasses.replace(task, expected={}),
+        task=dataclasses.replace(task, expected={}, search_epochs=()),
         data=spec.data,
         variant=variant,
         lr=lr,

@@ -124,10 +124,10 @@ class SpeedSpec:
                     f"metric of {task.name}: expected a score, since curves reach a target from below, "
                     f"received the error {task.metric!r}; measure the time to a correlation or r2 instead"
                 )
-            if task.search_epochs:
+            if task.search_epochs and self.searched is None:
                 raise SettingsError(
-                    f"search_epochs of {task.name}: expected none in a measurement of speed, where "
-                    "`searched` names a folder with the searches of hadamard bench"
+                    f"search_epochs of {task.name}: expected `searched` too, the folder with the searches of "
+                    "hadamard bench that they are looked up in; name it, or give epochs"
                 )
         _check_rates(self)
         for name, least in (("seeds", 1), ("points", 1), ("dev_rows", 2)):
