@@ -4,16 +4,19 @@ import errno
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hadamard_adapter.errors import AdapterError, SettingsError, TrainingError
 from hadamard_adapter.tuning import export, load, merge
+from hadamard_adapter.tuning.weights import WEIGHTS
 from tuning_help import tiny_folder, tiny_tune, write_rows
 
 
@@ -52,6 +55,21 @@ def test_a_merge_into_bfloat16_reports_its_rounding(place: Path, tmp_path: Path)
     with safe_open(tmp_path / "plain" / "model.safetensors", "pt") as file:
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_numbers_that_leave_the_range_of_half_precision_are_refused_and_nothing_is_written(
+    place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "tuned", tmp_path / "tuned")
+    weights = load_file(tmp_path / "tuned" / WEIGHTS)
+    (name,) = [name for name in weights if "scale" in name and ".0." in name][:1]
+    weights[name] = torch.full_like(weights[name], 1e7)
+    save_file(weights, tmp_path / "tuned" / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(
+        SettingsError, match=r"in float16 the merged model's numbers overflow; expected float32"
+    ):
+        merge(tmp_path / "tuned", tmp_path / "plain", dtype="float16")
+    assert not (tmp_path / "plain").exists()
 
 
 def test_a_model_that_cannot_compute_in_half_precision_is_refused_and_nothing_is_written(

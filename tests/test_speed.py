@@ -668,7 +668,8 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(
     assert rate_of(spec, model, task, "lora", of_tune) == (7e-3, "searched")  # better than none
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
     of_both = {n: {"name": "mood", "epochs": n} for n in (3, 5, 6)}
-    by_epochs = {str(n): record(1e-3, 0.7 + n / 100, task=of_both[n]) for n in of_both}
+    scores = {3: 0.6, 5: 0.75, 6: 0.752}
+    by_epochs = {str(n): record(1e-3, scores[n], task=of_both[n]) for n in of_both}
     assert epochs_of(model, task, "lora", by_epochs) == 5 and task.epochs != 5
     asked = dataclasses.replace(task, search_epochs=(3, 6))
     assert epochs_of(model, asked, "lora", by_epochs) == 6  # a search that was added later changes nothing

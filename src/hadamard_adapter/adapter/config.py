@@ -69,7 +69,8 @@ class HadamardConfig(PeftConfig):
         exclude_modules: Modules never adapted, named as in `target_modules`.
         train_scale: Whether the projection gets a scale.
         train_shift: Whether the projection gets a shift. None: where a merge can carry it, that is where the
-            projection has a bias or the model's config has a switch for one.
+            projection has a bias or the model's config has a switch for one. True: everywhere, with a warning
+            where no merge can (`hadamard tune` says True for what is None here).
         freeze_head: Whether the head stays as it is while the adapter trains (stage 2 of the paper).
         freeze_adapter: Whether the adapter stays as it is while the head trains (stage 1 of the paper).
         modules_to_save: Further modules to train and save whole.

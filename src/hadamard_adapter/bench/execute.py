@@ -27,7 +27,13 @@ from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.models import pick_device
-from hadamard_adapter.tuning.report import forget_peak_memory, peak_memory_mb, processor_name, versions
+from hadamard_adapter.tuning.report import (
+    code_commit,
+    forget_peak_memory,
+    peak_memory_mb,
+    processor_name,
+    versions,
+)
 from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["execute"]
@@ -58,6 +64,7 @@ def execute(run: Run, results: Results) -> bool:
 def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     """The record of a run that was done or failed; a run that was interrupted leaves a cancelled one."""
     started, started_at = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
+    code_commit()
     is_resumed = any(entry.name != "lock" for entry in work.iterdir())
     rows, data = data_of(run)
     common = {

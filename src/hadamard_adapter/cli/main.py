@@ -50,7 +50,7 @@ EXIT_BROKEN_PIPE = 141
 @click.version_option(__version__, prog_name="hadamard", message="%(prog)s %(version)s")
 @click.pass_context
 def hadamard(context: click.Context) -> None:
-    """Tune a pre-trained transformer for your task with less than 0.1 % of its parameters.
+    """Tune a pre-trained transformer: an adapter of less than 0.1 % of its parameters, and a head.
 
     \b
     hadamard tune --model MODEL --train train.csv --output adapter

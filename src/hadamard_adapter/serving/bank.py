@@ -377,7 +377,7 @@ class AdapterBank:
         return [self._entries[id] for id in ids]
 
     def _unknown(self, id: str) -> AdapterError:
-        hint = near_id(id, self._entries)
+        hint = near_id(id, self.ids)
         return AdapterError(f"no adapter {id!r} in this bank of {len(self._entries)}{hint}")
 
     def _put(self, id: str, adapter: BankAdapter, version: str) -> None:

@@ -1,5 +1,6 @@
 """Export: one task's adapter folded into a plain transformers folder."""
 
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def merge(
 
     Raises:
         AdapterError: the adapter cannot be loaded or folded, or the fold is not exact in float32.
-        SettingsError: unknown dtype, or the output folder holds something.
+        SettingsError: unknown dtype, one whose range the merged model's numbers leave, or the output folder
+            holds something.
 
     Example:
         >>> merge("out", "plain").max_logit_difference < 1e-4  # doctest: +SKIP
@@ -110,6 +112,11 @@ def merge(
             raise AdapterError(
                 f"the merged model of {str(folder)!r} differs by {difference:.2g} in a logit, expected at "
                 f"most {allowed:.2g}; nothing was written, use the adapter unmerged"
+            )
+        if not math.isfinite(difference):
+            raise SettingsError(
+                f"dtype: in {name} the merged model's numbers overflow; expected float32 or bfloat16; "
+                "nothing was written"
             )
         size = sum(path.stat().st_size for path in written.glob("*.safetensors"))
         report = MergeReport(difference, name, size, str(output))

@@ -403,7 +403,7 @@ def write_final(bench: Workbench, key: dict[str, Any]) -> None:
         "versions": versions(),
     }
     with filled(bench.partial / FINAL) as folder:
-        bench.model.save_pretrained(folder)
+        bench.model.save_pretrained(folder, save_embedding_layers=False)  # "auto" asks the hub
         bench.tokenizer.save_pretrained(folder)
         write_report(folder, metrics, run)
         if "head" in stages:

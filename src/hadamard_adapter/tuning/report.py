@@ -25,6 +25,7 @@ from hadamard_adapter.tuning.titles import STAGE_TITLES
 from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = [
+    "code_commit",
     "count_parameters",
     "forget_peak_memory",
     "libraries",
@@ -108,7 +109,7 @@ def run_of(settings: TuneSettings, data: TuneData, stages: dict[str, Any]) -> di
 def versions() -> dict[str, str]:
     """Name -> version of Python and of the packages that the result depends on; a clone's with its commit."""
     found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    found["hadamard-adapter"] += _COMMIT
+    found["hadamard-adapter"] += code_commit()
     return found
 
 
@@ -126,8 +127,12 @@ def libraries(found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {'.'.join(str(found[name]).split('.')[:2])}" for name in named)
 
 
-def _commit() -> str:
-    """A clone's last commit of this code, as in "+g0123456789ab", or "+g0123456789ab.dirty"; else none."""
+@functools.cache
+def code_commit() -> str:
+    """A clone's last commit of this code, as in "+g0123456789ab", or "+g0123456789ab.dirty"; else none.
+
+    Who does a run asks first, when the code was loaded: a run of hours may end at another one.
+    """
     source = Path(__file__).resolve().parents[2]
     if not (source.parent / ".git").exists():
         return ""
@@ -138,10 +143,6 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):  # no git, or a clone of somebody else's
         return ""
     return f"+g{commit}" + (".dirty" if changes else "") if commit else ""
-
-
-_COMMIT = _commit()
-"""When the code was loaded: a run of hours may end at another one."""
 
 
 def processor_name(device: str = "cpu") -> str:

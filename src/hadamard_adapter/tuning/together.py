@@ -210,7 +210,7 @@ def _train(benches: Sequence[Workbench], say: Say) -> None:
         best = next(entry for entry in curve if entry["epoch"] == watch.best_epoch)
         entry = {"curve": curve, "best": best, "seconds": seconds, "cache_seconds": 0.0}
         with filled(done_folder(bench, "adapter")) as folder:
-            bench.model.save_pretrained(folder)
+            bench.model.save_pretrained(folder, save_embedding_layers=False)
             write_json(folder / "stage.json", entry)
     remove(first.partial / "adapter")
 

@@ -55,7 +55,7 @@ def load_weights(model: Any, path: Path) -> None:
         AdapterError: the file is damaged, or its tensors have other names or shapes than the model's.
     """
     tensors = read_weights(path)
-    expected = get_peft_model_state_dict(model)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)  # "auto" asks the hub
     differing = sorted(set(expected) ^ set(tensors))
     if differing:
         where = "lacks" if differing[0] in expected else "holds"

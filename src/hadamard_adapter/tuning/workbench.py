@@ -25,7 +25,7 @@ from hadamard_adapter.tuning.models import (
     usable_length,
 )
 from hadamard_adapter.tuning.precision import autocast, cast_frozen
-from hadamard_adapter.tuning.report import count_parameters
+from hadamard_adapter.tuning.report import code_commit, count_parameters
 from hadamard_adapter.tuning.settings import TuneSettings
 from hadamard_adapter.tuning.shared import Basis, read_basis, start_from
 from hadamard_adapter.tuning.stage import Progress
@@ -101,6 +101,7 @@ def set_up(
     Raises:
         SettingsError: the model cannot be loaded or adapted, or takes fewer tokens than max_length.
     """
+    code_commit()
     source = str(Path(settings.model).absolute()) if Path(settings.model).is_dir() else settings.model
     tokenizer = load_tokenizer(source, settings.allow_remote_code)
     set_seed(settings.seed)
