@@ -14,10 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import (
-    FAMILIES,
     SITE_NAMES,
     SiteModules,
     find_sites,
+    refuse_shared,
     shift_can_merge,
 )
 from hadamard_adapter.adapter.heads import beside, find_head, own_modules
@@ -160,11 +160,7 @@ def _check_layers(config: HadamardConfig, model: nn.Module) -> None:
             f"({config.target_modules!r}); name the layers in the expression"
         )
     model_type = getattr(getattr(model, "config", None), "model_type", None) or ""
-    if any(row.is_shared for row in FAMILIES.get(model_type, ())):
-        raise SettingsError(
-            f"the layers of {model_type!r} share their weights: expected layers_to_transform=None, received "
-            f"{config.layers_to_transform!r}"
-        )
+    refuse_shared(model_type, config.layers_to_transform)
 
 
 def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | str | list[str]:
