@@ -24,6 +24,7 @@ from hadamard_adapter.adapter.heads import beside, find_head, own_modules
 from hadamard_adapter.adapter.identity import inner_layers
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.offset_name import is_in
 
 __all__ = ["bias_switches", "check_norms", "matches", "resolve", "turn_on_biases"]
 
@@ -59,9 +60,8 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
         has_task = config.task_type in TASKS_WITH_HEAD
         config.head_modules = list(find_head(model, config.modules_to_save or (), has_task))
     if config.identity_modules is True:
-        heads = tuple(config.head_modules)
         own = [(name.replace(".original_module", ""), module) for name, module in own_modules(model)]
-        inside = [(name, m) for name, m in own if f"{name}.".startswith(tuple(f"{head}." for head in heads))]
+        inside = [(name, m) for name, m in own if is_in(name, *config.head_modules)]
         config.identity_modules = inner_layers(inside)
 
 
