@@ -354,6 +354,14 @@ def test_files_that_differ_are_tasks_that_differ_in_as_many_folders_as_it_takes(
     assert made_with(folders[0])["task"] == "data/train" and "/far" not in json.dumps(made_with(folders[0]))
 
 
+@pytest.mark.parametrize("changes", [{"settings": 3}, {"settings": {}}, {"task": "x"}])
+def test_a_damaged_run_file_tells_no_task(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = trained_on(tmp_path / "a", "train.csv") / "run.json"
+    path.write_text(json.dumps(numbers(path) | changes), encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"run\.json' is damaged"):
+        tasks_of([path.parent])
+
+
 def test_prune_runs_no_code_of_a_model_that_the_adapter_alone_allows(tmp_path: Path) -> None:
     shutil.copytree(tuned().model, tmp_path / "model")
     shutil.copytree(tuned().adapter, tmp_path / "adapter")

@@ -752,8 +752,11 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
             ("epochs = 2", "search_epochs = [2]"),
             "search_epochs of mood: expected `searched` too",
         ),
-        (("points = 3", "pace = { steps = 0 }"), "pace: steps: expected numbers from 1 on, received 0"),
-        (("points = 3", "memory = { tokens = 1 }"), "memory: tokens: expected numbers from 2 on, received 1"),
+        (("points = 3", "pace = { steps = 0 }"), "pace: steps: expected a number from 1 on, received 0"),
+        (
+            ("points = 3", "memory = { tokens = 1 }"),
+            "memory: tokens: expected a number from 2 on, received 1",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_spec_is_one_line_with_the_nearest_name(

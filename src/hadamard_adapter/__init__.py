@@ -5,10 +5,10 @@ two-stage recipe), methods/ (what it is held against), bench/ (experiments), ana
 paper's analyses), serving/ (many tasks, one model), cli/ (the command).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hadamard_adapter.after_peft import register_after_peft
+from hadamard_adapter.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from hadamard_adapter.adapter import HadamardConfig, HadamardModel
@@ -28,11 +28,6 @@ _HOME = {
     "merge": "tuning",
     "tune": "tuning",
 }
+__getattr__ = lazy_getattr(__name__, _HOME)
 
 register_after_peft()
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,6 +29,7 @@ __all__ = [
     "did_you_mean",
     "is_out_of_memory",
     "option",
+    "refuse_below",
     "refuse_twice",
 ]
 
@@ -112,6 +113,21 @@ class TrainingError(HadamardError, RuntimeError):
 
 class DivergedError(TrainingError):
     """A loss or a logit is not finite."""
+
+
+def refuse_below(name: str, value: float | None, least: float) -> None:
+    """Refuse a number below the least one, and NaN; None passes.
+
+    Raises:
+        SettingsError: its name, and both numbers.
+
+    Example:
+        >>> refuse_below("epochs", 0, 1)
+        Traceback (most recent call last):
+        hadamard_adapter.errors.SettingsError: epochs: expected a number from 1 on, received 0
+    """
+    if value is not None and not value >= least:
+        raise SettingsError(f"{name}: expected a number from {least} on, received {value!r}")
 
 
 def refuse_twice(name: str, words: Iterable[str]) -> None:

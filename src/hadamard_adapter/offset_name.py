@@ -1,10 +1,10 @@
-"""The name of an offset in a file, base_model.model.STACK.LAYER.PATH.hadamard_KIND, taken apart."""
+"""Names: what is in a module; an offset, base_model.model.STACK.LAYER.PATH.hadamard_KIND, taken apart."""
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
-__all__ = ["KINDS", "PREFIX", "OffsetName", "is_offset", "offset_name", "split"]
+__all__ = ["KINDS", "PREFIX", "OffsetName", "is_in", "is_offset", "offset_name", "split"]
 
 Value = TypeVar("Value")
 
@@ -64,6 +64,16 @@ def is_offset(name: str) -> bool:
         False
     """
     return offset_name(name) is not None
+
+
+def is_in(name: str, *modules: str) -> bool:
+    """Whether a name is that of one of the modules or of something in it; "" is the root.
+
+    Example:
+        >>> is_in("h.1.attn", "h.1"), is_in("h.1", "h.1"), is_in("h.10.attn", "h.1", "score")
+        (True, True, False)
+    """
+    return any(not module or f"{name}.".startswith(f"{module}.") for module in modules)
 
 
 def split(tensors: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:

@@ -25,6 +25,7 @@ __all__ = [
     "family_of",
     "find_sites",
     "layer_stacks",
+    "refuse_shared",
     "shift_can_merge",
 ]
 
@@ -114,11 +115,7 @@ def find_sites(
             "the names of its projections"
         )
     family = family_of(config)
-    if family.is_shared and layers_to_transform is not None:
-        raise SettingsError(
-            f"the layers of {config.model_type!r} share their weights: expected layers_to_transform=None, "
-            f"received {list(layers_to_transform)!r}"
-        )
+    refuse_shared(config.model_type, layers_to_transform)
     modules = dict(model.named_modules())
     stacks = _stacks_of(modules, family, config.model_type)
     lengths = [len(modules[path]) for path, _ in stacks]  # type: ignore[arg-type]
@@ -130,6 +127,19 @@ def find_sites(
         if layer_index in chosen
         for name in sites
     )
+
+
+def refuse_shared(model_type: str, layers: Sequence[int] | int | None) -> None:
+    """Refuses layers that were named although they share their weights.
+
+    Raises:
+        SettingsError: the model is of such a family, and `layers` is not None.
+    """
+    if layers is not None and any(row.is_shared for row in FAMILIES.get(model_type, ())):
+        raise SettingsError(
+            f"the layers of {model_type!r} share their weights: expected layers_to_transform=None, received "
+            f"{layers!r}"
+        )
 
 
 def layer_stacks(model: nn.Module) -> list[nn.ModuleList]:

@@ -18,6 +18,7 @@ from hadamard_adapter.adapter.identity import make_identity
 from hadamard_adapter.adapter.outputs import fit_to_loaded
 from hadamard_adapter.adapter.rows import by_group, rows_of
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.offset_name import is_in
 
 __all__ = ["CONTAINERS", "HeadWrapper", "wrap_head"]
 
@@ -51,7 +52,7 @@ def wrap_head(
         wrapper.set_adapter(adapter_name if is_active else [], inference_mode=config.inference_mode)
         setattr(model.get_submodule(parent), child, wrapper)
     names = config.identity_modules if isinstance(config.identity_modules, list) else []
-    wrapper.set_identity(adapter_name, name, [inner for inner in names if _is_in(inner, name)])
+    wrapper.set_identity(adapter_name, name, [inner for inner in names if is_in(inner, name)])
     is_asked = any(name.endswith(end) for end in config.modules_to_save or ())
     wrapper.was_found = wrapper.was_found or not is_asked
     wrapper.is_task_head = wrapper.is_task_head or not is_asked or config.task_type is not None
@@ -97,7 +98,7 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
 
     def _without_identity(self, adapter_name: str, found: dict[str, T]) -> dict[str, T]:
         inner = self.identity.get(adapter_name, ())
-        return {key: value for key, value in found.items() if not any(_is_in(key, name) for name in inner)}
+        return {key: value for key, value in found.items() if not is_in(key, *inner)}
 
     def _refreeze(self) -> None:
         super()._refreeze()
@@ -165,8 +166,3 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
             return module(part, *args, **kwargs)
 
         return by_group(x, rows_of(x, adapter_names), call)
-
-
-def _is_in(name: str, module: str) -> bool:
-    """Whether a name is that of the module or of something in it; "" is the root."""
-    return not module or f"{name}.".startswith(f"{module}.")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hadamard_adapter.adapter.families import FAMILIES
 from hadamard_adapter.adapter.head_wrapper import CONTAINERS, HeadWrapper
+from hadamard_adapter.offset_name import is_in
 
 __all__ = [
     "beside",
@@ -83,8 +84,8 @@ def find_head(
 def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
     """Returns the fresh parameters that no head module covers: saving would lose them."""
     fresh = fresh_parameters(model) or ()
-    heads = [f"{name}." for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
-    return tuple(name for name in fresh if not any(name.startswith(head) for head in heads))
+    heads = [name for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    return tuple(name for name in fresh if not is_in(name, *heads))
 
 
 def own_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -117,9 +118,9 @@ def _trained_parameters(model: nn.Module) -> list[str]:
     """The parameters that train while the backbone is frozen: outside all layers, and fewer than half."""
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    layers = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     is_backbone_frozen = 2 * sum(sizes[name] for name in trained) < sum(sizes.values())
-    return trained if is_backbone_frozen and not any(name.startswith(layers) for name in trained) else []
+    return trained if is_backbone_frozen and not any(is_in(name, *layers) for name in trained) else []
 
 
 def _family_head(model: nn.Module, names: Sequence[str]) -> list[str]:
@@ -134,7 +135,7 @@ def _whole(family: Sequence[str], fresh: Sequence[str], has_task: bool) -> list[
     A pooler that was loaded is no part of it: like BERT's, which stands in the backbone, it is trained by
     those who name it.
     """
-    begun = [name for name in family if any(parameter.startswith(f"{name}.") for parameter in fresh)]
+    begun = [name for name in family if any(is_in(parameter, name) for parameter in fresh)]
     if not (has_task or begun):
         return []
     return [name for name in family if name != POOLER or name in begun]
@@ -160,6 +161,6 @@ def _outermost(names: Sequence[str]) -> tuple[str, ...]:
     unique = sorted(set(names), key=lambda name: name.count("."))
     kept: list[str] = []
     for name in unique:
-        if not any(name.startswith(f"{other}.") for other in kept):
+        if not is_in(name, *kept):
             kept.append(name)
     return tuple(sorted(kept))

@@ -14,16 +14,17 @@ from transformers.pytorch_utils import Conv1D
 
 from hadamard_adapter.adapter.config import HadamardConfig
 from hadamard_adapter.adapter.families import (
-    FAMILIES,
     SITE_NAMES,
     SiteModules,
     find_sites,
+    refuse_shared,
     shift_can_merge,
 )
 from hadamard_adapter.adapter.heads import beside, find_head, own_modules
 from hadamard_adapter.adapter.identity import inner_layers
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.offset_name import is_in
 
 __all__ = ["bias_switches", "check_norms", "matches", "resolve", "turn_on_biases"]
 
@@ -59,9 +60,8 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
         has_task = config.task_type in TASKS_WITH_HEAD
         config.head_modules = list(find_head(model, config.modules_to_save or (), has_task))
     if config.identity_modules is True:
-        heads = tuple(config.head_modules)
         own = [(name.replace(".original_module", ""), module) for name, module in own_modules(model)]
-        inside = [(name, m) for name, m in own if f"{name}.".startswith(tuple(f"{head}." for head in heads))]
+        inside = [(name, m) for name, m in own if is_in(name, *config.head_modules)]
         config.identity_modules = inner_layers(inside)
 
 
@@ -160,11 +160,7 @@ def _check_layers(config: HadamardConfig, model: nn.Module) -> None:
             f"({config.target_modules!r}); name the layers in the expression"
         )
     model_type = getattr(getattr(model, "config", None), "model_type", None) or ""
-    if any(row.is_shared for row in FAMILIES.get(model_type, ())):
-        raise SettingsError(
-            f"the layers of {model_type!r} share their weights: expected layers_to_transform=None, received "
-            f"{config.layers_to_transform!r}"
-        )
+    refuse_shared(model_type, config.layers_to_transform)
 
 
 def _resolved_shift(config: HadamardConfig, model: nn.Module) -> bool | str | list[str]:

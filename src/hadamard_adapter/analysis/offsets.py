@@ -1,7 +1,6 @@
 """Adapters as arrays: the offsets of one or several folders, by kind and layer; a layer left out is zeros."""
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import KINDS, offset_name
-from hadamard_adapter.tuning.folder import read_config
+from hadamard_adapter.tuning.folder import damaged, read_config, read_run
 from hadamard_adapter.tuning.weights import WEIGHTS, read_weights
 
 __all__ = [
@@ -174,19 +173,17 @@ def made_with(folder: str | Path) -> dict[str, Any]:
 
 def _run_of(folder: Path) -> tuple[dict[str, Any], Sequence[str]]:
     """What `made_with` tells, and the parts of an own training file's path; empty where there is none."""
-    path = folder / "run.json"
-    if not path.is_file():
+    run = read_run(folder)
+    if run.task is None:
         return {}, ()
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        settings = {name: run["settings"][name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
+        settings = {name: run.settings[name] for name in ("preset", "seed", "head_epochs", "epochs", "lr")}
         # `tune` calls all tasks of own files "task": their training file tells them apart.
-        train = run["settings"].get("train") if run["settings"].get("task") is None else None
+        train = run.settings.get("train") if run.settings.get("task") is None else None
         file = () if train is None else Path(train).with_suffix("").as_posix().split("/")
-        name = run["task"]["name"]
-        return {"task": "/".join(file[-2:]) or name, "rows": run["rows"], **settings}, file
     except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{str(path)!r} is damaged: {error!r}; copy it again, or tune again") from error
+        raise damaged(folder / "run.json", ValueError(f"settings: {error!r}")) from error
+    return {"task": "/".join(file[-2:]) or run.task.name, "rows": run.rows, **settings}, file
 
 
 def _told_apart(file: Sequence[str], others: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from hadamard_adapter.bench.execute import execute
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import Run, name_of
 from hadamard_adapter.bench.worker import BUSY, DONE, do_job, last_line, run_as_child, write_job
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, refuse_below
 
 __all__ = ["Executor", "Started", "in_this_process", "on_slurm", "pool"]
 
@@ -124,7 +124,7 @@ def pool(n_workers: int) -> Executor:
     Raises:
         SettingsError: no worker.
     """
-    _check_workers(n_workers)
+    refuse_below("workers", n_workers, 1)
     is_forked = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver") if is_forked else multiprocessing.get_context("spawn")
     context.set_forkserver_preload([run_as_child.__module__])
@@ -154,7 +154,7 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
         SettingsError: no job, submitit is not installed, or there is no Slurm here; when a run starts, also
             that Slurm refuses its job.
     """
-    _check_workers(n_jobs)
+    refuse_below("workers", n_jobs, 1)
     try:
         import submitit
         from submitit.core.utils import FailedJobError
@@ -178,11 +178,6 @@ def on_slurm(n_jobs: int, folder: Path, cluster: str | None = None) -> Executor:
             ) from error
 
     return Executor(n_jobs, start)
-
-
-def _check_workers(n: int) -> None:
-    if n < 1:
-        raise SettingsError(f"workers: expected a number from 1 on, received {n!r}")
 
 
 def _share(slot: int, n_workers: int) -> dict[str, str]:

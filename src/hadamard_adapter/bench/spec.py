@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from hadamard_adapter import files
-from hadamard_adapter.errors import SettingsError, did_you_mean, refuse_twice
+from hadamard_adapter.errors import SettingsError, did_you_mean, refuse_below, refuse_twice
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import GLUE, METRICS, PROBLEM_TYPES
 
@@ -313,11 +313,7 @@ def check_task(task: TaskSpec) -> None:
         )
     leasts = {"rows": 20, "held_out": 20, "epochs": 1, "head_epochs": 1, "batch_size": 1, "max_length": 2}
     for name, least in leasts.items():
-        value = getattr(task, name)
-        if value is not None and value < least:
-            raise SettingsError(
-                f"task {task.name!r}: {name}: expected a number from {least} on, received {value!r}"
-            )
+        refuse_below(f"task {task.name!r}: {name}", getattr(task, name), least)
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import refuse_below
 
 __all__ = ["AdapterOptions", "RowOptions"]
 
@@ -40,5 +40,4 @@ class RowOptions(AdapterOptions):
 
     def __post_init__(self) -> None:
         """Check the options before the model is loaded."""
-        if self.batch_size < 1:
-            raise SettingsError(f"--batch-size: expected a number from 1 on, received {self.batch_size!r}")
+        refuse_below("--batch-size", self.batch_size, 1)

@@ -8,7 +8,7 @@ import click
 
 from hadamard_adapter.cli.console import data_console, message_console, plain_table
 from hadamard_adapter.cli.options import command_from
-from hadamard_adapter.errors import AdapterError, SettingsError
+from hadamard_adapter.errors import AdapterError, refuse_below
 
 if TYPE_CHECKING:
     from hadamard_adapter.serving.store import AdapterStore
@@ -67,8 +67,7 @@ class PruneOptions(StoreOptions):
 
     def __post_init__(self) -> None:
         """Check the number before anything is deleted."""
-        if self.keep < 0:
-            raise SettingsError(f"--keep: expected a number from 0 on, received {self.keep}")
+        refuse_below("--keep", self.keep, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

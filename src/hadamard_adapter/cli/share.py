@@ -11,7 +11,7 @@ import click
 from hadamard_adapter.cli.console import message_console
 from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from
-from hadamard_adapter.errors import SettingsError, refuse_twice
+from hadamard_adapter.errors import SettingsError, refuse_below, refuse_twice
 from hadamard_adapter.files import expanded
 
 __all__ = ["share_group"]
@@ -47,7 +47,7 @@ class BasisOptions(MeanOptions):
     def __post_init__(self) -> None:
         """Refuse no direction; how many there can be, the adapters say."""
         super().__post_init__()
-        _check_least("--directions", self.directions)
+        refuse_below("--directions", self.directions, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,9 @@ class TrainOptions(MeanOptions):
     def __post_init__(self) -> None:
         """Check numbers before the adapters are read."""
         super().__post_init__()
-        _check_least("--epochs", self.epochs)
+        refuse_below("--epochs", self.epochs, 1)
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise SettingsError(f"--lr: expected a number above 0, received {self.lr!r}")
-
-
-def _check_least(option: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise SettingsError(f"{option}: expected a number from 1 on, received {value!r}")
 
 
 @click.group("share", short_help="Make of several tasks' adapters a start, or directions, for a new task.")

@@ -11,7 +11,7 @@ from hadamard_adapter.adapter.families import layer_stacks
 from hadamard_adapter.adapter.heads import find_head
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.offset_name import PREFIX
+from hadamard_adapter.offset_name import PREFIX, is_in
 from hadamard_adapter.tasks import Examples, Task
 from hadamard_adapter.tuning.workbench import poolers_of
 
@@ -103,7 +103,7 @@ def shape_of(base: nn.Module) -> Shape:
     (layers,) = stacks
     sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
     head = head_of(base)
-    sizes = {name: size for name, size in sizes.items() if not _is_in(name, head)}
+    sizes = {name: size for name, size in sizes.items() if not is_in(name, *head)}
     in_layers = {id(parameter) for parameter in layers.parameters()}
     outside = {name for name, p in base.named_parameters() if id(p) not in in_layers} & sizes.keys()
     norms = [f"{name}.weight" for name, module in base.named_modules() if is_norm(module)]
@@ -125,9 +125,5 @@ def trained_counts(model: nn.Module, head: tuple[str, ...]) -> tuple[int, int]:
         head: of its base model, as `head_of` names it.
     """
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    n_head = sum(size for name, size in sizes.items() if _is_in(name.removeprefix(PREFIX), head))
+    n_head = sum(size for name, size in sizes.items() if is_in(name.removeprefix(PREFIX), *head))
     return sum(sizes.values()) - n_head, n_head
-
-
-def _is_in(name: str, modules: tuple[str, ...]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)

@@ -1,7 +1,8 @@
 """Many adapters on one backbone, in one batch: the bank, and the store that it is filled from."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hadamard_adapter.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from hadamard_adapter.serving.bank import AdapterBank
@@ -28,9 +29,4 @@ _HOME = {  # all of it needs PyTorch, which the command's help does without
     "read_adapter": "source",
     "write_pack": "packed",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_getattr(__name__, _HOME)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from hadamard_adapter.errors import AdapterError, SettingsError, did_you_mean
+from hadamard_adapter.errors import AdapterError, SettingsError, did_you_mean, refuse_below
 from hadamard_adapter.serving.backbone import Backbone
 from hadamard_adapter.serving.equal_texts import Shared, find_shared, keys_of
 from hadamard_adapter.serving.packed import PackedAdapters
@@ -101,8 +101,7 @@ class AdapterBank:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Put the bank's layers into the model."""
-        if max_resident < 1:
-            raise SettingsError(f"max_resident: expected a number from 1 on, received {max_resident!r}")
+        refuse_below("max_resident", max_resident, 1)
         if tokenizer is not None:
             fit_tokenizer(tokenizer, model.config)
         self.backbone, self.tokenizer = Backbone(model, dtype), tokenizer

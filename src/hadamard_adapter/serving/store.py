@@ -28,7 +28,7 @@ from typing import Any, TypeGuard
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError
+from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError, refuse_below
 from hadamard_adapter.files import expanded, locked, replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
 
@@ -159,8 +159,7 @@ class AdapterStore:
             AdapterError: no such adapter, or its pointer is damaged.
             SettingsError: a negative number.
         """
-        if n_earlier < 0:
-            raise SettingsError(f"n_earlier: expected a number from 0 on, received {n_earlier}")
+        refuse_below("n_earlier", n_earlier, 0)
         self.show(id)
         with self._writing():
             published = self.show(id)

@@ -1,8 +1,8 @@
 """The recipe: settings, two-stage training on the Hugging Face Trainer, use and export of what it made."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hadamard_adapter.lazy import lazy_getattr
 from hadamard_adapter.tuning.settings import PRESETS, TuneSettings, field_help, resolve
 
 if TYPE_CHECKING:
@@ -39,9 +39,4 @@ _HOME = {  # what needs PyTorch is imported when it is asked for
     "merge": "export",
     "tune": "recipe",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_getattr(__name__, _HOME)

@@ -22,6 +22,7 @@ from hadamard_adapter.errors import (
     SettingsError,
     is_out_of_memory,
     option,
+    refuse_below,
 )
 from hadamard_adapter.files import expanded
 from hadamard_adapter.offset_name import split
@@ -178,8 +179,7 @@ class Classifier:
         given: list[object] = [*texts, *(pairs or ())]
         if isinstance(texts, str) or not all(isinstance(text, str) for text in given):
             raise SettingsError(f"texts: expected a list of texts, received {texts!r:.60}")
-        if batch_size < 1:
-            raise SettingsError(f"batch_size: expected a number from 1 on, received {batch_size!r}")
+        refuse_below("batch_size", batch_size, 1)
         if self.columns is not None and (pairs is None) != (self.columns.pair is None):
             expected = "no second texts" if self.columns.pair is None else "a second text for every text"
             received = "none" if pairs is None else f"{len(pairs)} second texts"

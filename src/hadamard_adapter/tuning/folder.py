@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from hadamard_adapter.files import expanded
 from hadamard_adapter.tasks import METRICS, PROBLEM_TYPES, Columns, Task, choose_metrics
 from hadamard_adapter.tuning.weights import WEIGHTS, check_readable
 
-__all__ = ["MEAN", "Run", "read_config", "read_run", "read_task", "task_of"]
+__all__ = ["MEAN", "Run", "damaged", "read_config", "read_run", "read_task", "task_of"]
 
 MEAN = "shared.json"
 """Stands in a folder of `hadamard share mean` alone."""
@@ -23,7 +24,7 @@ T = TypeVar("T", Task, Columns)
 
 @dataclass(frozen=True)
 class Run:
-    """What run.json says that a prediction needs; None where it does not."""
+    """What run.json says; None or empty where it does not."""
 
     task: Task | None = None
     """Kind, labels, threshold."""
@@ -31,6 +32,10 @@ class Run:
     """Names of the columns in training."""
     max_length: int | None = None
     """Tokens after which a text was cut."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Those of `hadamard tune`, by name."""
+    rows: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """How many, by the part of the data."""
 
 
 def read_config(folder: Path) -> HadamardConfig:
@@ -63,11 +68,11 @@ def read_config(folder: Path) -> HadamardConfig:
         config: Any = HadamardConfig.from_pretrained(str(folder))
         return config
     except (TypeError, ValueError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def read_run(folder: Path) -> Run:
-    """What run.json says; all None where there is no such file. Keys that are not known are left alone.
+    """What run.json says; nothing where there is no such file. Keys that are not known are left alone.
 
     Raises:
         AdapterError: the file is damaged.
@@ -82,9 +87,10 @@ def read_run(folder: Path) -> Run:
             _check_task(task)
         if max_length is not None and (type(max_length) is not int or max_length < 2):
             raise ValueError(f"max_length is {max_length!r}")
+        settings, rows = (_object(name, found.get(name, {})) for name in ("settings", "rows"))
     except (TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return Run(task, columns, max_length)
+        raise damaged(path, error) from error
+    return Run(task, columns, max_length, settings, rows)
 
 
 def task_of(folder: Path, config: HadamardConfig, run: Run) -> Task:
@@ -138,6 +144,11 @@ def read_task(folder: str | Path) -> Task:
     return task_of(place, read_config(place), read_run(place))
 
 
+def damaged(path: Path, error: Exception) -> AdapterError:
+    """The error for a file that does not hold what it must."""
+    return AdapterError(f"{str(path)!r} is damaged: {error}; copy it again, or tune again")
+
+
 def _read_object(path: Path) -> dict[str, Any] | None:
     """Content of a JSON file that holds an object; None where there is no file."""
     if not check_readable(path):
@@ -145,23 +156,27 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if not isinstance(found, dict):
-        raise _damaged(path, ValueError(f"expected an object, received {found!r:.40}"))
+        raise damaged(path, ValueError(f"expected an object, received {found!r:.40}"))
     return found
 
 
 def _made_of(kind: type[T], found: Any) -> T:
     """A dataclass from those keys of a JSON object that it knows; lists become tuples."""
-    if not isinstance(found, dict):
-        raise TypeError(f"expected an object for {kind.__name__}, received {found!r:.40}")
     names = {field.name for field in dataclasses.fields(kind)}
     known: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in found.items()
+        for key, value in _object(kind.__name__, found).items()
         if key in names
     }
     return kind(**known)
+
+
+def _object(name: str, found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise TypeError(f"expected an object for {name}, received {found!r:.40}")
+    return found
 
 
 def _check_task(task: Task) -> None:
@@ -185,7 +200,3 @@ def _are_words(found: Any) -> bool:
         return False
     "".join(found).encode()
     return True
-
-
-def _damaged(path: Path, error: Exception) -> AdapterError:
-    return AdapterError(f"{str(path)!r} is damaged: {error}; copy it again, or tune again")

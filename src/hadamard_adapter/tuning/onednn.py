@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from hadamard_adapter.offset_name import is_in
+
 __all__ = ["OneDnnLinear", "is_faster", "pack_linears"]
 
 N_TOKENS = 256
@@ -92,9 +94,7 @@ def pack_linears(model: nn.Module, but: Collection[str] = ()) -> int:
     layers = {
         path: module
         for path, module in model.named_modules()
-        if type(module) is nn.Linear
-        and _can_be_packed(module)
-        and not any(f"{path}.".startswith(f"{other}.") for other in but)
+        if type(module) is nn.Linear and _can_be_packed(module) and not is_in(path, *but)
     }
     if not layers or not is_faster(max(layers.values(), key=lambda layer: layer.weight.numel())):
         return 0

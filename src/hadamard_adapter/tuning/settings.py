@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from hadamard_adapter.errors import SettingsError
+from hadamard_adapter.errors import SettingsError, refuse_below
 
 __all__ = ["EPOCHS_BY_ROWS", "PRESETS", "Preset", "TuneSettings", "field_help", "refuse_idle", "resolve"]
 
@@ -284,8 +284,7 @@ def _check(settings: TuneSettings) -> None:
             if name in _COUNTS and value is not None and type(value) is not int:
                 raise SettingsError(f"{name}: expected a whole number, received {value!r}")
     for name, least in _AT_LEAST.items():
-        if values[name] is not None and not values[name] >= least:
-            raise SettingsError(f"{name}: expected a number from {least} on, received {values[name]!r}")
+        refuse_below(name, values[name], least)
     rates = settings.lr if isinstance(settings.lr, tuple) else ()
     for name in _ABOVE_ZERO:
         for value in values[name] if isinstance(values[name], tuple) else (values[name],):

@@ -13,7 +13,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hadamard_adapter.errors import DivergedError
 from hadamard_adapter.files import read_json, remove
-from hadamard_adapter.offset_name import PREFIX, offset_name
+from hadamard_adapter.offset_name import PREFIX, is_in, offset_name
 from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.losses import loss_of
@@ -57,7 +57,6 @@ def parameter_groups(
         head: full names of the head's modules, where not all others are head; what is neither has the rate of
             scale.
     """
-    starts = None if head is None else tuple(f"{module}." for module in head)
     groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in ("scale", "shift", "norm", "head")}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -65,8 +64,8 @@ def parameter_groups(
             if offset is not None:
                 kind = offset.kind.partition("_")[0]
             else:
-                own = name.removeprefix(PREFIX)
-                kind = "head" if starts is None or own.startswith(starts) else "scale"
+                is_head = head is None or is_in(name.removeprefix(PREFIX), *head)
+                kind = "head" if is_head else "scale"
             groups[kind].append(parameter)
     return [{"params": members, "lr": rates[name]} for name, members in groups.items() if members]
 

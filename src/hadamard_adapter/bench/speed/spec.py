@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, made_from, model_name, nearest
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.errors import SettingsError, refuse_twice
+from hadamard_adapter.errors import SettingsError, refuse_below, refuse_twice
 from hadamard_adapter.files import expanded
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
@@ -131,9 +131,7 @@ class SpeedSpec:
                 )
         _check_rates(self)
         for name, least in (("seeds", 1), ("points", 1), ("dev_rows", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"{name}: expected a number from {least} on, received {value!r}")
+            refuse_below(name, getattr(self, name), least)
         _check_points(self)
 
 
@@ -215,5 +213,4 @@ def _check_points(spec: SpeedSpec) -> None:
         }
     for name, (smallest, values) in least.items():
         for value in values:
-            if value < smallest:
-                raise SettingsError(f"{name}: expected numbers from {smallest} on, received {value!r}")
+            refuse_below(name, value, smallest)
