@@ -58,7 +58,7 @@ name = "cola"
         ('name = "cola"', 'name = "cola"\ntrain = "x"\ndev = "y"', "that is GLUE's, and train and dev"),
         ('title = "x"', 'title = "x"\nselect = "test"', "select: expected 'held-out' or 'dev'"),
         ('title = "x"', 'title = "x"\noptimizer = "adam"', "optimizer: expected 'tune' or 'trainer'"),
-        ('title = "x"', 'title = "x"\norder = "rising"', "order: expected 'length' or 'random'"),
+        ('title = "x"', 'title = "x"\norder = "rising"', "order: expected 'length', 'groups' or 'random'"),
         ('title = "x"', 'title = "x"\nsearch = { row = 5 }', "search: unknown key 'row'"),
         ('title = "x"', 'title = "x"\nsearch = { rows = 5 }', "search: expected rows from 20 on"),
         ('"cola"', '"cola"\nsearch_epochs = [2]', "search_epochs of cola: expected search"),
@@ -243,7 +243,8 @@ def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tm
     changed = [first("bitfit"), first(epochs=3), first(more="bf16 = true"), first(more='select = "dev"')]
     changed += [first(more="dropout = true"), first(more="search = { rows = 40 }")]
     changed += [first(more='optimizer = "trainer"'), first(more='order = "random"')]
-    assert len({start, *changed}) == 9
+    changed += [first(more='order = "groups"')]
+    assert len({start, *changed}) == 10
     seeds = due(spec_of(place, "lora"), {})
     assert len({identity(run) for run in seeds}) == 2
     assert first("lora full") == start

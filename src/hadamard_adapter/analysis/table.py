@@ -37,6 +37,7 @@ _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 
 _SIZES = {"head_epochs": "epochs of stage 1:", "batch_size": "batches of", "max_length": "tokens at most:"}
 """Settings of a task that a table shares, and how it says them where they are not the default."""
+_ORDERS = {"groups": "groups at random", "random": "rows at random"}
 _DEFAULT = {field.name: field.default for field in dataclasses.fields(TaskSpec)}
 
 
@@ -222,7 +223,7 @@ def _key(run: Mapping[str, Any]) -> Key:
     more += [word for word in ("bf16", "dropout") if run[word]]
     more += [task["metric"]] if task.get("metric") else []
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
-    more += ["rows drawn at random"] if run.get("order", "length") == "random" else []
+    more += [_ORDERS[run["order"]]] if run.get("order", "length") != "length" else []
     return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadamard_adapter.bench.rows import TaskRows, files_of, read_rows
-from hadamard_adapter.bench.spec import OPTIMIZERS, Optimizer, Order, TaskSpec, model_name
+from hadamard_adapter.bench.spec import OPTIMIZERS, ORDERS, Optimizer, Order, TaskSpec, model_name
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
@@ -65,7 +65,7 @@ class Run:
     optimizer: Optimizer = "tune"
     """Whose: that of `hadamard tune`, or the Trainer's."""
     order: Order = "length"
-    """What makes a batch: rows of like length, or rows drawn at random."""
+    """Of rows: a name in the table of orders."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
@@ -109,7 +109,7 @@ def settings_of(run: Run) -> TuneSettings:
         "dtype": "bfloat16" if run.bf16 else "float32",
         "dropout": run.dropout,
         **OPTIMIZERS[run.optimizer],
-        **({"group_by_length": False} if run.order == "random" else {}),
+        **ORDERS[run.order],
         "quiet": True,
     }
     if given.get("stages", 2) == 2:

@@ -20,6 +20,7 @@ from hadamard_adapter.tasks import GLUE, METRICS, PROBLEM_TYPES
 __all__ = [
     "OF_FILES",
     "OPTIMIZERS",
+    "ORDERS",
     "Optimizer",
     "Order",
     "Search",
@@ -46,7 +47,13 @@ OF_FILES = ("text", "pair", "label", "problem_type", "metric")
 T = TypeVar("T")
 
 Optimizer = Literal["tune", "trainer"]
-Order = Literal["length", "random"]
+Order = Literal["length", "groups", "random"]
+ORDERS: dict[Order, dict[str, Any]] = {
+    "length": {"shuffle_groups": False},
+    "groups": {"shuffle_groups": True},
+    "random": {"group_by_length": False, "shuffle_groups": False},
+}
+"""Name in a spec -> settings: steps of like length, from long to short, or at random; or rows at random."""
 OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
     "tune": {},
     "trainer": {"average": 0.0},
@@ -140,7 +147,8 @@ class Spec:
     """Whose, for all methods alike: that of `hadamard tune` (a mean of the weights, a constant rate), or the
     Trainer's (the last step's weights, a linear schedule)."""
     order: Order = "length"
-    """What makes a batch, for all methods alike: rows of like length, or rows drawn at random."""
+    """Of rows, for all methods alike. length: rows of a batch are of like length, and batches go from long to
+    short some times an epoch, as in transformers; groups: such batches at random; random: rows at random."""
     search: Search | None = None
     """None: no search, each method at its published learning rate."""
     kind: Literal["methods"] = "methods"

@@ -116,6 +116,7 @@ def run_stage(
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
     trainer.by_length, trainer.is_in_parts = settings.group_by_length, stage.is_in_parts
+    trainer.is_shuffled = settings.shuffle_groups
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
@@ -149,22 +150,31 @@ class EpochSampler(Sampler[int]):
     transformers' own sampler draws from the global generator, so an epoch could not be resumed half-way.
     """
 
-    def __init__(self, lengths: list[int], group: int, seed: int) -> None:
+    def __init__(self, lengths: list[int], group: int, seed: int, is_shuffled: bool) -> None:
         """Order epoch 0; `epoch`, from 0 on, is set before another one is read.
 
         Args:
             lengths: tokens of each row; all 1 for an order at random.
             group: rows in a step, over all batches and processes; they are of similar length.
             seed: of the order, from 0 on.
+            is_shuffled: whether steps follow each other at random; the longest stays the first one, so that
+                too little memory shows at once, and an incomplete one the last.
         """
         self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, 0
+        self.is_shuffled = is_shuffled
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Any:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        rows = get_length_grouped_indices(self.lengths, self.group, generator=generator)
+        if not self.is_shuffled:
+            return iter(rows)
+        n_whole = len(rows) // self.group
+        others = (1 + torch.randperm(max(0, n_whole - 1), generator=generator)).tolist()
+        steps = [0, *others, n_whole] if n_whole else [0]
+        return iter([row for step in steps for row in rows[step * self.group : (step + 1) * self.group]])
 
 
 _PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -177,6 +187,7 @@ class StageTrainer(Trainer):
     progress: Progress | None = None
     has_dropout = True
     by_length = True
+    is_shuffled = False
     is_in_parts = False
     step_loss = 0.0
 
@@ -225,7 +236,7 @@ class StageTrainer(Trainer):
         # What stage 1 reads from the cache has no lengths; so they choose no step's rows, cached or not.
         is_frozen = is_all_frozen(self.accelerator.unwrap_model(self.model))
         lengths = [len(row["input_ids"]) if self.by_length and not is_frozen else 1 for row in rows]
-        return EpochSampler(lengths, group, self.args.seed)
+        return EpochSampler(lengths, group, self.args.seed, self.is_shuffled)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loss; without dropout the backbone computes as in evaluation, gradients included."""
