@@ -58,7 +58,7 @@ name = "cola"
         ('name = "cola"', 'name = "cola"\ntrain = "x"\ndev = "y"', "that is GLUE's, and train and dev"),
         ('title = "x"', 'title = "x"\nselect = "test"', "select: expected 'held-out' or 'dev'"),
         ('title = "x"', 'title = "x"\noptimizer = "adam"', "optimizer: expected 'tune' or 'trainer'"),
-        ('title = "x"', 'title = "x"\norder = "rising"', "order: expected 'length', 'groups' or 'random'"),
+        ('title = "x"', 'title = "x"\norder = "rising"', "order: expected 'length' or 'groups' or 'random'"),
         ('title = "x"', 'title = "x"\nsearch = { row = 5 }', "search: unknown key 'row'"),
         ('title = "x"', 'title = "x"\nsearch = { rows = 5 }', "search: expected rows from 20 on"),
         ('"cola"', '"cola"\nsearch_epochs = [2]', "search_epochs of cola: expected search"),

@@ -196,11 +196,12 @@ def test_frozen_weights_are_cast_once_on_our_path_whatever_the_method(variant: s
     assert (clock.n_whole == 0) == (variant != "lora-grouped")
 
 
-def test_an_epochs_order_is_the_seeds_and_the_epochs_alone_and_spares_padding() -> None:
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_an_epochs_order_is_the_seeds_and_the_epochs_alone_and_spares_padding(is_shuffled: bool) -> None:
     lengths = [int(n) for n in np.random.default_rng(0).integers(3, 60, 500)]
 
     def order(seed: int, epoch: int) -> list[int]:
-        sampler = EpochSampler(lengths, 16, seed)
+        sampler = EpochSampler(lengths, 16, seed, is_shuffled)
         sampler.epoch = epoch
         return list(sampler)
 
@@ -212,3 +213,29 @@ def test_an_epochs_order_is_the_seeds_and_the_epochs_alone_and_spares_padding() 
     assert all(sorted(rows) == list(range(500)) for rows in orders.values())
     assert len({tuple(rows) for rows in orders.values()}) == 4 and order(0, 1) == orders[0, 1]
     assert max(map(padded, orders.values())) < 0.7 * padded(list(range(500)))
+    assert all(
+        lengths[rows[0]] == max(lengths) for rows in orders.values()
+    )  # too little memory shows at once
+
+
+@pytest.mark.parametrize("n_rows", [1, 15, 16, 17, 500])
+def test_steps_that_are_shuffled_are_the_steps_of_transformers_in_another_order(n_rows: int) -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(3, 60, n_rows)]
+    steps = {
+        is_shuffled: [rows[at : at + 16] for at in range(0, n_rows, 16)]
+        for is_shuffled in (False, True)
+        for rows in [list(EpochSampler(lengths, 16, 0, is_shuffled))]
+    }
+    assert sorted(steps[True]) == sorted(steps[False])
+    assert [steps[True][0], len(steps[True][-1])] == [steps[False][0], len(steps[False][-1])]
+    assert (steps[True] == steps[False]) == (n_rows < 48)
+
+
+def test_shuffled_steps_do_not_end_an_epoch_with_the_shortest_rows() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(3, 60, 512)]
+
+    def of_the_end(is_shuffled: bool) -> float:
+        samplers = [EpochSampler(lengths, 16, seed, is_shuffled) for seed in range(20)]
+        return float(np.mean([lengths[row] for sampler in samplers for row in list(sampler)[-16:]]))
+
+    assert of_the_end(False) < 15 and abs(of_the_end(True) - np.mean(lengths)) < 8
