@@ -29,7 +29,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.files import filled, remove, write_json
 from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.averaging import averaged
-from hadamard_adapter.tuning.classifier import Classifier
+from hadamard_adapter.tuning.classifier import token_logits
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.losses import loss_of, mean_loss
 from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
@@ -358,16 +358,7 @@ class _Watch(TrainerCallback):
 def _scored(bench: Workbench) -> tuple[dict[str, float], float]:
     """Scores and loss of a task's dev rows, as its model stands."""
     data, is_training = bench.data, bench.model.training
-    classifier = Classifier(
-        data.task,
-        bench.model.eval(),
-        bench.tokenizer,
-        bench.max_length,
-        None,
-        bench.partial,
-        bench.settings.dtype,
-    )
-    logits = classifier.logits(data.dev.texts, data.dev.pairs)
+    logits = token_logits(data.task, bench.model.eval(), bench.tokenizer, bench.dev, bench.settings.dtype)
     bench.model.train(is_training)
     labels = data.dev.labels or []
     return score(data.task, logits, labels), mean_loss(data.task, logits, labels)
