@@ -142,7 +142,7 @@ def test_attention_outputs_are_those_of_the_tokens_that_are_not_padding(name: st
 
 def test_kept_layers_are_the_best_and_every_smaller_set_is_within_the_larger() -> None:
     scores = [0.3, -0.1, 0.3, 0.9]
-    sets = [set(prune.kept_layers(scores, n)) for n in range(5)]
+    sets = [set(prune.kept_layers(scores, n, range(4))) for n in range(5)]
     assert [len(one) for one in sets] == [0, 1, 2, 3, 4] and sets[2] == {0, 3}
     assert all(small <= large for small, large in itertools.pairwise(sets))
 
@@ -154,7 +154,7 @@ def test_a_curve_asks_for_each_set_of_layers_once() -> None:
         asked.append(layers)
         return float(len(layers))
 
-    found = prune.prune_curve({"a": [1.0, 2.0], "b": [1.0, 2.0]}, evaluate)
+    found = prune.prune_curve({"a": [1.0, 2.0], "b": [1.0, 2.0]}, evaluate, [0, 1])
     assert found["a"] == found["b"] and asked == [(0, 1), (1,), ()]
 
 

@@ -161,7 +161,7 @@ def test_predict_replaces_no_cell_and_takes_names_that_it_does_not_add(tmp_path:
 def test_a_matrix_that_is_too_wide_has_numbers_for_its_columns() -> None:
     names = tuple(f"a class with quite a long name, {letter}" for letter in "abcdefghi")
     counts = [[103 + row + column for column in range(9)] for row in range(9)]
-    evaluation = Evaluation({}, {}, counts, names, 9, 0, [])
+    evaluation = Evaluation({}, {}, counts, names, 9, 0, [], 64)
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         data_console().print(_matrix(evaluation, 120))

@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hadamard_adapter.analysis.offsets import layer_of, mean_of_pairs
+from hadamard_adapter.analysis.offsets import layer_of, made_with, mean_of_pairs
 from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import AdapterError, DataError, SettingsError
 from hadamard_adapter.files import filled, read_json, write_json
+from hadamard_adapter.methods import two_thirds
 from hadamard_adapter.tasks import Examples, data_fingerprint, score
-from hadamard_adapter.tuning import Classifier, TuneSettings, tune
+from hadamard_adapter.tuning import Classifier, TuneSettings, load, tune
 from hadamard_adapter.tuning.data import TuneData, read_data
 from hadamard_adapter.tuning.folder import MEAN
 from hadamard_adapter.tuning.losses import mean_loss, row_losses
@@ -43,17 +44,64 @@ __all__ = [
     "kept_layers",
     "layer_scores",
     "prune_curve",
+    "prune_folder",
     "prune_picture",
     "rank_agreement",
-    "refuse_start",
-    "score_without",
     "settings_and_data",
     "settings_of",
     "spread_rows",
-    "tune_again",
     "without_layers",
-    "write_pruned",
 ]
+
+
+def prune_folder(
+    folder: Path,
+    *,
+    by: str,
+    keep: int | None,
+    n_rows: int,
+    has_curve: bool,
+    output: Path | None,
+    is_tuned_again: bool,
+    allow_remote_code: bool,
+) -> dict[str, Any]:
+    """The layers of an adapter that its task needs most, with scores; leaves the adapter of these alone.
+
+    Layers are ranked on training rows, scores are on the dev rows of the adapter's own tuning.
+
+    Args:
+        folder: of the adapter.
+        by: what ranks the layers, one of `CRITERIA`.
+        keep: number of layers that stay; None: two thirds.
+        n_rows: training rows that rank the layers, at most.
+        has_curve: whether every number of layers is scored, by every criterion.
+        output: new folder that receives the adapter of the layers that stay; None: none is written.
+        is_tuned_again: whether that adapter is tuned from the start, with the settings of the whole one.
+        allow_remote_code: whether code that comes with the base model may run, whatever the settings say.
+
+    Returns:
+        made_with, metric, rows, layers, scores as `layer_scores`, by, kept, score of all layers, kept_score;
+        where asked for, curve as `prune_curve`, and again: layers, dev score and size once tuned again.
+
+    Raises:
+        AdapterError, DataError: as `settings_and_data`, `load` and `layer_scores`.
+        SettingsError: there are fewer layers than to keep; the output cannot be made; an adapter to be tuned
+            again had a start or a basis.
+    """
+    settings, data = settings_and_data(folder)
+    # An adapter's own word on code is that of whoever made it.
+    settings = dataclasses.replace(settings, allow_remote_code=allow_remote_code)
+    if is_tuned_again:
+        _refuse_start(settings)
+    classifier = load(folder, allow_remote_code=allow_remote_code)
+    ranked = _ranked(classifier, data, by, keep, n_rows, has_curve)
+    found: dict[str, Any] = {"made_with": made_with(folder), **ranked}
+    if output is None:
+        return found
+    if is_tuned_again:
+        return {**found, "again": _tune_again(settings, data, found["kept"], output)}
+    _write_pruned(folder, output, ranked)
+    return found
 
 
 def adapted_layers(model: nn.Module) -> list[int]:
@@ -62,20 +110,20 @@ def adapted_layers(model: nn.Module) -> list[int]:
     return sorted(layer for layer in found if layer is not None)
 
 
-def kept_layers(scores: Sequence[float], n_keep: int, layers: Sequence[int] | None = None) -> tuple[int, ...]:
+def kept_layers(scores: Sequence[float], n_keep: int, layers: Sequence[int]) -> tuple[int, ...]:
     """The layers with the n highest scores, from the lowest on; of equal scores the lower layer stays.
 
     Args:
         scores: one a layer.
         n_keep: how many stay.
-        layers: their numbers, rising; None: from 0 on.
+        layers: their numbers, rising.
 
     Example:
-        >>> kept_layers([0.3, 0.1, 0.2], 2), kept_layers([0.3, 0.1, 0.2], 2, [3, 4, 5])
-        ((0, 2), (3, 5))
+        >>> kept_layers([0.3, 0.1, 0.2], 2, [3, 4, 5])
+        (3, 5)
     """
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:n_keep]
-    return tuple(sorted(int(index) if layers is None else layers[index] for index in order))
+    return tuple(sorted(layers[index] for index in order))
 
 
 def dropped(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
@@ -155,21 +203,21 @@ CRITERIA = ("offset", "zero", "fisher")
 def prune_curve(
     scores: Mapping[str, Sequence[float]],
     evaluate: Callable[[tuple[int, ...]], float],
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int],
 ) -> dict[str, list[dict[str, Any]]]:
     """For each criterion what is left of a score when only its n best layers stay, n from all to none.
 
     Args:
         scores: criterion -> score of each layer.
         evaluate: gives the score of the adapter with these layers only; asked once for each set of layers.
-        layers: their numbers, rising; None: from 0 on.
+        layers: their numbers, rising.
 
     Returns:
         criterion -> entries with "n", "layers" and "score".
 
     Example:
-        >>> prune_curve({"x": [1.0, 2.0]}, lambda layers: float(sum(layers)))["x"][1]
-        {'n': 1, 'layers': [1], 'score': 1.0}
+        >>> prune_curve({"x": [1.0, 2.0]}, lambda layers: float(sum(layers)), [3, 4])["x"][1]
+        {'n': 1, 'layers': [4], 'score': 4.0}
     """
     known: dict[tuple[int, ...], float] = {}
     found: dict[str, list[dict[str, Any]]] = {}
@@ -181,14 +229,6 @@ def prune_curve(
                 known[kept] = evaluate(kept)
             found[name].append({"n": n, "layers": list(kept), "score": known[kept]})
     return found
-
-
-def score_without(classifier: Classifier, rows: Examples, layers: Sequence[int]) -> float:
-    """The task's first metric on rows, with the adapters of some layers at zero."""
-    with without_layers(classifier.model, layers):
-        return score(classifier.task, classifier.logits(rows.texts, rows.pairs), rows.labels or [])[
-            classifier.task.metrics[0]
-        ]
 
 
 def rank_agreement(scores: Sequence[Sequence[float]], tasks: Sequence[str]) -> dict[str, float | None]:
@@ -260,62 +300,6 @@ def settings_of(folder: Path) -> TuneSettings:
         ) from error
 
 
-def refuse_start(settings: TuneSettings) -> None:
-    """An error where fewer layers cannot be tuned again as the adapter was."""
-    for name in ("start", "basis"):
-        if getattr(settings, name) is not None:
-            raise SettingsError(
-                f"tune again: the adapter was tuned with --{name}, which has offsets for all of its layers; "
-                f"expected an adapter without one: leave tune again out, or tune it without --{name} first"
-            )
-
-
-def tune_again(settings: TuneSettings, data: TuneData, layers: Sequence[int], output: Path) -> dict[str, Any]:
-    """Tune an adapter of some layers from the start; the others are not in it. Returns layers and dev score.
-
-    Args:
-        settings: of the whole adapter.
-        data: its rows.
-        layers: to adapt, one or more.
-        output: new folder.
-
-    Raises:
-        SettingsError: as `tune`, or the settings name a start or a basis, which have offsets for all layers.
-    """
-    refuse_start(settings)
-    chosen = dataclasses.replace(settings, layers=tuple(layers), output=str(output), quiet=True)
-    metrics = tune(chosen, data=data).metrics
-    return {
-        "layers": list(layers),
-        "score": metrics["dev"][metrics["metric"]],
-        "adapter_parameters": metrics["adapter_parameters"],
-        "share_percent": metrics["share_percent"],
-    }
-
-
-def write_pruned(source: Path, output: Path, layers: Sequence[int], remark: Mapping[str, Any]) -> None:
-    """Copy an adapter with some layers' offsets zero; the files that tell of the whole adapter stay behind.
-
-    Args:
-        source: folder of the adapter.
-        output: new folder.
-        layers: to be dropped.
-        remark: goes into run.json as "pruned".
-
-    Raises:
-        SettingsError: the output is there already, or cannot be made.
-    """
-    refuse_taken(output)
-    tensors = dropped(read_weights(source / WEIGHTS), layers)
-    stale = shutil.ignore_patterns("metrics.json", "curve.png", "README.md", "head", WEIGHTS)
-    with filled(output) as folder:
-        shutil.copytree(source, folder, ignore=stale, dirs_exist_ok=True)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        if (folder / "run.json").is_file():
-            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            write_json(folder / "run.json", {**run, "pruned": dict(remark)})
-
-
 _PER_LINE = 4
 """Adapters side by side in a picture, at most."""
 
@@ -353,6 +337,45 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     return figure
 
 
+def _refuse_start(settings: TuneSettings) -> None:
+    """An error where fewer layers cannot be tuned again as the adapter was."""
+    for name in ("start", "basis"):
+        if getattr(settings, name) is not None:
+            raise SettingsError(
+                f"tune again: the adapter was tuned with --{name}, which has offsets for all of its layers; "
+                f"expected an adapter without one: leave tune again out, or tune it without --{name} first"
+            )
+
+
+def _ranked(
+    classifier: Classifier, data: TuneData, by: str, keep: int | None, n_rows: int, has_curve: bool
+) -> dict[str, Any]:
+    """The layers to keep, what ranks them, and the scores with all layers and with these."""
+    layers = adapted_layers(classifier.model)
+    n_keep = two_thirds(len(layers)) if keep is None else keep
+    if n_keep > len(layers):
+        raise SettingsError(
+            f"--keep: expected at most {len(layers)}, the adapter's layers, received {n_keep}"
+        )
+    scores = layer_scores(classifier, spread_rows(data.train, n_rows))
+    kept = kept_layers(scores[by], n_keep, layers)
+
+    def evaluate(chosen: Sequence[int]) -> float:
+        return _score_without(classifier, data.dev, [layer for layer in layers if layer not in chosen])
+
+    found: dict[str, Any] = {
+        "metric": data.task.metrics[0],
+        "rows": {"ranked_on": min(n_rows, len(data.train)), "scored_on": len(data.dev)},
+        "layers": layers,
+        "scores": scores,
+        "by": by,
+        "kept": list(kept),
+        "score": evaluate(layers),
+        "kept_score": evaluate(kept),
+    }
+    return {**found, "curve": prune_curve(scores, evaluate, layers)} if has_curve else found
+
+
 def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tensor]:
     """Mean over rows of the squared gradient of a row's loss, offset by offset."""
     parameters = trained_offsets(classifier.model)
@@ -378,3 +401,38 @@ def _squared_gradients(classifier: Classifier, rows: Examples) -> dict[str, Tens
 
 def _loss(classifier: Classifier, rows: Examples) -> float:
     return mean_loss(classifier.task, classifier.logits(rows.texts, rows.pairs), rows.labels or [])
+
+
+def _score_without(classifier: Classifier, rows: Examples, layers: Sequence[int]) -> float:
+    """The task's first metric on rows, with the adapters of some layers at zero."""
+    with without_layers(classifier.model, layers):
+        return score(classifier.task, classifier.logits(rows.texts, rows.pairs), rows.labels or [])[
+            classifier.task.metrics[0]
+        ]
+
+
+def _tune_again(settings: TuneSettings, data: TuneData, layers: list[int], output: Path) -> dict[str, Any]:
+    """Layers, dev score and size of an adapter of these layers alone, which is tuned from the start."""
+    chosen = dataclasses.replace(settings, layers=tuple(layers), output=str(output), quiet=True)
+    metrics = tune(chosen, data=data).metrics
+    return {
+        "layers": layers,
+        "score": metrics["dev"][metrics["metric"]],
+        "adapter_parameters": metrics["adapter_parameters"],
+        "share_percent": metrics["share_percent"],
+    }
+
+
+def _write_pruned(source: Path, output: Path, ranked: Mapping[str, Any]) -> None:
+    """Copy an adapter, offsets of layers not kept zero; files that tell of the whole adapter stay behind."""
+    refuse_taken(output)
+    gone = [layer for layer in ranked["layers"] if layer not in ranked["kept"]]
+    tensors = dropped(read_weights(source / WEIGHTS), gone)
+    stale = shutil.ignore_patterns("metrics.json", "curve.png", "README.md", "head", WEIGHTS)
+    with filled(output) as folder:
+        shutil.copytree(source, folder, ignore=stale, dirs_exist_ok=True)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        if (folder / "run.json").is_file():
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            remark = {name: ranked[name] for name in ("by", "kept", "metric", "kept_score")}
+            write_json(folder / "run.json", {**run, "pruned": remark})

@@ -40,6 +40,12 @@ _SIZES = {"head_epochs": "epochs of stage 1:", "batch_size": "batches of", "max_
 _ORDERS = {"groups": "groups at random", "random": "rows at random"}
 _DEFAULT = {field.name: field.default for field in dataclasses.fields(TaskSpec)}
 
+_CORRECTED = ("corrected_p", "corrected_interval_p")
+"""p-values of a comparison that are corrected for the number of tasks."""
+
+_Place = tuple[int, int, str, str]
+"""Where one stands: index of the group and of its row, reference, one of `_CORRECTED`."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -351,46 +357,47 @@ def _corrected(groups: list[Group]) -> list[Group]:
         for title, methods in group.specs.items()
         for method in methods
     )
+    families: dict[Key, list[tuple[_Place, float]]] = {}
+    for place, p in _p_values(groups).items():
+        at_group, at_row, *kind = place
+        group = groups[at_group]
+        key = (*_experiment(group, group.rows[at_row].method, sizes), *kind)
+        families.setdefault(key, []).append((place, p))
+    corrected: dict[_Place, float] = {}
+    for key, members in families.items():
+        n_missing = sizes[key[:4]] - len({groups[place[0]].task for place, _ in members})
+        found = holm([p for _, p in members], len(members) + n_missing)
+        corrected |= zip((place for place, _ in members), found.tolist(), strict=True)
+    return [
+        dataclasses.replace(group, rows=tuple(_with(corrected, (i, j), r) for j, r in enumerate(group.rows)))
+        for i, group in enumerate(groups)
+    ]
 
-    def family(group: Group, row: Row) -> Key:
-        place = group.model, group.select
-        titles = [title for title, methods in group.specs.items() if row.method in methods]
-        title = max(titles, key=lambda title: (sizes[(*place, title, row.method)], title), default="")
-        return (*place, title, row.method)
 
-    kinds = ("corrected_p", "corrected_interval_p")
-    found: dict[Key, list[tuple[str, float]]] = {}
-    for group in groups:
-        for row in group.rows:
-            for name, comparison in row.against.items():
-                for kind in kinds:
-                    p = getattr(comparison, kind)
-                    if p is not None:
-                        found.setdefault((*family(group, row), name, kind), []).append((group.task, p))
-    corrected = {
-        key: iter(
-            holm([p for _, p in of_tasks], len(of_tasks) + sizes[key[:4]] - len(dict(of_tasks))).tolist()
-        )
-        for key, of_tasks in found.items()
+def _p_values(groups: Sequence[Group]) -> dict[_Place, float]:
+    """Those that are to be corrected, by where they stand."""
+    return {
+        (i, j, reference, kind): p
+        for i, group in enumerate(groups)
+        for j, row in enumerate(group.rows)
+        for reference, comparison in row.against.items()
+        for kind in _CORRECTED
+        if (p := getattr(comparison, kind)) is not None
     }
 
-    def with_corrected(group: Group, row: Row, name: str) -> Comparison:
-        changes = {
-            kind: next(corrected[(*family(group, row), name, kind)])  # rows come in the same order again
-            for kind in kinds
-            if getattr(row.against[name], kind) is not None
-        }
-        return dataclasses.replace(row.against[name], **changes)
 
-    return [
-        dataclasses.replace(
-            group,
-            rows=tuple(
-                dataclasses.replace(
-                    row, against={name: with_corrected(group, row, name) for name in row.against}
-                )
-                for row in group.rows
-            ),
-        )
-        for group in groups
-    ]
+def _experiment(group: Group, method: str, sizes: collections.Counter[Key]) -> Key:
+    """Model, selection, title and method of the largest experiment that asks for the method there."""
+    titles = [title for title, methods in group.specs.items() if method in methods]
+    keys = [(group.model, group.select, title, method) for title in titles or [""]]
+    return max(keys, key=lambda key: (sizes[key], key))
+
+
+def _with(corrected: Mapping[_Place, float], at: tuple[int, int], row: Row) -> Row:
+    """The row at a group's and its own index, with its p-values corrected."""
+    against = dict(row.against)
+    for reference, comparison in row.against.items():
+        places = {kind: (*at, reference, kind) for kind in _CORRECTED}
+        changes = {kind: corrected[place] for kind, place in places.items() if place in corrected}
+        against[reference] = dataclasses.replace(comparison, **changes)
+    return dataclasses.replace(row, against=against)

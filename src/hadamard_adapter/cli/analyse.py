@@ -1,7 +1,7 @@
 """`hadamard analyse` and `hadamard prune`: the paper's analyses, as tables, JSON and pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -280,23 +280,25 @@ def prune_command(options: PruneOptions) -> None:
     """
     stay_offline_without_hub([base_name_in(folder) for folder in options.adapters])
     from hadamard_adapter.analysis.offsets import refuse_two_bases, tasks_of
-    from hadamard_adapter.analysis.prune import CRITERIA, prune_picture, rank_agreement
+    from hadamard_adapter.analysis.prune import CRITERIA, prune_folder, prune_picture, rank_agreement
 
     refuse_two_bases([expanded(folder) for folder in options.adapters])
+    output = None if options.output is None else expanded(options.output)
     found: dict[str, Any] = {}
     for folder in options.adapters:
-        one = found[Path(folder).name] = _pruned(options, expanded(folder))
-        layers = [str(layer) for layer in one["layers"]]
-        rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in one["scores"].items()]
-        _print(f"{Path(folder).name}: layer", layers, rows)
-        for name, entries in one.get("curve", {}).items():
-            text = "  ".join(f"{entry['n']}: {entry['score']:.4f}" for entry in entries)
-            data_console().print(f"{one['metric']} by layers kept, by {name}:  {text}", soft_wrap=True)
-        kept = ",".join(map(str, one["kept"])) or "no layer"
-        scores = f"{one['metric']} {one['kept_score']:.4f} (all layers: {one['score']:.4f})"
-        data_console().print(f"keep {kept} by {options.by}: {scores}", soft_wrap=True)
-        if "again" in one:
-            data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
+        one = found[Path(folder).name] = prune_folder(
+            expanded(folder),
+            by=options.by,
+            keep=options.keep,
+            n_rows=options.rows,
+            has_curve=options.curve or options.plot is not None,
+            output=output,
+            is_tuned_again=options.tune_again,
+            allow_remote_code=options.allow_remote_code,
+        )
+        if output is not None:
+            message_console(options.quiet).print(f"adapter in {output}")
+        _print_pruned(Path(folder).name, one)
     if len(found) > 1:
         tasks = tasks_of(options.adapters)
         # Of other layers no rank says what another does.
@@ -315,64 +317,19 @@ def prune_command(options: PruneOptions) -> None:
     _write(options, found, lambda all: prune_picture(all["adapters"]))
 
 
-def _pruned(options: PruneOptions, folder: Path) -> dict[str, Any]:
-    """The analysis of one adapter, and where an output is wanted its folder."""
-    from hadamard_adapter.analysis.offsets import made_with
-    from hadamard_adapter.analysis.prune import (
-        adapted_layers,
-        kept_layers,
-        layer_scores,
-        prune_curve,
-        refuse_start,
-        score_without,
-        settings_and_data,
-        spread_rows,
-        tune_again,
-        write_pruned,
-    )
-    from hadamard_adapter.methods import two_thirds
-    from hadamard_adapter.tuning import load
-
-    settings, data = settings_and_data(folder)
-    # An adapter's own word on code is that of whoever made it.
-    settings = replace(settings, allow_remote_code=options.allow_remote_code)
-    if options.tune_again:
-        refuse_start(settings)
-    classifier = load(folder, allow_remote_code=settings.allow_remote_code)
-    layers = adapted_layers(classifier.model)
-    keep = two_thirds(len(layers)) if options.keep is None else options.keep
-    if keep > len(layers):
-        raise SettingsError(f"--keep: expected at most {len(layers)}, the adapter's layers, received {keep}")
-    scores = layer_scores(classifier, spread_rows(data.train, options.rows))
-    kept = kept_layers(scores[options.by], keep, layers)
-    gone = [layer for layer in layers if layer not in kept]
-
-    def evaluate(chosen: Sequence[int]) -> float:
-        return score_without(classifier, data.dev, [layer for layer in layers if layer not in chosen])
-
-    found: dict[str, Any] = {
-        "made_with": made_with(folder),
-        "metric": data.task.metrics[0],
-        "rows": {"ranked_on": min(options.rows, len(data.train)), "scored_on": len(data.dev)},
-        "layers": layers,
-        "scores": scores,
-        "by": options.by,
-        "kept": list(kept),
-        "score": evaluate(layers),
-        "kept_score": evaluate(kept),
-    }
-    if options.curve or options.plot is not None:
-        found["curve"] = prune_curve(scores, evaluate, layers)
-    if options.output is None:
-        return found
-    output = expanded(options.output)
-    if options.tune_again:
-        found["again"] = tune_again(settings, data, kept, output)
-    else:
-        remark = {name: found[name] for name in ("by", "kept", "metric", "kept_score")}
-        write_pruned(folder, output, gone, remark)
-    message_console(options.quiet).print(f"adapter in {output}")
-    return found
+def _print_pruned(name: str, one: Mapping[str, Any]) -> None:
+    """What `prune_folder` found of an adapter."""
+    layers = [str(layer) for layer in one["layers"]]
+    rows = [(criterion, *(f"{value:.3g}" for value in values)) for criterion, values in one["scores"].items()]
+    _print(f"{name}: layer", layers, rows)
+    for criterion, entries in one.get("curve", {}).items():
+        text = "  ".join(f"{entry['n']}: {entry['score']:.4f}" for entry in entries)
+        data_console().print(f"{one['metric']} by layers kept, by {criterion}:  {text}", soft_wrap=True)
+    kept = ",".join(map(str, one["kept"])) or "no layer"
+    scores = f"{one['metric']} {one['kept_score']:.4f} (all layers: {one['score']:.4f})"
+    data_console().print(f"keep {kept} by {one['by']}: {scores}", soft_wrap=True)
+    if "again" in one:
+        data_console().print(f"tuned again: {one['metric']} {one['again']['score']:.4f}")
 
 
 def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[[Any], Any]) -> None:

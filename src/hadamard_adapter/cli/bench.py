@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hadamard_adapter.cli.console import message_console
@@ -77,27 +78,14 @@ def bench_command(options: BenchOptions) -> None:
     from hadamard_adapter.bench.plan import due
     from hadamard_adapter.bench.results import Results
     from hadamard_adapter.bench.schedule import run_all
-    from hadamard_adapter.bench.spec import model_name, read_spec
-    from hadamard_adapter.bench.speed import PURPOSES, find_spec, kind_of, read_speed
+    from hadamard_adapter.bench.spec import read_spec
+    from hadamard_adapter.bench.speed import find_spec, kind_of, read_speed
     from hadamard_adapter.cli.board import BenchBoard
 
     console, path = message_console(options.quiet), find_spec(options.spec)
     is_speed = kind_of(path) == "speed"
-    if is_speed and options.executor != "local":
-        raise SettingsError(
-            f"--executor: expected local for a spec of speed, whose runs must not take time from each other, "
-            f"received {options.executor}; leave it out"
-        )
-    if options.executor == "local" and options.workers is not None:
-        advice = "leave it out" if is_speed else "pass --executor pool (or slurm), or leave it out"
-        raise SettingsError(f"--workers: these runs are done one after the other; {advice}")
-    purposes = PURPOSES if is_speed else ("search", "score")
-    if options.purpose not in ("all", *purposes):
-        raise SettingsError(
-            f"--purpose: {options.spec} has runs of {', '.join(purposes)}, received {options.purpose}"
-        )
-    folder = expanded(options.results or f"results/{path.stem if is_speed else 'bench'}")
-    results = Results(folder)
+    _check_options(options, is_speed)
+    results = Results(expanded(options.results or f"results/{path.stem if is_speed else 'bench'}"))
     results.records()
     for name, problem in results.problems.items():
         console.print(f"{name}: {problem}")
@@ -111,7 +99,39 @@ def bench_command(options: BenchOptions) -> None:
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
-    model = None if options.model is None else model_name(options.model)
+    _keep_spec(path, asked, spec, results, console)
+    with (
+        _ended_by_sigterm_as_by_ctrl_c(),
+        BenchBoard(spec, console, executor.n_slots, options.purpose) as board,
+    ):
+        outcome = run_all(spec, results, executor, board, console.print, options.purpose)
+    _tell(outcome, results, console)
+
+
+def _check_options(options: BenchOptions, is_speed: bool) -> None:
+    """Refuse options that a spec of this kind has no use for."""
+    from hadamard_adapter.bench.speed import PURPOSES
+
+    if is_speed and options.executor != "local":
+        raise SettingsError(
+            f"--executor: expected local for a spec of speed, whose runs must not take time from each other, "
+            f"received {options.executor}; leave it out"
+        )
+    if options.executor == "local" and options.workers is not None:
+        advice = "leave it out" if is_speed else "pass --executor pool (or slurm), or leave it out"
+        raise SettingsError(f"--workers: these runs are done one after the other; {advice}")
+    purposes = PURPOSES if is_speed else ("search", "score")
+    if options.purpose not in ("all", *purposes):
+        raise SettingsError(
+            f"--purpose: {options.spec} has runs of {', '.join(purposes)}, received {options.purpose}"
+        )
+
+
+def _keep_spec(path: Path, asked: "Spec", spec: "Spec", results: "Results", console: "Console") -> None:
+    """Keep a copy of the spec beside its results; say so where another of its name or title is there."""
+    from hadamard_adapter.bench.spec import model_name
+
+    model = model_name(spec.models[0])
     if model == model_name(asked.models[0]):
         model = None
     is_other = results.is_other_spec(path, model)
@@ -126,12 +146,6 @@ def bench_command(options: BenchOptions) -> None:
             f"{path.name}: not what was run into {results.folder} under this title the last time; the copy "
             "in specs/ is replaced, and the report asks for what this one asks for"
         )
-    with (
-        _ended_by_sigterm_as_by_ctrl_c(),
-        BenchBoard(spec, console, executor.n_slots, options.purpose) as board,
-    ):
-        outcome = run_all(spec, results, executor, board, console.print, options.purpose)
-    _tell(outcome, results, console)
 
 
 @contextlib.contextmanager

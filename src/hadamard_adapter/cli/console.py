@@ -112,12 +112,11 @@ class StageBars:
         """Leave the bar as it stands."""
 
 
-def cut_line(n_cut: int, n_rows: int, max_length: int | None) -> str:
+def cut_line(n_cut: int, n_rows: int, max_length: int) -> str:
     """What to say of rows that were too long.
 
     Example:
         >>> cut_line(2, 10, 128)
         '2 of 10 rows are longer than 128 tokens; their ends were cut off'
     """
-    limit = "the model takes" if max_length is None else f"{max_length} tokens"
-    return f"{n_cut} of {n_rows} rows are longer than {limit}; their ends were cut off"
+    return f"{n_cut} of {n_rows} rows are longer than {max_length} tokens; their ends were cut off"

@@ -102,7 +102,8 @@ def as_json(evaluation: "Evaluation") -> dict[str, Any]:
 
     Example:
         >>> from hadamard_adapter.tuning import Evaluation
-        >>> as_json(Evaluation({"pearson": 0.5}, {}, [], (), n_rows=4, n_truncated=0, errors=[]))
+        >>> found = Evaluation({"pearson": 0.5}, {}, [], (), n_rows=4, n_truncated=0, errors=[], max_length=9)
+        >>> as_json(found)
         {'pearson': 0.5, 'n': 4, 'n_truncated': 0}
     """
     found: dict[str, Any] = {

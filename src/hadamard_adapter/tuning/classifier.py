@@ -43,7 +43,7 @@ from hadamard_adapter.tuning.precision import autocast, cast_frozen
 from hadamard_adapter.tuning.probe import PROBES, to_device
 from hadamard_adapter.tuning.weights import WEIGHTS, load_weights, read_weights
 
-__all__ = ["Classifier", "Prediction", "largest_change", "load", "read_logits"]
+__all__ = ["Classifier", "Prediction", "largest_change", "load", "read_logits", "token_logits"]
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,8 @@ class Classifier:
             )
         with quiet_libraries():
             tokens = tokenize(self.tokenizer, texts, pairs, self.max_length)
-            return self._logits(tokens.rows, batch_size), tokens.n_truncated
+            logits = token_logits(self.task, self.model, self.tokenizer, tokens.rows, self.dtype, batch_size)
+            return logits, tokens.n_truncated
 
     def columns_in(
         self,
@@ -231,17 +232,36 @@ class Classifier:
             raise DataError(_other_number_of_texts(table, found, known))
         return found
 
-    @torch.inference_mode()
-    def _logits(self, rows: list[dict[str, Any]], batch_size: int) -> Float32[np.ndarray, "b l"]:
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-        collate = collator(self.tokenizer, self.task.problem_type)
-        found = np.empty((len(rows), self.task.n_outputs), dtype=np.float32)
-        for start in range(0, len(rows), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = to_device(collate([rows[i] for i in chosen]), self.model.device)
-            with autocast(self.model.device, self.dtype):
-                found[chosen] = self.model(**batch).logits.float().cpu().numpy()
-        return found
+
+@torch.inference_mode()
+def token_logits(
+    task: Task,
+    model: Any,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    dtype: str = "float32",
+    batch_size: int = 32,
+) -> Float32[np.ndarray, "b l"]:
+    """Logits of rows of tokens, in their order; rows of like length are computed together.
+
+    Args:
+        task: says how many outputs there are.
+        model: in evaluation mode.
+        tokenizer: pads a batch.
+        rows: as `tokenize` makes them, with or without "labels".
+        dtype: of the products.
+        batch_size: rows at a time.
+    """
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    collate = collator(tokenizer, task.problem_type)
+    found = np.empty((len(rows), task.n_outputs), dtype=np.float32)
+    for start in range(0, len(rows), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = to_device(collate([rows[i] for i in chosen]), model.device)
+        batch.pop("labels", None)  # a model that is given them computes a loss too
+        with autocast(model.device, dtype):
+            found[chosen] = model(**batch).logits.float().cpu().numpy()
+    return found
 
 
 def largest_change(

@@ -43,7 +43,7 @@ class Evaluation:
     """Number of rows that were cut to the maximal length."""
     errors: list[dict[str, Any]]
     """Rows where the prediction is wrong: row, text, pair, label, predicted, probability."""
-    max_length: int | None = None
+    max_length: int
     """Tokens after which a row was cut."""
 
 

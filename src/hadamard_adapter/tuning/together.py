@@ -13,10 +13,12 @@ import operator
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -27,7 +29,7 @@ from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.files import filled, remove, write_json
 from hadamard_adapter.tasks import METRICS, score
 from hadamard_adapter.tuning.averaging import averaged
-from hadamard_adapter.tuning.classifier import Classifier
+from hadamard_adapter.tuning.classifier import token_logits
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.losses import loss_of, mean_loss
 from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
@@ -88,6 +90,45 @@ def tune_together(
         SettingsError: fewer than two tasks, or two of one name; as `tune`.
         DataError, TrainingError: as `tune`.
     """
+    names = _names_of(settings)
+    state = processes_on(pick_device(settings[0].device))
+    if state.num_processes > 1:
+        raise SettingsError(
+            f"expected one process, received {state.num_processes}; start it without a launcher"
+        )
+    refuse_no_place("output", output.absolute())
+    folders = [output.absolute() / name for name in names]
+    with quiet_libraries(), contextlib.ExitStack() as held:
+        tasks = _tasks_of(settings, folders, data)
+        is_over = [check_output(task.folder, task.key, settings[0].overwrite) for task in tasks]
+        if not all(is_over):
+            for task in tasks:
+                held.enter_context(workspace(task.folder, task.key, settings[0].overwrite))
+            written = [(partial_of(folder) / FINAL).is_dir() for folder in folders]
+            if not all(map(operator.or_, is_over, written)):
+                _tune(tasks, say)
+            for folder in folders:
+                publish(partial_of(folder), folder)
+    say(f"done: {output}")
+    return {name: result_in(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One of the tasks, before its model is loaded."""
+
+    folder: Path
+    """Its output."""
+    settings: TuneSettings
+    """Resolved: its own rows, everything else as the first task has it."""
+    data: TuneData
+    """Its rows."""
+    key: dict[str, Any]
+    """What is equal where the result is the same; names the other tasks' rows too."""
+
+
+def _names_of(settings: Sequence[TuneSettings]) -> list[str]:
+    """The tasks' names: the last part of each output."""
     names = [Path(one.output).name for one in settings]
     if len(names) < 2 or len(set(names)) < len(names):
         raise SettingsError(f"expected two tasks or more, each with a name of its own, received {names!r}")
@@ -96,53 +137,45 @@ def tune_together(
             f"{names[0]!r} was tuned in the directions of {settings[0].basis!r}, and its settings count for "
             "all; expected an adapter with offsets of its own: name one that was tuned without --basis first"
         )
-    state = processes_on(pick_device(settings[0].device))
-    if state.num_processes > 1:
-        raise SettingsError(
-            f"expected one process, received {state.num_processes}; start it without a launcher"
-        )
-    refuse_no_place("output", output.absolute())
-    folders = {name: output.absolute() / name for name in names}
-    with quiet_libraries(), contextlib.ExitStack() as held:
-        first = dataclasses.replace(placed(settings[0]), stages=2, seeds=1)
-        each: dict[str, TuneSettings] = {}
-        for name, one in zip(names, settings, strict=True):
-            rows = {field: getattr(one, field) for field in _OF_A_TASK}
-            rows["output"] = str(folders[name])
-            each[name] = dataclasses.replace(first, **rows)
-        read = [read_data(one) for one in each.values()] if data is None else data
-        rows_of = dict(zip(names, read, strict=True))
-        each = {name: resolved_for(one, rows_of[name]) for name, one in each.items()}
-        keys, content = dict[str, dict[str, Any]](), ""
-        for name, one in each.items():
-            keys[name] = run_key(one, rows_of[name], 1, content)
-            content = keys[name]["model_content"]  # of one model, which is read once
-        others = {name: key["train_data"] for name, key in keys.items()}
-        keys = {name: {**key, "together": others} for name, key in keys.items()}
-        is_over = [check_output(folders[name], keys[name], settings[0].overwrite) for name in names]
-        if not all(is_over):
-            for name in names:
-                held.enter_context(workspace(folders[name], keys[name], settings[0].overwrite))
-            written = [(partial_of(folder) / FINAL).is_dir() for folder in folders.values()]
-            if not all(map(operator.or_, is_over, written)):
-                benches: list[Workbench] = []
-                for name in names:
-                    bench = set_up(each[name], rows_of[name], partial_of(folders[name]), say, None)
-                    bench.model.to(state.device)  # before it shares: a move makes copies
-                    if benches:
-                        _share_parameters(benches[0].model, bench.model)
-                    benches.append(bench)
-                for bench in benches:
-                    do_stage(bench, "head")
-                    for scrap in (done_folder(bench, "adapter"), bench.partial / FINAL):
-                        remove(scrap)  # of a run that was killed before all tasks had theirs
-                _train(benches, say)
-                for name, bench in zip(names, benches, strict=True):
-                    write_final(bench, keys[name])
-            for folder in folders.values():
-                publish(partial_of(folder), folder)
-    say(f"done: {output}")
-    return {name: result_in(folder) for name, folder in folders.items()}
+    return names
+
+
+def _tasks_of(
+    settings: Sequence[TuneSettings], folders: Sequence[Path], data: Sequence[TuneData] | None
+) -> list[_Task]:
+    """The tasks with their rows, read where none are given."""
+    first = dataclasses.replace(placed(settings[0]), stages=2, seeds=1)
+    each: list[TuneSettings] = []
+    for one, folder in zip(settings, folders, strict=True):
+        own = {field: getattr(one, field) for field in _OF_A_TASK}
+        each.append(dataclasses.replace(first, **own, output=str(folder)))
+    read = [read_data(one) for one in each] if data is None else data
+    tasks, content = list[_Task](), ""
+    for folder, one, rows in zip(folders, each, read, strict=True):
+        resolved = resolved_for(one, rows)
+        key = run_key(resolved, rows, 1, content)
+        content = key["model_content"]  # of one model, which is read once
+        tasks.append(_Task(folder, resolved, rows, key))
+    others = {task.folder.name: task.key["train_data"] for task in tasks}
+    return [dataclasses.replace(task, key={**task.key, "together": others}) for task in tasks]
+
+
+def _tune(tasks: Sequence[_Task], say: Say) -> None:
+    """Both stages of all tasks; everything that their folders will hold then is in their work folders."""
+    benches: list[Workbench] = []
+    for task in tasks:
+        bench = set_up(task.settings, task.data, partial_of(task.folder), say, None)
+        bench.model.to(PartialState().device)  # before it shares: a move makes copies
+        if benches:
+            _share_parameters(benches[0].model, bench.model)
+        benches.append(bench)
+    for bench in benches:
+        do_stage(bench, "head")
+        for scrap in (done_folder(bench, "adapter"), bench.partial / FINAL):
+            remove(scrap)  # of a run that was killed before all tasks had theirs
+    _train(benches, say)
+    for task, bench in zip(tasks, benches, strict=True):
+        write_final(bench, task.key)
 
 
 def _share_parameters(first: Any, model: Any) -> None:
@@ -325,16 +358,7 @@ class _Watch(TrainerCallback):
 def _scored(bench: Workbench) -> tuple[dict[str, float], float]:
     """Scores and loss of a task's dev rows, as its model stands."""
     data, is_training = bench.data, bench.model.training
-    classifier = Classifier(
-        data.task,
-        bench.model.eval(),
-        bench.tokenizer,
-        bench.max_length,
-        None,
-        bench.partial,
-        bench.settings.dtype,
-    )
-    logits = classifier.logits(data.dev.texts, data.dev.pairs)
+    logits = token_logits(data.task, bench.model.eval(), bench.tokenizer, bench.dev, bench.settings.dtype)
     bench.model.train(is_training)
     labels = data.dev.labels or []
     return score(data.task, logits, labels), mean_loss(data.task, logits, labels)
