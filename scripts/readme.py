@@ -150,7 +150,8 @@ def speed() -> str:
         "score: at the last epoch, mean; trained on all of train, on at most 1,000 rows of dev (the table",
         "above: a tenth of train held out, all of dev). memory: a step",
         "of 32 x 128 tokens beyond the loaded model. The Trainer's schedule: a rate that falls linearly, the",
-        "last step's weights; `tune` has a constant rate and scores the mean of the last steps' weights. One",
+        "last step's weights; `tune` has a constant rate and scores the mean of the last steps' weights, and",
+        "here, as grouped runs of the Trainer, steps from long rows to short ones (`--no-shuffle-groups`). One",
         f"core of an AMD EPYC with AVX-512 BF16{note}.",
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]

@@ -38,7 +38,7 @@ from hadamard_adapter.bench.plan import cells_of, due, estimated, total_seconds
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, data_of, name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all, settle
-from hadamard_adapter.bench.spec import Spec, read_spec
+from hadamard_adapter.bench.spec import ORDERS, Order, Spec, read_spec
 from hadamard_adapter.bench.worker import MENDABLE, last_line, run_as_child, write_job
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
@@ -145,15 +145,16 @@ def test_the_rows_that_choose_are_none_that_are_trained_on_and_dev_where_it_is_a
 
 
 @pytest.mark.parametrize(
-    ("stages", "kind", "expected"),
+    ("stages", "kind", "order", "expected"),
     [
-        pytest.param(2, "classes", ([1, 1], 0.699220), id="two stages, classes"),
-        pytest.param(1, "classes", ([1], 0.699734), id="one stage, classes"),
-        pytest.param(2, "numbers", ([4, 2], 6.122121), id="two stages, numbers"),
+        pytest.param(2, "classes", "length", ([1, 1], 0.699220), id="two stages, classes"),
+        pytest.param(1, "classes", "length", ([1], 0.699734), id="one stage, classes"),
+        pytest.param(2, "numbers", "length", ([4, 2], 6.122121), id="two stages, numbers"),
+        pytest.param(2, "numbers", "groups", ([4, 1], 6.126761), id="groups at random"),
     ],
 )
 def test_a_change_that_moves_scores_counts_the_recipe_up(
-    stages: int, kind: str, expected: tuple[list[int], float], tmp_path: Path
+    stages: int, kind: str, order: Order, expected: tuple[list[int], float], tmp_path: Path
 ) -> None:
     """Of weights that no library draws: epochs chosen and the last one's dev loss, as recipe 2 has them."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -166,8 +167,8 @@ def test_a_change_that_moves_scores_counts_the_recipe_up(
     model.save_pretrained(tmp_path / "model")
     of_numbers = {"label_of": lambda text: f"{len(text) / 9:.2f}", "pair": True}
     data = write_rows(tmp_path / "train.csv", 64, **(of_numbers if kind == "numbers" else {}))
-    head = {"head_epochs": 4} if stages == 2 else {}
-    tiny_tune(tmp_path / "model", tmp_path / "out", data, stages=stages, epochs=4, lr=0.02, **head)
+    more = {"head_epochs": 4, **ORDERS[order]} if stages == 2 else ORDERS[order]
+    tiny_tune(tmp_path / "model", tmp_path / "out", data, stages=stages, epochs=4, lr=0.02, **more)
     found = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     epochs, loss = expected
     why = "scores have moved: count RECIPE up and write down what is found now"

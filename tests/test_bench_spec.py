@@ -223,7 +223,7 @@ def test_every_method_of_a_spec_can_be_made_on_a_tiny_model_of_its_family(path: 
 
 
 def test_a_setting_that_is_new_leaves_the_identity_of_committed_runs_as_it_is(tmp_path: Path) -> None:
-    key = key_of(due(spec_of(lay_out(tmp_path), "hadamard"), {})[0])
+    key = key_of(due(spec_of(lay_out(tmp_path), "hadamard", 'order = "length"'), {})[0])
     settings = committed("score")["settings"]
     assert key.keys() == settings.keys() - {"search_epochs"}
 
@@ -243,7 +243,7 @@ def test_whatever_changes_a_result_changes_the_identity_and_nothing_else_does(tm
     changed = [first("bitfit"), first(epochs=3), first(more="bf16 = true"), first(more='select = "dev"')]
     changed += [first(more="dropout = true"), first(more="search = { rows = 40 }")]
     changed += [first(more='optimizer = "trainer"'), first(more='order = "random"')]
-    changed += [first(more='order = "groups"')]
+    changed += [first(more='order = "length"')]
     assert len({start, *changed}) == 10
     seeds = due(spec_of(place, "lora"), {})
     assert len({identity(run) for run in seeds}) == 2

@@ -146,7 +146,7 @@ class Spec:
     optimizer: Optimizer = "tune"
     """Whose, for all methods alike: that of `hadamard tune` (a mean of the weights, a constant rate), or the
     Trainer's (the last step's weights, a linear schedule)."""
-    order: Order = "length"
+    order: Order = "groups"
     """Of rows, for all methods alike. length: rows of a batch are of like length, and batches go from long to
     short some times an epoch, as in transformers; groups: such batches at random; random: rows at random."""
     search: Search | None = None

@@ -144,9 +144,9 @@ class TuneSettings:
     group_by_length: bool = True
     """Whether a step's rows are of like length, behind stage 1. If not they are drawn at random, and computed
     in parts of like length: the gradient of the plain batch, less padding."""
-    shuffle_groups: bool = False
-    """Whether steps of like length follow each other at random. If not they go from long to short rows, some
-    times an epoch, as transformers orders them."""
+    shuffle_groups: bool = True
+    """Whether steps of like length follow each other at random. If not they go from long rows to short ones,
+    a few times an epoch, as transformers orders them, and an epoch ends with its shortest rows."""
     head: Literal["full", "linear"] = "full"
     """full: the class's own head, a pooler of the checkpoint with it; linear: its output layer alone."""
     start: str | None = None
