@@ -151,8 +151,8 @@ def speed() -> str:
         "above: a tenth of train held out, all of dev). memory: a step",
         "of 32 x 128 tokens beyond the loaded model. The Trainer's schedule: a rate that falls linearly, the",
         "last step's weights; `tune` has a constant rate and scores the mean of the last steps' weights, and",
-        "here, as grouped runs of the Trainer, steps from long rows to short ones (`--no-shuffle-groups`). One",
-        f"core of an AMD EPYC with AVX-512 BF16{note}.",
+        "here steps from long rows to short ones, as the Trainer groups them (`--no-shuffle-groups`).",
+        f"One core of an AMD EPYC with AVX-512 BF16{note}.",
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
