@@ -106,7 +106,7 @@ def add(folder: Path, method: str, seed: int, n_wrong: int = 0, task: str = "moo
     """A record as the runner writes it; its score follows from its predictions."""
     run = {
         **{"purpose": "score", "model": "some/model", "method": method, "lr": 0.001, "seed": seed},
-        **{"select": "held-out", "bf16": False, "dropout": False},
+        **{"select": "held-out", "bf16": False, "dropout": False, "order": "groups"},
         "task": {"name": task, "rows": None, "epochs": 2},
     }
     run |= changes.pop("run", {})

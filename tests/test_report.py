@@ -12,10 +12,11 @@ import pytest
 from bench_help import add
 from command import hadamard
 from hadamard_adapter.analysis.overview import OverviewRow, overviews
+from hadamard_adapter.analysis.page import page
 from hadamard_adapter.analysis.pictures import scores_picture, seeds_picture
 from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.table import read_groups
-from hadamard_adapter.analysis.texts import markdown
+from hadamard_adapter.analysis.texts import markdown, processors
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE
 from hadamard_adapter.errors import DataError
@@ -264,6 +265,26 @@ def test_runs_of_other_settings_stand_in_a_table_of_their_own(folder: Path) -> N
     add(folder, "hadamard", 0, run={"select": "dev"})
     add(folder, "hadamard", 1, run={"bf16": True}, extra=1)
     assert len(read_groups(Results(folder))) == 4
+
+
+def test_orders_of_rows_are_told_apart_and_named_where_there_are_several(tmp_path: Path) -> None:
+    add(tmp_path, "full", 0, run={"order": "random"})
+    (group,) = read_groups(Results(tmp_path))
+    assert group.task == "mood, 2 epochs"
+    add(tmp_path, "full", 0, run={"order": None}, more=1)  # of before there was another
+    tasks = {group.task for group in read_groups(Results(tmp_path))}
+    assert tasks == {"mood, 2 epochs, rows at random", "mood, 2 epochs, groups from long to short"}
+
+
+def test_processors_and_versions_of_a_table_are_named(tmp_path: Path) -> None:
+    add(tmp_path, "full", 0, machine={"processor": "one"}, versions={"torch": "1.0.0"})
+    add(tmp_path, "full", 1, versions={"torch": "1.1.0"}, more=1)
+    (group,) = groups = read_groups(Results(tmp_path))
+    assert processors(group) == "Processors: not recorded (1); one (1)."
+    text = markdown(groups, [])
+    assert processors(group) in text
+    assert "several versions of a library: the full on mood, 2 epochs (torch 1.0; torch 1.1)." in text
+    assert processors(group) in page(groups, [])
 
 
 def means_of(row: OverviewRow) -> list[float | None]:

@@ -29,7 +29,7 @@ REFERENCES = ("lora", "hadamard-wide")
 """Where a table has a baseline, its methods are compared with these too, each pair once."""
 
 Key = tuple[str, ...]
-"""Of a table: model, task, sizes of its parts, what chose the epoch, and settings that all of it shares."""
+"""Of a table: model, task, sizes of its parts, what chose the epoch, settings that all shares, order."""
 
 _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 """Settings that a row shows in a column of its own, or that follow from it."""
@@ -37,7 +37,7 @@ _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 
 _SIZES = {"head_epochs": "epochs of stage 1:", "batch_size": "batches of", "max_length": "tokens at most:"}
 """Settings of a task that a table shares, and how it says them where they are not the default."""
-_ORDERS = {"groups": "groups at random", "random": "rows at random"}
+_ORDERS = {"length": "groups from long to short", "groups": "groups at random", "random": "rows at random"}
 _DEFAULT = {field.name: field.default for field in dataclasses.fields(TaskSpec)}
 
 _CORRECTED = ("corrected_p", "corrected_interval_p")
@@ -153,7 +153,10 @@ def read_groups(results: Results) -> list[Group]:
             for key, cells in of_spec.items():
                 asked.setdefault(key, []).extend(cells)
     keys, tried = sorted(found.keys() | asked.keys()), _tried(results)
-    return _corrected([_group(key, found.get(key, {}), results, asked.get(key, []), tried) for key in keys])
+    has_orders = len({key[-1] for key in keys}) > 1  # else it is said nowhere
+    return _corrected(
+        [_group(key, has_orders, found.get(key, {}), results, asked.get(key, []), tried) for key in keys]
+    )
 
 
 def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str, Any]]]]:
@@ -229,12 +232,13 @@ def _key(run: Mapping[str, Any]) -> Key:
     more += [word for word in ("bf16", "dropout") if run[word]]
     more += [task["metric"]] if task.get("metric") else []
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
-    more += [_ORDERS[run["order"]]] if run.get("order", "length") != "length" else []
-    return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more)
+    order = run.get("order") or "length"  # that of runs from before there was another
+    return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more), order
 
 
 def _group(
     key: Key,
+    has_orders: bool,
     found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
     results: Results,
     asked: Sequence[Cell],
@@ -268,7 +272,8 @@ def _group(
     rows.sort(key=lambda row: (row.n_trained is None, row.n_trained))
     done = [r for records in found.values() for r in records if r["status"] == "done"]
     metric = done[0]["metric"] if done else "not run"
-    model, task, sizes, select, more = key
+    model, task, sizes, select, more, order = key
+    more = ", ".join(filter(None, (more, _ORDERS[order] if has_orders else "")))
     name = (f"{task} ({sizes})" if sizes else task) + (f", {more}" if more else "")
     specs: dict[str, tuple[str, ...]] = {}
     for cell in asked:  # specs of one title are one experiment

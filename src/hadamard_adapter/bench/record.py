@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hadamard_adapter.bench.spec import ORDERS
 from hadamard_adapter.bench.speed import PURPOSES, VARIANTS
 from hadamard_adapter.tasks import METRICS
 
@@ -134,6 +135,7 @@ _TRAINING: _Entries = {
         "run.bf16": _is_flag,
         "run.dropout": _is_flag,
     },
+    "run.order": _or_nothing(_is_one_of(*ORDERS)),
     **{name: _or_nothing(_is_mapping) for name in ("settings", "machine", "versions")},
     **{"machine.processor": _or_nothing(_is_text), "machine.threads": _or_nothing(_is_count)},
 }
