@@ -109,7 +109,7 @@ def _section(group: Group) -> str:
     title = f"{group.model}, {group.task}: {group.metric}"
     rows = "".join(_row(group, row) for row in group.rows)
     table = _titled_table(title, group.select, heads(group), rows)
-    where = f'<p class="quiet">{escape(processors(group))}</p>' if processors(group) else ""
+    where = f'<p class="quiet">{escape(named)}</p>' if (named := processors(group)) else ""
     return f'{table}{where}<div class="pictures">{"".join(_pictures(group))}</div>'
 
 

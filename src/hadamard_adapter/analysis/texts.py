@@ -183,7 +183,7 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
             *table_head(heads(group)),
             *(table_line(cells(group, row)) for row in group.rows),
             "",
-            *([f"{processors(group)}", ""] if processors(group) else []),
+            *([where, ""] if (where := processors(group)) else []),
         ]
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]

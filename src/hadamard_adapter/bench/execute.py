@@ -28,7 +28,6 @@ from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.models import pick_device
 from hadamard_adapter.tuning.report import (
-    code_commit,
     forget_peak_memory,
     peak_memory_mb,
     processor_name,
@@ -64,7 +63,6 @@ def execute(run: Run, results: Results) -> bool:
 def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     """The record of a run that was done or failed; a run that was interrupted leaves a cancelled one."""
     started, started_at = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
-    code_commit()
     is_resumed = any(entry.name != "lock" for entry in work.iterdir())
     rows, data = data_of(run)
     common = {
@@ -74,6 +72,7 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
         "title": METHODS[run.method].title,
         "work": work_of(run),
         "started_at": started_at.isoformat(timespec="seconds"),
+        "versions": versions(),  # of the code that is loaded: it may be another one at the end
     }
     settings = settings_of(run)
     device = pick_device(settings.device).type
@@ -111,7 +110,6 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
         "device": device,
         "machine": {"processor": processor_name(device), "threads": torch.get_num_threads()},
         "rows": {"train": len(data.train), "held_out": len(rows.held_out), "dev": len(rows.dev)},
-        "versions": versions(),
     }
 
 

@@ -96,6 +96,10 @@ class _State:
     epochs: int | None
     """The task's epochs, or those that were found; None: by the number of rows, or not found."""
 
+    def left(self, purpose: str) -> list[Run]:
+        """Runs to come, of one purpose or of all."""
+        return of_purpose((*self.due, *self.later), purpose)
+
 
 def cells_of(spec: Spec) -> list[Cell]:
     """All cells, model by model, task by task, in the order of the methods."""

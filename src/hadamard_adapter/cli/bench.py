@@ -215,7 +215,7 @@ def _executor(options: BenchOptions, results: "Results") -> "Executor":
 
 def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     """A line for each cell, then the sum."""
-    from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
+    from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
     from hadamard_adapter.bench.spec import model_name
     from hadamard_adapter.cli.board import duration
     from hadamard_adapter.tasks.reading import plural
@@ -225,7 +225,7 @@ def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
     for cell in cells_of(spec):
         state = state_of(cell, records)
         finished += state.finished
-        left = of_purpose((*state.due, *state.later), purpose)
+        left = state.left(purpose)
         runs += left
         seconds, n_unknown = total_seconds(left, records)
         time = "unknown" if n_unknown else f"about {duration(seconds)}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hadamard_adapter.bench.plan import cells_of, of_purpose, state_of, total_seconds
+from hadamard_adapter.bench.plan import cells_of, state_of, total_seconds
 from hadamard_adapter.bench.run import Run
 from hadamard_adapter.bench.spec import Spec, model_name
 from hadamard_adapter.tasks.reading import plural
@@ -45,8 +45,8 @@ class BenchBoard:
             self.live.update(self._table(running, records), refresh=True)
         elif not self.is_shown and not self.console.quiet and len(records) != self.n_records:
             self.n_records = len(records)
-            states = [state_of(cell, records) for cell in cells_of(self.spec)]
-            left = [run for state in states for run in of_purpose((*state.due, *state.later), self.purpose)]
+            cells = cells_of(self.spec)
+            left = [run for cell in cells for run in state_of(cell, records).left(self.purpose)]
             if left:
                 runs = plural(len(left) - len(running), "run")
                 self.console.print(
@@ -58,7 +58,7 @@ class BenchBoard:
         to_come = list[Run]()
         for cell in cells_of(self.spec):
             state = state_of(cell, records)
-            left = of_purpose((*state.due, *state.later), self.purpose)
+            left = state.left(self.purpose)
             n_running = sum(run in running for run in left)
             to_come += left
             table.add_row(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -106,7 +105,7 @@ def tune_together(
                 held.enter_context(workspace(task.folder, task.key, settings[0].overwrite))
             written = [(partial_of(folder) / FINAL).is_dir() for folder in folders]
             if not all(map(operator.or_, is_over, written)):
-                _tune(tasks, say)
+                _tune(tasks, state.device, say)
             for folder in folders:
                 publish(partial_of(folder), folder)
     say(f"done: {output}")
@@ -160,12 +159,12 @@ def _tasks_of(
     return [dataclasses.replace(task, key={**task.key, "together": others}) for task in tasks]
 
 
-def _tune(tasks: Sequence[_Task], say: Say) -> None:
+def _tune(tasks: Sequence[_Task], device: torch.device | None, say: Say) -> None:
     """Both stages of all tasks; everything that their folders will hold then is in their work folders."""
     benches: list[Workbench] = []
     for task in tasks:
         bench = set_up(task.settings, task.data, partial_of(task.folder), say, None)
-        bench.model.to(PartialState().device)  # before it shares: a move makes copies
+        bench.model.to(device)  # before it shares: a move makes copies
         if benches:
             _share_parameters(benches[0].model, bench.model)
         benches.append(bench)

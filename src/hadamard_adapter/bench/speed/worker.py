@@ -33,7 +33,7 @@ from hadamard_adapter.bench.worker import main
 from hadamard_adapter.errors import DataError, HadamardError, SettingsError, is_out_of_memory
 from hadamard_adapter.files import remove
 from hadamard_adapter.tuning.models import pick_device
-from hadamard_adapter.tuning.report import code_commit, peak_memory_mb, processor_name, versions
+from hadamard_adapter.tuning.report import peak_memory_mb, processor_name, versions
 from hadamard_adapter.tuning.resume import is_out_of_space
 
 __all__ = ["measure"]
@@ -58,7 +58,7 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
     for entry in work.iterdir():  # of a run that was killed
         if entry.name != "lock":
             remove(entry)
-    code_commit()
+    loaded = versions()  # the code may be another one at the end
     started = time.perf_counter()
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     data = data_of(run)
@@ -90,7 +90,7 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "load_average": load,
         },
-        "versions": versions(),
+        "versions": loaded,
     }
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.files import is_no_space
 from hadamard_adapter.serving.http.asking import AdapterId, lost_adapter
-from hadamard_adapter.serving.http.errors import ApiError, failures
+from hadamard_adapter.serving.http.errors import ApiError, failures, store_away
 from hadamard_adapter.serving.http.state import Administrator, Caller, Serving, ServingNow
 from hadamard_adapter.serving.http.upload import unpack
 from hadamard_adapter.serving.keys import Key
@@ -203,7 +203,7 @@ def _roll_back(serving: Serving, id: str, version: str, is_dry: bool) -> Describ
         serving.bank.backbone.check_fit(id, adapter)
     except AdapterError as error:
         if _is_away(error):
-            raise _store_away(error) from error
+            raise _unchanged(error) from error
         with _store_explained():
             _check_version(id, version, serving.store.find(id))  # somebody may have pruned it
         raise ApiError(422, "unfit_adapter", f"{error}; nothing was changed") from error
@@ -241,7 +241,7 @@ def _store_explained() -> Iterator[None]:
     try:
         yield
     except (AdapterError, SettingsError) as error:
-        raise _store_away(error) from error
+        raise _unchanged(error) from error
 
 
 def _is_away(error: Exception) -> bool:
@@ -249,8 +249,8 @@ def _is_away(error: Exception) -> bool:
     return isinstance(error.__cause__, OSError)
 
 
-def _store_away(error: Exception) -> ApiError:
-    return ApiError(503, "store", f"{error}; what was served before is served", {"Retry-After": "5"})
+def _unchanged(error: Exception) -> ApiError:
+    return store_away(f"{error}; what was served before is served")
 
 
 def _described(serving: Serving, id: str) -> Described:

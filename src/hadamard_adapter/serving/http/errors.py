@@ -13,7 +13,16 @@ from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.serving.batcher import DeadlineError, QueueFullError
 from hadamard_adapter.serving.http.metrics import Metrics
 
-__all__ = ["ApiError", "ErrorReply", "bug_reply", "error_reply", "explain_errors", "failures", "queue_full"]
+__all__ = [
+    "ApiError",
+    "ErrorReply",
+    "bug_reply",
+    "error_reply",
+    "explain_errors",
+    "failures",
+    "queue_full",
+    "store_away",
+]
 
 
 class ApiError(HTTPException):
@@ -61,6 +70,11 @@ def error_reply(
     written = message.encode("utf-8", "backslashreplace").decode()  # what was sent may hold half a character
     detail = {"message": written, "type": type, "code": status}
     return JSONResponse({"error": detail}, status, dict(headers or {}))
+
+
+def store_away(message: str) -> ApiError:
+    """The reply where the store cannot be used for now."""
+    return ApiError(503, "store", message, {"Retry-After": "5"})
 
 
 def queue_full(metrics: Metrics, error: QueueFullError) -> JSONResponse:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
-from hadamard_adapter.serving.http.errors import ApiError
+from hadamard_adapter.serving.http.errors import store_away
 
 __all__ = ["StoreThreads"]
 
@@ -50,7 +50,7 @@ class StoreThreads:
             if answer.running():
                 answer.add_done_callback(_log_error)
                 message = f"the store has not answered within {timeout_s:g} s; a change may still be made"
-            raise _away(message) from error
+            raise store_away(message) from error
         except asyncio.CancelledError:
             answer.add_done_callback(_log_error)
             raise
@@ -77,14 +77,10 @@ class StoreThreads:
             threading.Thread(target=run, name="store", daemon=True).start()
         except RuntimeError as error:
             self._places.release()
-            raise _away(f"{error}; nothing was changed") from error
+            raise store_away(f"{error}; nothing was changed") from error
         self._under_way.add(answer)
         answer.add_done_callback(self._under_way.discard)
         return await asyncio.wrap_future(answer)
-
-
-def _away(message: str) -> ApiError:
-    return ApiError(503, "store", message, {"Retry-After": "5"})
 
 
 def _log_error(answer: Future[Any]) -> None:
