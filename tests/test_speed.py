@@ -41,7 +41,7 @@ from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec
 from hadamard_adapter.bench.speed.clock import Clock, is_due, steps_of_whole_groups
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.plan import epochs_of, missing, rate_of, runs_of
-from hadamard_adapter.bench.speed.run import data_of, name_of, settings_of
+from hadamard_adapter.bench.speed.run import SpeedRun, changed, data_of, name_of, settings_of
 from hadamard_adapter.bench.speed.schedule import in_a_process, run_missing
 from hadamard_adapter.bench.speed.spec import PACKED
 from hadamard_adapter.bench.speed.variants import GAINS, Gain
@@ -56,7 +56,7 @@ from tuning_help import adapter_sha256, lay_out, silent, tiny_folder, tiny_tune
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = [
     *PACKED.glob("*.toml"),
-    *(ROOT / "experiments" / f"speed-{name}.toml" for name in ("quick", "gains")),
+    *(ROOT / "experiments" / f"speed-{name}.toml" for name in ("quick", "gains", "float32")),
 ]
 
 SLOW = [(10.0, 0.2), (20.0, 0.5), (30.0, 0.80), (40.0, 0.80)]
@@ -784,6 +784,55 @@ def test_committed_curves_have_the_rates_and_epochs_that_their_spec_plans(name: 
         if (run["purpose"], run["model"]) == ("curve", model)
     }
     assert ran and ran.items() <= of_plan.items()
+
+
+@pytest.mark.parametrize(
+    ("variant", "order", "more"),
+    [
+        ("lora", "length", {}),
+        ("lora-ours", "length", {"schedule": "constant_with_warmup", "average": 0.99}),
+        (
+            "lora-ours",
+            "groups",
+            {"schedule": "constant_with_warmup", "average": 0.99, "shuffle_groups": True},
+        ),
+    ],
+)
+def test_a_default_that_changes_leaves_the_identity_of_committed_runs_of_speed(
+    place: Path, variant: str, order: Any, more: dict[str, Any]
+) -> None:
+    run = dataclasses.replace(runs_of(spec_of(place, variant))[0], lr=1e-3, order=order)
+    lrs = dict.fromkeys(("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr"), 1e-3)
+    stage = {"sites": ("attention", "ffn"), "freeze_head": False, "stages": 1, "epochs": 2, "batch_size": 16}
+    other = {"model": "none", "output": "none", "train": "rows", "dtype": "float32", "quiet": True}
+    assert changed(settings_of(run), 5749) == {**lrs, **stage, **other, **more}
+
+
+@pytest.mark.parametrize("name", ["speed", "speed-mpnet"])
+def test_runs_of_a_packed_spec_have_the_order_of_the_committed_ones(name: str) -> None:
+    ran = Results(RESULTS / "speed").records().values()
+    orders = {SpeedRun.from_json(record["run"]).order for record in ran}
+    assert orders == {run.order for run in runs_of(read_speed(find_spec(name)))} == {"length"}
+
+
+def test_the_order_of_a_spec_is_that_of_the_path_of_tune_alone(place: Path) -> None:
+    spec = spec_of(place, "tune lora-ours lora lora-grouped full", seeds=1)
+    found = {run.variant: run.order for run in runs_of(spec)}
+    assert found == {
+        "tune": "groups", "lora-ours": "groups", "lora": "length", "lora-grouped": "length", "full": "length"
+    }  # fmt: skip
+    by_order = [
+        {
+            run.variant: (settings_of(run), name_of(run))
+            for run in runs_of(dataclasses.replace(spec, order=order))
+        }
+        for order in ("groups", "length")
+    ]
+    for variant in found:
+        (shuffled, name), (ordered, other) = (of_one[variant] for of_one in by_order)
+        is_ours = found[variant] == "groups"
+        assert (shuffled.shuffle_groups, ordered.shuffle_groups) == (is_ours, False)
+        assert (name != other) == is_ours
 
 
 def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hadamard_adapter.analysis.statistics import Summary, holm, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
-from hadamard_adapter.bench.spec import TaskSpec, read_spec
+from hadamard_adapter.bench.spec import ORDER_TITLES, TaskSpec, read_spec
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.report import libraries
@@ -37,7 +37,6 @@ _SHOWN = ("lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_lr", "epochs")
 
 _SIZES = {"head_epochs": "epochs of stage 1:", "batch_size": "batches of", "max_length": "tokens at most:"}
 """Settings of a task that a table shares, and how it says them where they are not the default."""
-_ORDERS = {"length": "groups from long to short", "groups": "groups at random", "random": "rows at random"}
 _DEFAULT = {field.name: field.default for field in dataclasses.fields(TaskSpec)}
 
 _CORRECTED = ("corrected_p", "corrected_interval_p")
@@ -273,7 +272,7 @@ def _group(
     done = [r for records in found.values() for r in records if r["status"] == "done"]
     metric = done[0]["metric"] if done else "not run"
     model, task, sizes, select, more, order = key
-    more = ", ".join(filter(None, (more, _ORDERS[order] if has_orders else "")))
+    more = ", ".join(filter(None, (more, ORDER_TITLES[order] if has_orders else "")))
     name = (f"{task} ({sizes})" if sizes else task) + (f", {more}" if more else "")
     specs: dict[str, tuple[str, ...]] = {}
     for cell in asked:  # specs of one title are one experiment

@@ -21,6 +21,7 @@ __all__ = [
     "OF_FILES",
     "OPTIMIZERS",
     "ORDERS",
+    "ORDER_TITLES",
     "Optimizer",
     "Order",
     "Search",
@@ -53,7 +54,13 @@ ORDERS: dict[Order, dict[str, Any]] = {
     "groups": {"shuffle_groups": True},
     "random": {"group_by_length": False, "shuffle_groups": False},
 }
-"""Name in a spec -> settings: steps of like length, from long to short, or at random; or rows at random."""
+"""Name in a spec -> settings."""
+ORDER_TITLES: dict[Order, str] = {
+    "length": "groups from long to short",
+    "groups": "groups at random",
+    "random": "rows at random",
+}
+"""What tables call it; a group's rows are of like length."""
 OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
     "tune": {},
     "trainer": {"average": 0.0},

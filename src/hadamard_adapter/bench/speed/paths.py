@@ -50,6 +50,8 @@ class TrainingPath:
     """Whose: that of `tune`, or the Trainer's."""
     begin: Callable[[], object] = lambda: None
     """Called once at the start of a process, as the path's own command does."""
+    is_ordered: bool = False
+    """Whether rows come in the order that a spec names."""
 
 
 def _plain(
@@ -128,7 +130,7 @@ def _as_it_is(model: Any, batch: dict[str, Tensor], settings: TuneSettings) -> I
     yield
 
 
-OURS = TrainingPath("tune", train, _as_tune_does, "tune", keep_freed_memory)
+OURS = TrainingPath("tune", train, _as_tune_does, "tune", keep_freed_memory, is_ordered=True)
 """`tune` for the Hadamard adapter, its data path and stage for other methods: no dropout in the backbone,
 rows of like length together, frozen layers at the bottom computed once, the last one cut short, and its
 optimizer: a mean of the weights at a constant rate."""

@@ -217,6 +217,7 @@ def _run(
         axis=axis,
         value=value,
         steps=steps,
+        order=spec.order if VARIANTS[variant].path.is_ordered else "length",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench import run as bench_run
 from hadamard_adapter.bench.rows import cut, read_rows
-from hadamard_adapter.bench.spec import OPTIMIZERS, TaskSpec, model_name
+from hadamard_adapter.bench.spec import OPTIMIZERS, ORDERS, Order, TaskSpec, model_name
 from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS
@@ -20,11 +20,11 @@ from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.models import config_of
 from hadamard_adapter.tuning.precision import placed
 
-__all__ = ["SpeedRun", "data_of", "identity", "name_of", "passes_of", "settings_of"]
+__all__ = ["SpeedRun", "changed", "data_of", "identity", "name_of", "passes_of", "settings_of"]
 
 RECIPE = 2
 """Counted up by every change of the code that moves a figure: earlier runs then count as others."""
-_DEFAULTS_BEFORE: dict[str, Any] = {**OPTIMIZERS["trainer"], "schedule": "linear"}
+_DEFAULTS_BEFORE: dict[str, Any] = {**OPTIMIZERS["trainer"], **ORDERS["length"], "schedule": "linear"}
 """Of settings whose defaults have changed since; runs that keep these still count."""
 FEW_DEV_ROWS = 32
 """Of a run that has no curve."""
@@ -60,6 +60,8 @@ class SpeedRun:
     """How far; in a run of pace the number of its round."""
     steps: int | None = None
     """Of each stage, about, in a run of pace."""
+    order: Order = "length"
+    """Of rows on the path of `tune`: a name in the table of orders."""
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "SpeedRun":
@@ -78,7 +80,7 @@ def settings_of(run: SpeedRun) -> TuneSettings:
     usual = bench_run.Run(
         purpose="score", model=run.model, task=run.task, data=run.data, method=row.method, lr=run.lr,
         seed=run.seed, select="dev", bf16=False, dropout=False, search_rows=None,
-        optimizer=row.path.optimizer,
+        optimizer=row.path.optimizer, order=run.order,
     )  # fmt: skip
     settings = dataclasses.replace(bench_run.settings_of(usual), **row.settings)
     settings = dataclasses.replace(settings, dtype=placed(settings).dtype)
@@ -115,19 +117,28 @@ def identity(run: SpeedRun) -> str:
     row, data = VARIANTS[run.variant], data_of(run)
     key = dataclasses.asdict(run) | {"recipe": RECIPE, "path": row.path.name, "method": row.method}
     key |= {"task": None, "data": None, "rate_from": None, "model": bench_run.content_of(run.model)}
+    del key["order"]  # the settings hold it
     if run.steps is None:
         del key["steps"]
-    settings = dataclasses.replace(
-        settings_of(run), model="none", task=None, data=None, train="rows", dev=None
-    )
-    default = {field.name: field.default for field in dataclasses.fields(settings)} | _DEFAULTS_BEFORE
-    key["settings"] = {
-        name: value  # a setting that is new, and not made use of, leaves the runs that are there as they are
-        for name, value in dataclasses.asdict(resolve(settings, len(data.train))).items()
-        if value != default[name]
-    }
+    key["settings"] = changed(settings_of(run), len(data.train))
     key["rows"] = [data_fingerprint(part) for part in (data.train, data.dev)]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def changed(settings: TuneSettings, n_rows: int) -> dict[str, Any]:
+    """Of a run's settings those that count in its identity: all that differ from the defaults.
+
+    A setting that is new, and not made use of, leaves the runs that are there as they are. One whose default
+    changes must be in `_DEFAULTS_BEFORE`.
+
+    Args:
+        settings: of `settings_of`.
+        n_rows: number of training rows.
+    """
+    settings = dataclasses.replace(settings, model="none", task=None, data=None, train="rows", dev=None)
+    default = {field.name: field.default for field in dataclasses.fields(settings)} | _DEFAULTS_BEFORE
+    found = dataclasses.asdict(resolve(settings, n_rows))
+    return {name: value for name, value in found.items() if value != default[name]}
 
 
 def name_of(run: SpeedRun) -> str:

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadamard_adapter.bench.spec import TaskSpec, at_home, check_task, made, made_from, model_name, nearest
+from hadamard_adapter.bench.spec import (
+    Order,
+    TaskSpec,
+    at_home,
+    check_task,
+    made,
+    made_from,
+    model_name,
+    nearest,
+)
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.errors import SettingsError, refuse_below, refuse_twice
 from hadamard_adapter.files import expanded
@@ -103,6 +112,8 @@ class SpeedSpec:
     """None: a curve's seconds are those of its own run."""
     growth: Growth | None = None
     """None: growth is not measured."""
+    order: Order = "groups"
+    """Of rows on the path of `tune`, as in a spec of methods; the Trainer by itself has its own."""
 
     def __post_init__(self) -> None:
         """Check every value once."""

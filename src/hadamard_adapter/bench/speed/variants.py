@@ -76,6 +76,10 @@ VARIANTS: dict[str, Variant] = {
         f"{name}-grouped": Variant(f"{title}, grouped by length, bf16", name, GROUPED, _BF16)
         for name, title in _OTHERS.items()
     },
+    **{
+        f"{name}-grouped-float32": Variant(f"{_OTHERS[name]}, grouped by length", name, GROUPED)
+        for name in ("full", "lora")
+    },
     "lora-bf16": Variant("LoRA on the Trainer, bf16", "lora", PLAIN, _BF16),
     "lora-ours": Variant("LoRA on tune's path, float32", "lora", OURS),
     "lora-ours-bf16": Variant("LoRA on tune's path", "lora", OURS, _BF16),
@@ -104,5 +108,5 @@ GAINS = (
 )
 """What the report shows on and off, by the time of steps."""
 
-REFERENCES = ("lora", "lora-grouped", "full")
+REFERENCES = ("lora", "lora-grouped", "lora-grouped-float32", "full")
 """Variants that all others are compared with, each held to the reference's own final score."""
