@@ -22,14 +22,14 @@ from keep import keep
 from torch.profiler import ProfilerActivity, profile
 
 from hadamard_adapter.allocator import keep_freed_memory
-from hadamard_adapter.bench.speed.memory import random_batch
+from hadamard_adapter.bench.speed.memory import backward, random_batch
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of
 from hadamard_adapter.tasks import GLUE, glue_task
 from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, quiet_libraries
-from hadamard_adapter.tuning.precision import autocast, pick_dtype
+from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.report import versions
 
 DTYPES = {"tune": "auto", "lora-ours": "auto", "lora-grouped": "bfloat16", "full-grouped": "bfloat16"}
@@ -67,7 +67,7 @@ def steps_of(
     variant: str, model: str, dtype: Literal["float32", "bfloat16"], lengths: tuple[int, ...] = (32,)
 ) -> Iterator[dict[int, Callable[[], None]]]:
     """A variant's training step on 32 rows, for each number of tokens a row."""
-    row, device = VARIANTS[variant], torch.device("cpu")
+    row = VARIANTS[variant]
     settings = TuneSettings(model, "out", train="rows", **(row.settings | {"dtype": dtype}))
     torch.manual_seed(0)
     task = glue_task(GLUE["sst2"])
@@ -80,9 +80,7 @@ def steps_of(
         optimizer = adamw([p for p in tuned.parameters() if p.requires_grad], 0.99, lr=1e-6, fused=True)
 
         def step(length: int) -> None:
-            with autocast(device, dtype):
-                loss = tuned(**batches[length]).loss
-            loss.backward()
+            backward(tuned, batches[length], settings)
             optimizer.step()
             optimizer.zero_grad()
 

@@ -141,12 +141,13 @@ def test_a_committed_report_has_every_committed_run(folder: str) -> None:
     assert found == expected and expected
 
 
-def test_the_committed_report_of_speed_is_that_of_its_runs() -> None:
+@pytest.mark.parametrize(("folder", "least"), [("speed", 3), ("speed-float32", 2)])
+def test_the_committed_report_of_speed_is_that_of_its_runs(folder: str, least: int) -> None:
     """Text and figures, not the pictures, whose bytes are matplotlib's of one version."""
-    place = ROOT / "results" / "speed"
+    place = ROOT / "results" / folder
     found = Results(place)
     texts = speed_files(list(found.records().values()))
-    assert not found.problems and len(texts) > 2
+    assert not found.problems and len(texts) >= least
     for name in ("speed.md", "speed.json"):
-        assert (place / name).read_text(encoding="utf-8") == texts[name], "run: hadamard report results/speed"
+        assert (place / name).read_text(encoding="utf-8") == texts[name], f"run: hadamard report {place}"
     assert texts.keys() <= {path.name for path in place.iterdir()}

@@ -221,3 +221,22 @@ def test_norms_of_outputs_are_those_of_the_file() -> None:
     }
     (a, b), (c, d), (e, f) = last.values()
     says("experiments/outputs.md", f"from {a} to {b} on SST-2, {c} to {d} on STS-B, {e} to {f} on CoLA")
+
+
+def test_the_page_and_the_readme_have_the_memory_and_the_time_of_parts_of_few_tokens() -> None:
+    found = numbers(ROOT / "results" / "speed-float32" / "speed.json")["memory"]
+    peak = {entry["variant"]: entry["peak_bytes"] for entry in found}
+    own, whole, again = (peak[f"tune{more}"] / peak["lora"] for more in ("-micro", "", "-checkpointed"))
+    by_length = numbers(ROOT / "results" / "micro_batches.json")["by_tokens_a_row"]
+    slower = {length: 1 / of_length["without / with"] for length, of_length in by_length.items()}
+    says(
+        "results.md",
+        f"takes {own:.2f} of LoRA's memory ({peak['tune-micro'] / 1e6:.0f} MB; `tune` without it {whole:.2f}",
+        f"with `--gradient-checkpointing` {again:.2f}; [speed-float32]",
+        f"for {slower['128']:.2f} times the time (64 to 256 tokens a row: {min(slower.values()):.2f} to "
+        f"{max(slower.values()):.2f};",
+    )
+    says(
+        "../README.md",
+        f"takes {own:.2f} of LoRA's memory in float32 in place of {whole:.2f}, for {slower['128']:.2f} times",
+    )

@@ -27,6 +27,39 @@ def test_no_other_cut_of_the_rows_in_order_costs_less(seed: int) -> None:
     assert cost(found, lengths, overhead) == min(cost(other, lengths, overhead) for other in others)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_part_has_the_tokens_that_it_may_or_one_row_and_no_other_cut_costs_less(seed: int) -> None:
+    chance, longest = random.Random(seed), (60, 4)[seed % 2]
+    lengths = [chance.randrange(1, longest) for _ in range(chance.randrange(1, 9))]
+    overhead, most = chance.choice((0, 40, 10**9)), chance.choice((1, longest, 2 * longest, 10**6))
+    found = like_length(lengths, overhead, most)
+    assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    cuts = itertools.chain(*(itertools.combinations(range(1, len(order)), n) for n in range(len(order))))
+    others = [[order[a:b] for a, b in itertools.pairwise((0, *cut, len(order)))] for cut in cuts]
+    fitting = [other for other in others if fits(other, lengths, most)]
+    assert fits(found, lengths, most)
+    assert cost(found, lengths, overhead) == min(cost(other, lengths, overhead) for other in fitting)
+    if most == 10**6:
+        assert cost(found, lengths, overhead) == cost(like_length(lengths, overhead), lengths, overhead)
+
+
+def fits(found: list[list[int]], lengths: list[int], most: int) -> bool:
+    return all(len(part) == 1 or cost([part], lengths, 0) <= most for part in found)
+
+
+def test_few_parts_are_as_few_as_fit_whatever_padding_costs() -> None:
+    mask = (torch.arange(64) < torch.tensor([64, 3, 3, 3, 3, 3, 3, 3])[:, None]).long()
+    batch = {"input_ids": mask, "attention_mask": mask, "labels": torch.arange(8), "task": torch.tensor(7)}
+    shapes = [[tuple(part["input_ids"].shape) for part in parts_of(batch, *how)] for how in (
+        (None, True), (8 * 64, True), (2 * 64, True), (6, True), (2 * 64, False)
+    )]  # fmt: skip
+    whole, two = [(8, 64)], [(1, 64), (7, 3)]  # of two ways to have two the cheaper
+    assert shapes[:3] == [whole, whole, two] and shapes[4] == two
+    assert shapes[3][0] == (1, 64) and sorted(shapes[3][1:]) == [(1, 3), (2, 3), (2, 3), (2, 3)]
+    assert all(int(part["task"]) == 7 for part in parts_of(batch, 6, is_few=True))
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("n_labels", [None, 6])
 def test_a_part_is_the_batch_of_its_rows_padded_to_their_longest(

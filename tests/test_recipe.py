@@ -33,7 +33,8 @@ from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
 from hadamard_adapter.tuning.processes import deterministic_on, processes_on
 from hadamard_adapter.tuning.settings import EPOCHS_BY_ROWS
-from hadamard_adapter.tuning.stage import best_epoch, is_over, read_curve
+from hadamard_adapter.tuning.stage import Stage, best_epoch, is_over, read_curve
+from hadamard_adapter.tuning.training import training_arguments
 from hadamard_adapter.tuning.workbench import class_weights
 from models import BOS, EOS
 from tuning_help import adapter_sha256, give_code, lay_out, silent, tiny_folder, tiny_tune, write_rows
@@ -444,6 +445,7 @@ class Gradients(Losses):
         self.rows, self.gradients, self.n_rows = list[int](), list[torch.Tensor](), 0
         self.lengths = list[list[int]]()
         self.parts = list[int]()
+        self.tokens = list[tuple[int, int]]()
 
     def watch(self, trainer: Any) -> None:
         steps = self
@@ -452,6 +454,7 @@ class Gradients(Losses):
             if model.training:
                 steps.n_rows += len(kwargs["input_ids"])
                 steps.parts.append(kwargs["input_ids"].shape[1])
+                steps.tokens.append((kwargs["input_ids"].numel(), kwargs["input_ids"].shape[1]))
 
         class Callback(TrainerCallback):
             def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -531,6 +534,40 @@ def test_random_rows_in_parts_of_like_length_have_the_gradient_of_the_plain_batc
     assert_alike(in_parts.gradients, plain.gradients)
     assert not torch.allclose(plain.gradients[0], plain.gradients[9], rtol=1e-3)  # shuffled anew
     assert not torch.allclose(plain.gradients[0], grouped.gradients[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("by_length", [True, False])
+def test_few_tokens_at_once_have_the_gradient_and_the_rows_of_the_plain_batch(
+    by_length: bool, place: Path, tmp_path: Path
+) -> None:
+    """66 rows in steps of 8, the last of 2; in pairs of batches where a step has two."""
+    train, steps = write_rows(tmp_path / "train.csv", 66), dict[Any, Gradients]()
+    for most in (None, 24):
+        for n in (1, 2):
+            more: dict[str, Any] = {"batch_size": 8 // n, "grad_accumulation": n}
+            output = tmp_path / f"{most} {n}"
+            steps[most, n] = gradients_of(
+                place, output, train, stages=1, group_by_length=by_length, micro_batch_tokens=most, **more
+            )
+    plain = steps[None, 1]
+    for (most, _), found in steps.items():
+        assert found.rows == plain.rows == [*[8] * 8, 2] * 2
+        assert_alike(found.gradients, plain.gradients)
+        if most is not None:
+            assert min(len(step) for step in found.lengths[:8]) > 1
+            assert all(n <= max(most, longest) for n, longest in found.tokens)
+    assert max(n for n, _ in plain.tokens) > 24
+
+
+@pytest.mark.parametrize(("most", "n_rows"), [(None, 16), (400, 16), (50, 5), (10, 1), (1, 1)])
+def test_dev_is_evaluated_with_twice_the_rows_and_at_most_twice_the_tokens(
+    most: int | None, n_rows: int, tmp_path: Path
+) -> None:
+    rows = [{"input_ids": [1] * n, "labels": 0} for n in (3, 20)]
+    stage = Stage("both", 1, 8, {}, rows, rows, collate=lambda rows: {})
+    settings = TuneSettings(model="m", output="o", train="t", device="cpu", micro_batch_tokens=most)
+    settings = dataclasses.replace(settings, schedule="linear", dtype="float32")
+    assert training_arguments(stage, settings, tmp_path).per_device_eval_batch_size == n_rows
 
 
 class Steps(Losses):

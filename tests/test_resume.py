@@ -259,7 +259,7 @@ def test_a_run_goes_on_with_less_memory_and_beside_what_file_managers_leave(tmp_
         (partial / "head").mkdir()
     for name in (".DS_Store", "desktop.ini", "._head"):
         (partial / name).write_text("of a file manager")
-    less = {"seed": 0, "cache_gb": 0.0, "gradient_checkpointing": True}
+    less = {"seed": 0, "cache_gb": 0.0, "gradient_checkpointing": True, "micro_batch_tokens": 64}
     with resume.open_workspace(tmp_path / "out", less, False):
         assert (partial / "head").exists()
     (tmp_path / "out").mkdir()

@@ -17,7 +17,7 @@ from hadamard_adapter.analysis.sharing import save_basis, save_mean, vector_of
 from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.offset_name import is_offset, split
 from hadamard_adapter.tasks import score
-from hadamard_adapter.tuning import Progress, TuneSettings, load
+from hadamard_adapter.tuning import Progress, TuneSettings, load, training
 from hadamard_adapter.tuning import shortcuts as shortcuts_room
 from hadamard_adapter.tuning import together as together_room
 from hadamard_adapter.tuning.averaging import averaged
@@ -319,6 +319,26 @@ def test_tasks_together_keep_less_for_backward_where_the_settings_say_so(
         results.append(load_file(found["0"].output / WEIGHTS))
     assert asked.count(True) == 2  # the models of stage 2, in which the adapter trains
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_tasks_together_compute_few_tokens_at_once_where_the_settings_say_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, n_parts = list[Any](), list[int]()
+    original = training.parts_of
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        n_parts.append(len(found))
+        return found
+
+    monkeypatch.setattr(training, "parts_of", counted)
+    for most in (None, 16):
+        settings = two_tasks(place, epochs=1, device="cpu", dtype="float32", micro_batch_tokens=most)
+        found = tune_together(settings, tmp_path / str(most), silent)
+        results.append(load_file(found["0"].output / WEIGHTS))
+        assert (max(n_parts, default=0) > 1) == (most is not None)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["write_final", "publish"])

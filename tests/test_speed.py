@@ -241,9 +241,13 @@ def test_every_variant_runs_and_has_a_point_at_the_same_steps(place: Path, tmp_p
     assert all(VARIANTS[variant].title in text for variant in variants)
 
 
-def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> None:
-    variants = "tune tune-all-tokens tune-checkpointed tune-float32 full lora"
+def test_memory_counts_what_autograd_keeps_and_what_is_saved(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = "tune tune-all-tokens tune-checkpointed tune-micro tune-float32 full lora"
     spec = spec_of(place, variants, "memory = { tokens = 12 }", seeds=1)
+    few = dataclasses.replace(VARIANTS["tune-micro"], settings={"dtype": "auto", "micro_batch_tokens": 48})
+    monkeypatch.setitem(VARIANTS, "tune-micro", few)
     runs = {run.variant: run for run in runs_of(spec) if run.purpose == "memory"}
     found = {name: footprint(run, data_of(run).task) for name, run in runs.items()}
     whole = found["tune-float32"]["saved_bytes"]
@@ -252,6 +256,8 @@ def test_memory_counts_what_autograd_keeps_and_what_is_saved(place: Path) -> Non
     assert found["tune"]["result_bytes"] < found["full"]["result_bytes"] / 2
     assert found["tune"]["saved_bytes"] < found["tune-all-tokens"]["saved_bytes"]
     assert found["tune-checkpointed"]["saved_bytes"] < found["tune"]["saved_bytes"]
+    quarter = found["tune-micro"]["saved_bytes"] / found["tune"]["saved_bytes"]  # 4 of 16 rows of 12 tokens
+    assert 0.2 < quarter < 0.4
 
 
 def test_the_peak_of_memory_is_what_a_step_holds_at_its_largest(

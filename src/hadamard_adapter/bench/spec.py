@@ -55,7 +55,7 @@ ORDERS: dict[Order, dict[str, Any]] = {
     "random": {"group_by_length": False, "shuffle_groups": False},
 }
 """Name in a spec -> settings."""
-ORDER_TITLES: dict[Order, str] = {
+ORDER_TITLES: dict[str, str] = {
     "length": "groups from long to short",
     "groups": "groups at random",
     "random": "rows at random",

@@ -145,7 +145,7 @@ def _user_message(error: Exception) -> str | None:
     if is_no_space(error):
         return f"no space left on the device; free some or choose another folder ({error})"
     if is_out_of_memory(error):
-        return "out of memory; try a smaller --batch-size or --max-length"
+        return "out of memory; try --micro-batch-tokens 1024 (tune), a smaller --batch-size or --max-length"
     if type(error).__name__ == "SafetensorError":
         return f"a safetensors file is damaged or cut short ({error}); copy or make it again"
     if isinstance(error, OSError) and error.filename is not None:

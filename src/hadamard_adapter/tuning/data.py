@@ -37,7 +37,7 @@ _NOT_IN_KEY = (
     *("train", "dev", "data", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
 )
 
-_LEFT_OUT_AT_DEFAULT = {"group_by_length": True, "shuffle_groups": False}
+_LEFT_OUT_AT_DEFAULT = {"group_by_length": True, "shuffle_groups": False, "micro_batch_tokens": None}
 """Settings younger than runs and results that are there: as these were made, they are in no key."""
 
 LARGE = 10.0

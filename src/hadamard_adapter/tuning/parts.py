@@ -1,4 +1,4 @@
-"""A batch of rows of any length in parts of like length: the gradient of the whole, less padding."""
+"""A batch in parts of like length or of few tokens: the gradient of the whole, less padding and memory."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,11 @@ __all__ = ["like_length", "parts_of"]
 OVERHEAD_TOKENS = 80
 """What a forward and backward pass costs beside its tokens, in tokens: of MiniLM on one thread of an AMD EPYC
 in bfloat16 11 ms a pass, 0.14 ms a token (docs/log.md of 2026-11-27); fewer of larger models."""
+_FEWEST = 10**9
+"""An overhead for which the cheapest parts are the fewest that fit."""
 
 
-def like_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+def like_length(lengths: Sequence[int], overhead: int, most: int | None = None) -> list[list[int]]:
     """Rows, by index, in the parts that cost least; the longest rows are in the first.
 
     A part of n rows, the longest of l tokens, costs n l + overhead. With rows in the order of their length
@@ -19,22 +21,31 @@ def like_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
 
         C_j = min over i < j of C_i + (j - i) l_{i+1} + overhead
 
+    With `most` only over those i whose part has at most so many tokens, (j - i) l_{i+1}, or one row.
+
     Args:
         lengths: tokens of each row.
         overhead: of a part, in tokens.
+        most: tokens of a part, padding included; None: any number.
 
     Example:
         >>> like_length([3, 50, 4, 48], overhead=10), like_length([3, 50, 4, 48], overhead=200)
         ([[1, 3], [2, 0]], [[1, 3, 2, 0]])
+        >>> like_length([3, 50, 4, 48], overhead=200, most=99)
+        ([[1], [3, 2], [0]])
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     falling = [lengths[index] for index in order]
     pairs = zip(falling, [*falling[1:], -1], strict=False)
     ends = [end for end, (length, following) in enumerate(pairs, 1) if length > following]
+    if most is not None:
+        ends = range(1, len(order) + 1)
     best = {0: (0, 0)}  # end of a part -> least cost up to it, its start; rows of one length stay together
     for end in ends:
         best[end] = min(
-            (cost + (end - start) * falling[start] + overhead, start) for start, (cost, _) in best.items()
+            (cost + (end - start) * falling[start] + overhead, start)
+            for start, (cost, _) in best.items()
+            if most is None or (end - start) * falling[start] <= most or end - start == 1
         )
     parts, end = list[list[int]](), len(order)
     while end:
@@ -44,24 +55,28 @@ def like_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     return parts
 
 
-def parts_of(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def parts_of(
+    batch: dict[str, Tensor], most: int | None = None, is_few: bool = False
+) -> list[dict[str, Tensor]]:
     """The parts of a padded batch, each cut to its longest row; the batch itself where one part costs least.
 
     Args:
-        batch: model inputs (b, s) or (b, s, d), and "labels" (b, ...); without "attention_mask" (b, s) it
-            stays whole.
+        batch: model inputs (b, s) or (b, s, d), "labels" (b, ...), and scalars, which all parts have; without
+            "attention_mask" (b, s) it stays whole.
+        most: tokens of a part, as in `like_length`.
+        is_few: whether there are to be as few parts as `most` allows, whatever padding costs.
     """
     mask = batch.get("attention_mask")
     if mask is None:
         return [batch]
-    found = like_length(mask.sum(dim=1).tolist(), OVERHEAD_TOKENS)
+    found = like_length(mask.sum(dim=1).tolist(), _FEWEST if is_few else OVERHEAD_TOKENS, most)
     if len(found) == 1:
         return [batch]
     parts = list[dict[str, Tensor]]()
     for rows in found:
         columns = mask[rows].any(dim=0).nonzero().flatten()
         own = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
-        of_rows = {name: value[rows] for name, value in batch.items()}
+        of_rows = {name: value[rows] if value.dim() else value for name, value in batch.items()}
         by_token = {name for name in batch if name != "labels" and batch[name].shape[1:2] == mask.shape[1:]}
         parts.append(of_rows | {name: of_rows[name][:, own] for name in by_token})
     return parts

@@ -69,7 +69,7 @@ _KNOWN = re.compile(
 )
 
 
-_HOW = ("gradient_checkpointing", "cache_gb", "torch_compile")
+_HOW = ("gradient_checkpointing", "cache_gb", "micro_batch_tokens", "torch_compile")
 """Settings of time and memory: of a result they change rounding, and what dropout draws, and nothing else."""
 
 

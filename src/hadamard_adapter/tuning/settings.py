@@ -170,6 +170,9 @@ class TuneSettings:
     """Rows in a step of stage 1, per process; None: four times --batch-size."""
     grad_accumulation: int = 1
     """Batches whose gradients are added up for one step."""
+    micro_batch_tokens: int | None = None
+    """Tokens, padding included, that a step computes at once; None: all of a batch. A batch with more is
+    computed in parts that add up to its gradient, with less memory; a longer row is computed alone."""
     max_length: int | None = None
     """Tokens after which a row is cut; None: 256, or what the model can take if that is less."""
     dev_fraction: float = 0.1
@@ -271,7 +274,7 @@ def _first(given: Any, otherwise: Any) -> Any:
 _AT_LEAST: dict[str, float] = {
     "head_epochs": 1, "epochs": 1, "batch_size": 1, "head_batch_size": 1, "grad_accumulation": 1,
     "seeds": 1, "max_length": 2, "early_stopping": 0, "seed": 0, "warmup": 0, "weight_decay": 0,
-    "cache_gb": 0,
+    "cache_gb": 0, "micro_batch_tokens": 1,
 }  # fmt: skip
 _COUNTS = frozenset(_AT_LEAST) - {"warmup", "weight_decay", "cache_gb"}
 _SHARES = ("threshold", "dev_fraction", "average", "warmup")

@@ -229,6 +229,7 @@ def _train(benches: Sequence[Workbench], say: Say) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = False  # the loss is ours, whatever **inputs looks like
     trainer.by_length, trainer.is_shuffled = settings.group_by_length, settings.shuffle_groups
+    trainer.micro_batch_tokens = settings.micro_batch_tokens
     watch.trainer = trainer
     with deterministic_on(first.model.device), contextlib.ExitStack() as held:
         for bench in benches:

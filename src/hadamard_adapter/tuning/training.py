@@ -116,7 +116,7 @@ def run_stage(
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
     trainer.by_length, trainer.is_in_parts = settings.group_by_length, stage.is_in_parts
-    trainer.is_shuffled = settings.shuffle_groups
+    trainer.is_shuffled, trainer.micro_batch_tokens = settings.shuffle_groups, settings.micro_batch_tokens
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
@@ -189,6 +189,7 @@ class StageTrainer(Trainer):
     by_length = True
     is_shuffled = False
     is_in_parts = False
+    micro_batch_tokens: int | None = None
     step_loss = 0.0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -252,7 +253,10 @@ class StageTrainer(Trainer):
         Raises:
             DivergedError: it is not finite.
         """
-        *others, last = parts_of(inputs) if self.is_in_parts else [inputs]
+        most, parts = self.micro_batch_tokens, [inputs]
+        if self.is_in_parts or most is not None:
+            parts = parts_of(inputs, most, is_few=not self.is_in_parts)
+        *others, last = parts
         shares = list[torch.Tensor]()
         for part in others:  # processes may have unlike numbers of them, so they meet at the last part alone
             with self.accelerator.no_sync(model):
@@ -342,7 +346,7 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=stage.batch_size,
-        per_device_eval_batch_size=2 * stage.batch_size,
+        per_device_eval_batch_size=_rows_to_evaluate(stage, settings.micro_batch_tokens),
         gradient_accumulation_steps=settings.grad_accumulation,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
@@ -370,6 +374,13 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
     # `accelerate launch` may ask for another precision than the settings, by the environment.
     arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
     return arguments
+
+
+def _rows_to_evaluate(stage: Stage, most: int | None) -> int:
+    """Rows of dev at a time: twice as many as train, and of the longest as many as have twice the tokens."""
+    longest = max((len(row["input_ids"]) for row in stage.dev if "input_ids" in row), default=0)
+    n_fit = max(1, 2 * most // longest) if most is not None and longest else 2 * stage.batch_size
+    return min(2 * stage.batch_size, n_fit)
 
 
 def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:

@@ -13,12 +13,14 @@ from hadamard_adapter.bench.speed.run import SpeedRun, settings_of
 from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.methods import METHODS, head_of, trained_counts
 from hadamard_adapter.tasks import Task
+from hadamard_adapter.tuning import TuneSettings
 from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
+from hadamard_adapter.tuning.parts import parts_of
 from hadamard_adapter.tuning.precision import autocast
 from hadamard_adapter.tuning.report import forget_peak_memory
 
-__all__ = ["footprint", "random_batch", "saved_bytes"]
+__all__ = ["backward", "footprint", "random_batch", "saved_bytes"]
 
 N_STEPS = 3
 STATUS = Path("/proc/self/status")
@@ -37,7 +39,7 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         run: of purpose "memory".
         task: gives the head.
     """
-    row, settings, device = VARIANTS[run.variant], settings_of(run), torch.device("cpu")
+    row, settings = VARIANTS[run.variant], settings_of(run)
     with quiet_libraries(), contextlib.ExitStack() as while_training:
         set_seed(run.seed)
         tokenizer = load_tokenizer(run.model)
@@ -47,23 +49,19 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         batch = random_batch(model, task, run.task.batch_size, run.value)
         small = {name: value[:2] if name == "labels" else value[:2, :4] for name, value in batch.items()}
         while_training.enter_context(row.path.ready(model, small, settings))
-        with autocast(device, settings.dtype):
-            loss = model(**small).loss
-        loss.backward()
+        backward(model, small, settings)
         model.zero_grad()
         forget_peak_memory()
         loaded = _kb("VmRSS")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = adamw(trained, settings.average, lr=1e-6)
         for _ in range(N_STEPS):
-            with autocast(device, settings.dtype):
-                loss = model(**batch).loss
-            loss.backward()
+            backward(model, batch, settings)
             optimizer.step()
             optimizer.zero_grad()
         peak = _kb("VmHWM")
-        with autocast(device, settings.dtype):
-            saved = saved_bytes(model, batch)
+        with autocast(torch.device("cpu"), settings.dtype):
+            saved = saved_bytes(model, _parts(batch, settings)[0])
         n_trained, n_head = trained_counts(model, head)
         return {
             "loaded_bytes": None if loaded is None else 1024 * loaded,
@@ -73,6 +71,25 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
             "trained_parameters": n_trained,
             "head_parameters": n_head,
         }
+
+
+def backward(model: Any, batch: dict[str, Tensor], settings: TuneSettings) -> None:
+    """Add the gradients of a batch's mean loss to those that are there, on a processor, as settings say.
+
+    Args:
+        model: in the state it trains in.
+        batch: model inputs with "labels".
+        settings: give the type of products, and how many tokens are computed at once.
+    """
+    for part in _parts(batch, settings):
+        with autocast(torch.device("cpu"), settings.dtype):
+            loss = model(**part).loss
+        (loss * len(part["labels"]) / len(batch["labels"])).backward()
+
+
+def _parts(batch: dict[str, Tensor], settings: TuneSettings) -> list[dict[str, Tensor]]:
+    most = settings.micro_batch_tokens
+    return [batch] if most is None else parts_of(batch, most, is_few=True)
 
 
 def saved_bytes(model: Any, batch: dict[str, Tensor]) -> int:

@@ -69,6 +69,9 @@ VARIANTS: dict[str, Variant] = {
     "tune-checkpointed": Variant(
         "tune --gradient-checkpointing", "hadamard-wide", OURS, _AUTO | {"gradient_checkpointing": True}
     ),
+    "tune-micro": Variant(
+        "tune --micro-batch-tokens 1024", "hadamard-wide", OURS, _AUTO | {"micro_batch_tokens": 1024}
+    ),
     "tune-compiled": Variant("tune --torch-compile", "hadamard-wide", OURS, _AUTO | {"torch_compile": True}),
     "tune-usual-malloc": Variant("tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
     **{name: Variant(f"{title} on the Trainer", name, PLAIN) for name, title in _OTHERS.items()},
@@ -99,6 +102,7 @@ GAINS = (
     Gain("no dropout in the backbone", "tune", "tune-dropout"),
     Gain("rows of like length together, not at random in parts of like length", "tune", "tune-random"),
     Gain("activations kept, not computed again", "tune", "tune-checkpointed"),
+    Gain("batches whole, not in parts of 1,024 tokens", "tune", "tune-micro"),
     Gain("layers compiled, the time to compile them counted", "tune-compiled", "tune"),
     Gain("the mean of the weights left out, with the Trainer's schedule", "tune-last-step", "tune"),
     Gain("freed memory kept", "tune", "tune-usual-malloc"),

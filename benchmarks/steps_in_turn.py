@@ -1,13 +1,15 @@
-"""What torch.compile brings to a training step of `tune`, once the layers are compiled, and what it takes.
+"""What an option brings to a training step of `tune`, and what it takes: steps with it and without, in turn.
 
-Command:   python benchmarks/compiled_steps.py --model MODEL [--output results/compiled.json]
-Expected:  nothing on a processor, whose time goes into products that are the same either way; half a minute
-           to compile.
-Time:      four minutes of one core.
+Commands:  python benchmarks/steps_in_turn.py tune-compiled --model MODEL --output results/compiled.json
+           python benchmarks/steps_in_turn.py tune-micro 64 128 256 --model MODEL --output FILE
+Expected:  of torch.compile nothing on a processor, whose time goes into products that are the same either
+           way, and half a minute to compile; of parts of 1,024 tokens hardly any time either way.
+Time:      four minutes of one core; six.
 
-`hadamard tune` and `hadamard tune --torch-compile`, step by step in turn in one process, 32 rows of each
-number of tokens without padding, one thread, seconds on the wall; medians of ratios. A variant's first steps,
-one of each length, are told apart: there it compiles, PyTorch's cache of earlier compilations being empty.
+`hadamard tune` and a variant of it (bench/speed/variants.py), step by step in turn in one process, 32 rows of
+each number of tokens without padding, one thread, seconds on the wall; medians of ratios. A variant's first
+steps, one of each length, are told apart: there it compiles, PyTorch's cache of earlier compilations being
+empty.
 """
 
 import contextlib
@@ -25,11 +27,11 @@ from keep import keep
 from profile_step import steps_of
 
 from hadamard_adapter.allocator import keep_freed_memory
+from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.tuning.models import quiet_libraries
 from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.report import processor_name, versions
 
-VARIANTS = ("tune", "tune-compiled")
 LENGTHS = (16, 32, 64, 128)
 N_ROUNDS = 15
 
@@ -41,23 +43,23 @@ def seconds_of(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def side_by_side(model: str) -> dict[str, Any]:
+def side_by_side(model: str, names: tuple[str, str], lengths: tuple[int, ...]) -> dict[str, Any]:
     """First steps, and by length milliseconds a step and the ratio of without over with."""
     dtype = pick_dtype("auto", torch.device("cpu"))
     with contextlib.ExitStack() as stack:
-        steps = {name: stack.enter_context(steps_of(name, model, dtype, LENGTHS)) for name in VARIANTS}
-        first = {name: sum(map(seconds_of, steps[name].values())) for name in VARIANTS}
+        steps = {name: stack.enter_context(steps_of(name, model, dtype, lengths)) for name in names}
+        first = {name: sum(map(seconds_of, steps[name].values())) for name in names}
         for of_length in steps.values():
             for step in of_length.values():
                 step()
         rows: dict[str, dict[str, Any]] = {}
-        for length in LENGTHS:
-            pairs = [[seconds_of(steps[name][length]) for name in VARIANTS] for _ in range(N_ROUNDS)]
-            ratios = [plain / compiled for plain, compiled in pairs]
+        for length in lengths:
+            pairs = [[seconds_of(steps[name][length]) for name in names] for _ in range(N_ROUNDS)]
+            ratios = [without / own for without, own in pairs]
             rows[str(length)] = {
                 "ms": {
                     name: round(1e3 * statistics.median(of), 2)
-                    for name, of in zip(VARIANTS, zip(*pairs, strict=True), strict=True)
+                    for name, of in zip(names, zip(*pairs, strict=True), strict=True)
                 },
                 "without / with": round(statistics.median(ratios), 3),
                 "smallest, largest": [round(min(ratios), 3), round(max(ratios), 3)],
@@ -71,15 +73,17 @@ def side_by_side(model: str) -> dict[str, Any]:
 
 
 @click.command()
+@click.argument("variant", type=click.Choice([name for name in VARIANTS if name.startswith("tune-")]))
+@click.argument("lengths", nargs=-1, type=click.IntRange(4))
 @click.option("--model", required=True)
-@click.option("--output", default=Path("results/compiled.json"), type=Path)
-def main(model: str, output: Path) -> None:
+@click.option("--output", required=True, type=Path)
+def main(variant: str, lengths: tuple[int, ...], model: str, output: Path) -> None:
     """Time and write."""
     torch.set_num_threads(1)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache, quiet_libraries():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        found = side_by_side(model)
+        found = side_by_side(model, ("tune", variant), lengths or LENGTHS)
     about = {"model": Path(model).name, "rows": 32, "rounds": N_ROUNDS, "processor": processor_name()}
     keep(output, {**about, "versions": versions(), **found})
 
