@@ -32,7 +32,7 @@ def like_length(lengths: Sequence[int], overhead: int, most: int | None = None) 
         >>> like_length([3, 50, 4, 48], overhead=10), like_length([3, 50, 4, 48], overhead=200)
         ([[1, 3], [2, 0]], [[1, 3, 2, 0]])
         >>> like_length([3, 50, 4, 48], overhead=200, most=99)
-        ([[1], [3, 2], [0]])
+        [[1], [3], [2, 0]]
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     falling = [lengths[index] for index in order]
