@@ -27,11 +27,12 @@ from keep import keep
 from profile_step import steps_of
 
 from hadamard_adapter.allocator import keep_freed_memory
-from hadamard_adapter.bench.speed.variants import VARIANTS
 from hadamard_adapter.tuning.models import quiet_libraries
 from hadamard_adapter.tuning.precision import pick_dtype
 from hadamard_adapter.tuning.report import processor_name, versions
 
+STEPS = ("tune-all-tokens", "tune-checkpointed", "tune-compiled", "tune-dropout", "tune-micro")
+"""Variants whose step is another one; with others it is the rows that differ, the caches or the dtype."""
 LENGTHS = (16, 32, 64, 128)
 N_ROUNDS = 15
 
@@ -73,7 +74,7 @@ def side_by_side(model: str, names: tuple[str, str], lengths: tuple[int, ...]) -
 
 
 @click.command()
-@click.argument("variant", type=click.Choice([name for name in VARIANTS if name.startswith("tune-")]))
+@click.argument("variant", type=click.Choice(STEPS))
 @click.argument("lengths", nargs=-1, type=click.IntRange(4))
 @click.option("--model", required=True)
 @click.option("--output", required=True, type=Path)

@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from hadamard_adapter.analysis.overview import Overview, overviews
-from hadamard_adapter.analysis.table import Group, Row, read_groups
+from hadamard_adapter.analysis.overview import Overview, average_of, overviews
+from hadamard_adapter.analysis.table import Group, Row, read_groups, row_of
 from hadamard_adapter.analysis.texts import remarks
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed.variants import VARIANTS
@@ -26,6 +26,7 @@ ROWS = {
 }
 SPEC, EXPERIMENT = "experiments/minilm.toml", "MiniLM-L6, five GLUE tasks"
 OTHERS = "experiments/minilm-others.toml"
+FLOAT32, IN_FLOAT32 = "experiments/minilm-rte-float32.toml", "MiniLM-L6, RTE in float32"
 OURS = ("hadamard", "hadamard-wide")
 SPEED_MODEL, SPEED_TASKS = "all-MiniLM-L6-v2", ("stsb", "cola", "sst2 (10,000 rows)")
 NAMES = {"stsb": "STS-B", "cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "sst2": "SST-2"}
@@ -80,11 +81,14 @@ def quickstart() -> str:
 
 def compare() -> str:
     """Mean ± sd over seeds of each method and task; a cell without runs stays empty."""
-    groups = [group for group in read_groups(Results(RESULTS / "bench")) if EXPERIMENT in group.specs]
+    known = read_groups(Results(RESULTS / "bench"))
+    groups = [group for group in known if EXPERIMENT in group.specs]
+    spare = {head(group): group for group in known if IN_FLOAT32 in group.specs}
     found = next((one for one in overviews(groups) if EXPERIMENT in one.title), None)
     if found is None:
         return f"Not measured yet: `hadamard bench {SPEC}` makes the runs."
     heads = [head(group) for group in groups]
+    base = next((one.average for one in found.rows if one.first.method == found.baseline), None)
     lines = [
         "| MiniLM-L6, GLUE dev | trained, % | " + " | ".join(heads) + " | average | % of full |",
         "|---|---|" + "---|" * (len(heads) + 2),
@@ -94,19 +98,26 @@ def compare() -> str:
         if first.share_percent is None:
             continue
         title = f"**{first.title}**" if first.method in OURS else first.title
-        title += remarks(one.n_failed, one.n_collapsed)
-        average = "" if one.average is None else f"{one.average:.3f}"
-        ratio = "" if one.ratio_percent is None else f"{one.ratio_percent:.1f}"
-        cells = [share_text(first.share_percent), *(cell(row) for row in one.rows), average, ratio]
+        taken = [
+            in_either(row, spare.get(name), first.method) for name, row in zip(heads, one.rows, strict=True)
+        ]
+        average = average_of([row for row, _ in taken])
+        there = [row for row, _ in taken if row is not None]
+        title += remarks(sum(len(row.failed) for row in there), sum(len(row.collapsed) for row in there))
+        mark = " †" if any(is_spare for _, is_spare in taken) else ""
+        cells = [share_text(first.share_percent)]
+        cells += [cell(row) + (" †" if is_spare else "") for row, is_spare in taken]
+        cells += ["" if average is None else f"{average:.3f}{mark}"]
+        cells += ["" if average is None or not base else f"{100 * average / base:.1f}{mark}"]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "Mean ± sd of dev (n seeds); rates and epochs chosen on rows held out of train, dev read once a run.",
-        "% of full: of its average. collapsed: one class for nearly all rows; empty: not run. All train the",
-        "same head,",
+        "% of full: of its average. collapsed: one class for nearly all rows; empty: not run; †: RTE in",
+        "float32, all else in bfloat16. All train the same head,",
         f"{head_words(found)}, which is not counted. Every seed, tests, rates:",
-        f"[report](results/bench/report.md), made by `hadamard bench` ({SPEC}, {OTHERS}) and",
-        "`hadamard report`.",
+        f"[report](results/bench/report.md), made by `hadamard bench` ({SPEC}, {OTHERS},",
+        f"{FLOAT32}) and `hadamard report`.",
     ]
     return "\n".join(lines)
 
@@ -160,6 +171,13 @@ def speed() -> str:
         "`hadamard bench speed`; [results/speed/speed.md](results/speed/speed.md).",
     ]
     return "\n".join(lines)
+
+
+def in_either(row: Row | None, spare: Group | None, method: str) -> tuple[Row | None, bool]:
+    """A method's row of the table, else that of the same task in float32, and whether it is that."""
+    other = None if spare is None else row_of(spare, method)
+    is_spare = (row is None or row.summary is None) and other is not None and other.summary is not None
+    return (other if is_spare else row), is_spare
 
 
 def head_words(found: Overview) -> str:

@@ -28,6 +28,7 @@ from hadamard_adapter.tuning import (
     parts,
     resolve,
     tune,
+    workbench,
 )
 from hadamard_adapter.tuning.data import read_data, run_key
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, longest_input, tokenize
@@ -559,14 +560,48 @@ def test_few_tokens_at_once_have_the_gradient_and_the_rows_of_the_plain_batch(
     assert max(n for n, _ in plain.tokens) > 24
 
 
+@pytest.mark.parametrize("more", [{}, {"cache_gb": 0.0}, {"layers": (1,)}, {"group_by_length": False}])
+def test_no_pass_of_a_run_has_more_tokens_at_once_than_it_may(
+    more: dict[str, Any], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps, evaluation, caches, and trials of short cuts."""
+    most, seen = 48, list[tuple[bool, int, int]]()
+
+    def count(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs["input_ids"]
+        seen.append((torch.is_grad_enabled(), ids.numel(), len(ids)))
+
+    original = workbench.load_base
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        model = original(*args, **kwargs)
+        model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(workbench, "load_base", loaded)
+    train = write_rows(tmp_path / "train.csv", 66)
+    few: dict[str, Any] = {
+        "dev": str(place / "dev.csv"),
+        "batch_size": 32,
+        "micro_batch_tokens": most,
+        **more,
+    }
+    tiny_tune(place / "model", tmp_path / "out", train, **few)
+    assert {has_gradient for has_gradient, *_ in seen} == {True, False}
+    for has_gradient, n_tokens, n_rows in seen:
+        assert n_tokens <= (1 if has_gradient else 2) * most, (has_gradient, n_rows)
+
+
 @pytest.mark.parametrize(("most", "n_rows"), [(None, 16), (400, 16), (50, 5), (10, 1), (1, 1)])
 def test_dev_is_evaluated_with_twice_the_rows_and_at_most_twice_the_tokens(
     most: int | None, n_rows: int, tmp_path: Path
 ) -> None:
     rows = [{"input_ids": [1] * n, "labels": 0} for n in (3, 20)]
     stage = Stage("both", 1, 8, {}, rows, rows, collate=lambda rows: {})
-    settings = TuneSettings(model="m", output="o", train="t", device="cpu", micro_batch_tokens=most)
-    settings = dataclasses.replace(settings, schedule="linear", dtype="float32")
+    stage = dataclasses.replace(stage, micro_batch_tokens=most)
+    settings = TuneSettings(
+        model="m", output="o", train="t", device="cpu", schedule="linear", dtype="float32"
+    )
     assert training_arguments(stage, settings, tmp_path).per_device_eval_batch_size == n_rows
 
 

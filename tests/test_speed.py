@@ -567,6 +567,34 @@ def test_two_curves_of_the_same_settings_are_told_and_the_newest_counts(place: P
     assert len(twins([*fixed, *open_])) == 2
 
 
+def test_curves_of_two_orders_are_two_rows_and_both_stand_beside_the_trainer(
+    place: Path, tmp_path: Path
+) -> None:
+    results = Results(tmp_path)
+    for run in runs_of(spec_of(place, "lora-ours-last-step lora lora-grouped", seeds=1)):
+        assert measure(run, results)
+    records = list(results.records().values())
+    (own,) = [record for record in records if record["run"]["variant"] == "lora-ours-last-step"]
+    older = {
+        **own,
+        "identity": "f" * 64,
+        "run": {key: own["run"][key] for key in own["run"] if key != "order"},
+    }
+    assert own["run"]["order"] == "groups" and twins([*records, older]) == []
+    rows = {row.title: row for row in read_speed_groups([*records, older])[0].rows}
+    title = VARIANTS["lora-ours-last-step"].title
+    assert rows.keys() - {VARIANTS[name].title for name in ("lora", "lora-grouped")} == {
+        f"{title}, groups at random", f"{title}, groups from long to short"
+    }  # fmt: skip
+    assert all(
+        "lora" in row.pairings
+        for row in rows.values()
+        if paired(row.curves, rows["LoRA on the Trainer"].curves)
+    )
+    gains = {(one.gain.on, one.gain.off): one.n for one in gains_of([*records, older])}
+    assert gains == {("lora-ours-last-step", "lora-grouped"): 1}
+
+
 def test_a_gain_is_of_the_newest_curves_and_of_those_that_share_their_settings(
     place: Path, tmp_path: Path
 ) -> None:

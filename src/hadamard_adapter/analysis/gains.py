@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hadamard_adapter.bench.speed.variants import GAINS, Gain
+from hadamard_adapter.bench.spec import ORDER_TITLES, order_of
+from hadamard_adapter.bench.speed.variants import GAINS, VARIANTS, Gain
 
 __all__ = ["SHARED", "GainRow", "Source", "gains_of", "machine_of", "seconds_field"]
 
@@ -114,9 +115,11 @@ def _by_variant(records: Iterable[Record]) -> dict[tuple[str, str, str], _Runs]:
     for record in sorted(done, key=_at):
         run = record["run"]
         runs = found.setdefault((run["model"], run["task"]["name"], run["variant"]), {})
-        shared = json.dumps([run["task"].get(name) for name in ("rows", *SHARED)])
         number = run["seed"] if run["purpose"] == "curve" else run["value"]
-        runs[run["purpose"], shared, number] = record
+        has_order = VARIANTS[run["variant"]].path.is_ordered
+        for order in [order_of(run)] if has_order else ORDER_TITLES:  # the Trainer's own stands beside each
+            shared = json.dumps([order, *(run["task"].get(name) for name in ("rows", *SHARED))])
+            runs[run["purpose"], shared, number] = record
     return found
 
 

@@ -5,6 +5,7 @@ score, on the same task and seed, so that seeds are paired. A curve that never g
 median over seeds it counts as infinitely late.
 """
 
+import collections
 import json
 import math
 import statistics
@@ -14,6 +15,7 @@ from typing import Any
 
 from hadamard_adapter.analysis.comparison import largest
 from hadamard_adapter.analysis.gains import SHARED, machine_of, seconds_field
+from hadamard_adapter.bench.spec import ORDER_TITLES, order_of
 from hadamard_adapter.bench.speed.spec import PURPOSES
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
@@ -38,9 +40,9 @@ __all__ = [
 SHARE = 0.99
 """Of the reference's final score: the target."""
 
-_Settings = tuple[str, float, int | None, str]
-"""Of a row: variant, learning rate, epochs, and what it shares with those that it is held against. Of a
-reference with several rows that of most seeds counts."""
+_Settings = tuple[str, float, int | None, str, str]
+"""Of a row: variant, learning rate, epochs, order of rows, and what it shares with those that it is held
+against. Of a reference with several rows that of most seeds counts."""
 
 _Curve = Sequence[tuple[float, float]]
 """Points (seconds, score), in the order of time."""
@@ -284,7 +286,7 @@ def _settings_of(record: Mapping[str, Any]) -> _Settings:
     shared = {name: run["task"].get(name) for name in SHARED}
     shared |= {name: run.get(name) for name in ("dev_rows", "points")}
     shared |= {"machine": machine_of(record)}
-    return run["variant"], float(run["lr"]), run["task"].get("epochs"), json.dumps(shared)
+    return run["variant"], float(run["lr"]), run["task"].get("epochs"), order_of(run), json.dumps(shared)
 
 
 def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
@@ -342,7 +344,10 @@ def _group(model: str, task: str, variants: Mapping[_Settings, list[Mapping[str,
     plain = {key: _curves(records, with_caches=False) for key, records in variants.items()}
     cached = {key: _curves(records, with_caches=True) for key, records in variants.items()}
     wall = {key: _curves(records, with_caches=True, on_the_wall=True) for key, records in variants.items()}
-    rows = [_row(key, records, plain, cached, wall) for key, records in variants.items()]
+    n_orders = collections.Counter(variant for variant, _ in {(key[0], key[3]) for key in variants})
+    rows = [
+        _row(key, records, n_orders[key[0]] > 1, plain, cached, wall) for key, records in variants.items()
+    ]
     rows.sort(key=lambda row: (row.epoch_seconds is None, row.epoch_seconds or 0.0, row.variant))
     first = next(iter(variants.values()))[0]
     return SpeedGroup(model, task, first["metric"], tuple(rows))
@@ -351,6 +356,7 @@ def _group(model: str, task: str, variants: Mapping[_Settings, list[Mapping[str,
 def _row(
     key: _Settings,
     records: Sequence[Mapping[str, Any]],
+    has_orders: bool,
     plain: Mapping[_Settings, dict[int, _Curve]],
     cached: Mapping[_Settings, dict[int, _Curve]],
     wall: Mapping[_Settings, dict[int, _Curve]],
@@ -359,7 +365,7 @@ def _row(
     finals = [curve[-1][1] for curve in cached[key].values()]
     return SpeedRow(
         variant=key[0],
-        title=VARIANTS[key[0]].title,
+        title=VARIANTS[key[0]].title + (f", {ORDER_TITLES[key[3]]}" if has_orders else ""),
         lr=tuple(sorted({float(record["run"]["lr"]) for record in records})),
         epochs=tuple(sorted({_last_stage(record)["epochs"] for record in done})),
         curves=cached[key],

@@ -25,7 +25,7 @@ from hadamard_adapter.analysis.speed import (
 )
 from hadamard_adapter.analysis.texts import table_head, table_line
 from hadamard_adapter.bench.search import GOOD_ENOUGH
-from hadamard_adapter.bench.spec import ORDER_TITLES
+from hadamard_adapter.bench.spec import ORDER_TITLES, order_of
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
@@ -153,7 +153,7 @@ def _order(records: Sequence[Record]) -> str:
     """How groups of rows follow each other on `tune`'s path: " (groups at random)"; "" without curves."""
     paths = {name: variant.path for name, variant in VARIANTS.items()}
     runs = [r["run"] for r in records if r["run"]["purpose"] == "curve"]
-    found = {run.get("order") or "length" for run in runs if paths[run["variant"]].is_ordered}
+    found = {order_of(run) for run in runs if paths[run["variant"]].is_ordered}
     titles = [title for order, title in ORDER_TITLES.items() if order in found]
     return f" ({' or '.join(titles)})" if titles else ""
 

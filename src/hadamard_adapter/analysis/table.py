@@ -15,7 +15,7 @@ from hadamard_adapter.analysis.statistics import Summary, holm, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
-from hadamard_adapter.bench.spec import ORDER_TITLES, TaskSpec, read_spec
+from hadamard_adapter.bench.spec import ORDER_TITLES, TaskSpec, order_of, read_spec
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.report import libraries
@@ -231,7 +231,7 @@ def _key(run: Mapping[str, Any]) -> Key:
     more += [word for word in ("bf16", "dropout") if run[word]]
     more += [task["metric"]] if task.get("metric") else []
     more += ["the Trainer's optimizer"] if run.get("optimizer", "tune") == "trainer" else []
-    order = run.get("order") or "length"  # that of runs from before there was another
+    order = order_of(run)
     return Path(run["model"]).name, task["name"], ", ".join(sizes), run["select"], ", ".join(more), order
 
 

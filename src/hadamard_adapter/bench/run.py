@@ -32,7 +32,14 @@ __all__ = [
 RECIPE = 2
 """Counted up by every change of the code that moves a score: earlier runs then count as others."""
 
-_NOT_IN_IDENTITY = ("device", "cache_gb", "dtype", "gradient_checkpointing", "torch_compile")
+_NOT_IN_IDENTITY = (
+    "device",
+    "cache_gb",
+    "dtype",
+    "gradient_checkpointing",
+    "micro_batch_tokens",
+    "torch_compile",
+)
 """Where and how fast it is computed; said in the record instead. What `dtype` changes says the run's bf16."""
 
 

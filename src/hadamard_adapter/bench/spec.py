@@ -7,7 +7,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -33,6 +33,7 @@ __all__ = [
     "made_from",
     "model_name",
     "nearest",
+    "order_of",
     "read_spec",
 ]
 
@@ -66,6 +67,11 @@ OPTIMIZERS: dict[Optimizer, dict[str, Any]] = {
     "trainer": {"average": 0.0},
 }
 """Name in a spec -> settings where they differ from the defaults; without a mean the schedule is linear."""
+
+
+def order_of(run: Mapping[str, Any]) -> Order:
+    """The order of rows in a record's run; where it has none, that of runs from before there was another."""
+    return run.get("order") or "length"
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,7 @@ def _wrapped(
         dev=token_rows(tokenizer, data.dev, max_length)[0],
         collate=collator(tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
+        micro_batch_tokens=settings.micro_batch_tokens,
         head=head,
     )
     content = {"base": base_fingerprint, "max_length": max_length}

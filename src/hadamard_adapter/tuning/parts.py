@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-__all__ = ["like_length", "parts_of"]
+from hadamard_adapter.tuning.stage import Row
+
+__all__ = ["like_length", "parts_of", "rows_to_evaluate"]
 
 OVERHEAD_TOKENS = 80
 """What a forward and backward pass costs beside its tokens, in tokens: of MiniLM on one thread of an AMD EPYC
@@ -40,7 +43,9 @@ def like_length(lengths: Sequence[int], overhead: int, most: int | None = None) 
     ends = [end for end, (length, following) in enumerate(pairs, 1) if length > following]
     if most is not None:
         ends = range(1, len(order) + 1)
-    best = {0: (0, 0)}  # end of a part -> least cost up to it, its start; rows of one length stay together
+    best = {
+        0: (0, 0)
+    }  # end of a part -> least cost up to it, its start; without `most` never within a length
     for end in ends:
         best[end] = min(
             (cost + (end - start) * falling[start] + overhead, start)
@@ -61,13 +66,15 @@ def parts_of(
     """The parts of a padded batch, each cut to its longest row; the batch itself where one part costs least.
 
     Args:
-        batch: model inputs (b, s) or (b, s, d), "labels" (b, ...), and scalars, which all parts have; without
-            "attention_mask" (b, s) it stays whole.
+        batch: model inputs (b, s) or (b, s, d), "labels" (b, ...), and scalars, which all parts have. Without
+            "attention_mask" (b, s) all rows count as equally long; without "input_ids" too it stays whole.
         most: tokens of a part, as in `like_length`.
         is_few: whether there are to be as few parts as `most` allows, whatever padding costs.
     """
     mask = batch.get("attention_mask")
-    if mask is None:
+    if mask is None and "input_ids" in batch:
+        mask = torch.ones_like(batch["input_ids"])
+    if mask is None or (is_few and (most is None or mask.numel() <= most)):
         return [batch]
     found = like_length(mask.sum(dim=1).tolist(), _FEWEST if is_few else OVERHEAD_TOKENS, most)
     if len(found) == 1:
@@ -80,3 +87,19 @@ def parts_of(
         by_token = {name for name in batch if name != "labels" and batch[name].shape[1:2] == mask.shape[1:]}
         parts.append(of_rows | {name: of_rows[name][:, own] for name in by_token})
     return parts
+
+
+def rows_to_evaluate(rows: Sequence[Row], n_rows: int, most: int | None) -> int:
+    """Rows to compute at a time without gradients: of the longest no more than have twice `most` tokens.
+
+    Args:
+        rows: as tokens.
+        n_rows: at a time, at most.
+        most: tokens that are computed at once with gradients; None: any number.
+
+    Example:
+        >>> rows_to_evaluate([{"input_ids": [1] * 20}], 16, 50), rows_to_evaluate([], 16, 50)
+        (5, 16)
+    """
+    longest = max((len(row.get("input_ids", ())) for row in rows), default=0)
+    return n_rows if most is None or not longest else min(n_rows, max(1, 2 * most // longest))

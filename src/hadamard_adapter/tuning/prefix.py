@@ -62,6 +62,8 @@ class _Prefix:
     """Length of a hidden state."""
     dtype: str
     """Type of the products that hidden states are computed with, as in the stage."""
+    batch_tokens: int
+    """Tokens that are computed at once, padding included."""
 
 
 @contextlib.contextmanager
@@ -242,7 +244,8 @@ def _probe(model: Any, layers: list[nn.Module], stage: Stage, dtype: str) -> _Pr
         is_first_only = not bool(to_hidden[:, 1:].any()) and is_same(
             outcome(model, {**first, "prefix": hidden[:, :1]}, trained), expected
         )
-    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1], dtype)
+    batch_tokens = min(BATCH_TOKENS, 2 * (stage.micro_batch_tokens or BATCH_TOKENS))
+    return _Prefix(layers, n_outputs, is_first_only, hidden.shape[-1], dtype, batch_tokens)
 
 
 def capture_output(model: Any, layers: list[nn.Module], batch: dict[str, Tensor]) -> Any:
@@ -371,7 +374,7 @@ def _write(
     if progress is not None:
         progress.start("cache", len(rows), 0)
     n_done = 0
-    for chosen in token_batches([len(row["input_ids"]) for row in rows], BATCH_TOKENS):
+    for chosen in token_batches([len(row["input_ids"]) for row in rows], prefix.batch_tokens):
         batch = to_device(collate([rows[index] for index in chosen]), model.device)
         with torch.inference_mode(), autocast(model.device, prefix.dtype):
             hidden = hidden_of(capture_output(model, prefix.layers, batch)).float()

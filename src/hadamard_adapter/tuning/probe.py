@@ -35,7 +35,8 @@ def probe_rows(stage: Stage) -> list[Row]:
     are hardly any others: then the shortest ones are tried.
     """
     by_length = sorted([*stage.train, *stage.dev], key=_n_tokens)
-    n_short = max(4, sum(_n_tokens(row) <= MAX_TOKENS for row in by_length))
+    longest = min(MAX_TOKENS, (stage.micro_batch_tokens or 5 * MAX_TOKENS) // 5)
+    n_short = max(4, sum(_n_tokens(row) <= longest for row in by_length))
     by_length = by_length[:n_short]
     return [*by_length[:: max(1, len(by_length) // 4)][:4], by_length[-1]]
 

@@ -382,6 +382,7 @@ def make_stage(bench: Workbench, name: str) -> Stage:
         dev=bench.dev,
         collate=collator(bench.tokenizer, data.task.problem_type),
         class_weights=class_weights(settings, data),
+        micro_batch_tokens=settings.micro_batch_tokens,
     )
 
 

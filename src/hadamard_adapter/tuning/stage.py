@@ -84,6 +84,8 @@ class Stage:
     """Makes a padded batch of rows."""
     class_weights: Float[torch.Tensor, " l"] | None = None
     """Weight of each class, or None."""
+    micro_batch_tokens: int | None = None
+    """Tokens, padding included, that are computed at once with gradients; without them twice as many."""
     is_in_parts: bool = False
     """Whether batches are computed in parts of like length; the gradient is that of the whole."""
     head: tuple[str, ...] | None = None

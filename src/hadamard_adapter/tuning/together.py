@@ -32,6 +32,7 @@ from hadamard_adapter.tuning.classifier import token_logits
 from hadamard_adapter.tuning.data import TuneData, read_data, run_key
 from hadamard_adapter.tuning.losses import loss_of, mean_loss
 from hadamard_adapter.tuning.models import backbone_of, collator, pick_device, quiet_libraries
+from hadamard_adapter.tuning.parts import rows_to_evaluate
 from hadamard_adapter.tuning.places import refuse_no_place
 from hadamard_adapter.tuning.precision import placed
 from hadamard_adapter.tuning.processes import deterministic_on, processes_on
@@ -229,7 +230,7 @@ def _train(benches: Sequence[Workbench], say: Say) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = False  # the loss is ours, whatever **inputs looks like
     trainer.by_length, trainer.is_shuffled = settings.group_by_length, settings.shuffle_groups
-    trainer.micro_batch_tokens = settings.micro_batch_tokens
+    trainer.micro_batch_tokens = stage.micro_batch_tokens
     watch.trainer = trainer
     with deterministic_on(first.model.device), contextlib.ExitStack() as held:
         for bench in benches:
@@ -358,7 +359,9 @@ class _Watch(TrainerCallback):
 def _scored(bench: Workbench) -> tuple[dict[str, float], float]:
     """Scores and loss of a task's dev rows, as its model stands."""
     data, is_training = bench.data, bench.model.training
-    logits = token_logits(data.task, bench.model.eval(), bench.tokenizer, bench.dev, bench.settings.dtype)
+    settings, model = bench.settings, bench.model.eval()
+    n_rows = rows_to_evaluate(bench.dev, 32, settings.micro_batch_tokens)
+    logits = token_logits(data.task, model, bench.tokenizer, bench.dev, settings.dtype, n_rows)
     bench.model.train(is_training)
     labels = data.dev.labels or []
     return score(data.task, logits, labels), mean_loss(data.task, logits, labels)

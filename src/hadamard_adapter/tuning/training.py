@@ -18,7 +18,7 @@ from hadamard_adapter.tasks import Task, score
 from hadamard_adapter.tuning.averaging import adamw, averaged, swap
 from hadamard_adapter.tuning.losses import loss_of
 from hadamard_adapter.tuning.models import backbone_of
-from hadamard_adapter.tuning.parts import parts_of
+from hadamard_adapter.tuning.parts import parts_of, rows_to_evaluate
 from hadamard_adapter.tuning.prefix import is_all_frozen
 from hadamard_adapter.tuning.resume import MANIFEST, last_sealed, prune, seal
 from hadamard_adapter.tuning.settings import TuneSettings
@@ -116,7 +116,7 @@ def run_stage(
     trainer.remove_callback(PrinterCallback)
     trainer.progress, trainer.has_dropout = progress, settings.dropout
     trainer.by_length, trainer.is_in_parts = settings.group_by_length, stage.is_in_parts
-    trainer.is_shuffled, trainer.micro_batch_tokens = settings.shuffle_groups, settings.micro_batch_tokens
+    trainer.is_shuffled, trainer.micro_batch_tokens = settings.shuffle_groups, stage.micro_batch_tokens
     if isinstance(progress, Watcher):
         progress.watch(trainer)
     history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
@@ -346,7 +346,9 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=stage.batch_size,
-        per_device_eval_batch_size=_rows_to_evaluate(stage, settings.micro_batch_tokens),
+        per_device_eval_batch_size=rows_to_evaluate(
+            stage.dev, 2 * stage.batch_size, stage.micro_batch_tokens
+        ),
         gradient_accumulation_steps=settings.grad_accumulation,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
@@ -374,13 +376,6 @@ def training_arguments(stage: Stage, settings: TuneSettings, folder: Path) -> Tr
     # `accelerate launch` may ask for another precision than the settings, by the environment.
     arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
     return arguments
-
-
-def _rows_to_evaluate(stage: Stage, most: int | None) -> int:
-    """Rows of dev at a time: twice as many as train, and of the longest as many as have twice the tokens."""
-    longest = max((len(row["input_ids"]) for row in stage.dev if "input_ids" in row), default=0)
-    n_fit = max(1, 2 * most // longest) if most is not None and longest else 2 * stage.batch_size
-    return min(2 * stage.batch_size, n_fit)
 
 
 def make_optimizer(model: Any, stage: Stage, settings: TuneSettings, arguments: Any) -> torch.optim.Optimizer:
