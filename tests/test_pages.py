@@ -241,3 +241,19 @@ def test_the_page_and_the_readme_have_the_memory_and_the_time_of_parts_of_few_to
         f"needs {own:.2f} of what LoRA's whole batch needs (in float32, where `tune` without it needs "
         f"{whole:.2f}), for {min(slower.values()):.2f} to {max(slower.values()):.2f} times the time",
     )
+
+
+def test_the_page_has_the_scores_of_rte_in_float32() -> None:
+    scores = bench_scores("all-MiniLM-L6-v2")
+    ia3, bitfit = (spread(scores["rte, 5 epochs", method]) for method in ("ia3", "bitfit"))
+    says("results.md", f"for IA3 and BitFit, too ({ia3} and {bitfit}, in float32")
+    tasks = ("cola, 8 epochs", "mrpc, 5 epochs", "sst2 (10,000 rows), 3 epochs", "stsb, 5 epochs")
+
+    def average(method: str, rte: str) -> float:
+        names = [rte, *(f"{task}, bf16" for task in tasks)]
+        return mean(mean(scores[name, method].values()) for name in names)
+
+    full = average("full", "rte, 5 epochs, bf16")
+    own = 100 * average("ia3", "rte, 5 epochs") / full
+    wide = 100 * average("hadamard-wide", "rte, 5 epochs, bf16") / full
+    says("results.md", f"with RTE IA3 keeps {own:.1f} % and wide {wide:.1f} %")
