@@ -204,10 +204,11 @@ def test_every_committed_spec_can_be_read(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
 def test_rates_for_whole_tasks_are_searched_on_many_rows(path: Path) -> None:
-    """Those of 1,500 rows do not hold for all of them, see docs/log.md."""
-    spec = read_spec(path)
-    are_whole = any(task.rows is None for task in spec.tasks)
-    assert spec.search is None or not are_whole or spec.search.rows >= 6000
+    """Those of 1,500 rows do not hold for all of CoLA or STS-B, see docs/log.md; of RTE they are most."""
+    spec, n_rows = read_spec(path), {"rte": 2490}
+    for task in spec.tasks:
+        if spec.search is not None and task.rows is None:
+            assert spec.search.rows >= min(6000, 0.6 * n_rows.get(task.name, 10**9))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
