@@ -4,13 +4,14 @@ Command:  python scripts/readme.py
           python scripts/readme.py --check   (fails if the README does not say what the files say)
 """
 
+import dataclasses
 import json
 import re
 import sys
 from pathlib import Path
 
-from hadamard_adapter.analysis.overview import Overview, average_of, overviews
-from hadamard_adapter.analysis.table import Group, Row, read_groups, row_of
+from hadamard_adapter.analysis.overview import Overview, overviews
+from hadamard_adapter.analysis.table import Group, Row, read_groups
 from hadamard_adapter.analysis.texts import remarks
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.speed.variants import VARIANTS
@@ -82,13 +83,13 @@ def quickstart() -> str:
 def compare() -> str:
     """Mean ± sd over seeds of each method and task; a cell without runs stays empty."""
     known = read_groups(Results(RESULTS / "bench"))
-    groups = [group for group in known if EXPERIMENT in group.specs]
     spare = {head(group): group for group in known if IN_FLOAT32 in group.specs}
+    groups = [completed(group, spare.get(head(group))) for group in known if EXPERIMENT in group.specs]
+    in_float32 = {id(row) for group in spare.values() for row in group.rows}
     found = next((one for one in overviews(groups) if EXPERIMENT in one.title), None)
     if found is None:
         return f"Not measured yet: `hadamard bench {SPEC}` makes the runs."
     heads = [head(group) for group in groups]
-    base = next((one.average for one in found.rows if one.first.method == found.baseline), None)
     lines = [
         "| MiniLM-L6, GLUE dev | trained, % | " + " | ".join(heads) + " | average | % of full |",
         "|---|---|" + "---|" * (len(heads) + 2),
@@ -98,17 +99,12 @@ def compare() -> str:
         if first.share_percent is None:
             continue
         title = f"**{first.title}**" if first.method in OURS else first.title
-        taken = [
-            in_either(row, spare.get(name), first.method) for name, row in zip(heads, one.rows, strict=True)
-        ]
-        average = average_of([row for row, _ in taken])
-        there = [row for row, _ in taken if row is not None]
-        title += remarks(sum(len(row.failed) for row in there), sum(len(row.collapsed) for row in there))
-        mark = " †" if any(is_spare for _, is_spare in taken) else ""
-        cells = [share_text(first.share_percent)]
-        cells += [cell(row) + (" †" if is_spare else "") for row, is_spare in taken]
-        cells += ["" if average is None else f"{average:.3f}{mark}"]
-        cells += ["" if average is None or not base else f"{100 * average / base:.1f}{mark}"]
+        title += remarks(one.n_failed, one.n_collapsed)
+        marks = [" †" if id(row) in in_float32 else "" for row in one.rows]
+        cells = [cell(row) + mark for row, mark in zip(one.rows, marks, strict=True)]
+        cells.insert(0, share_text(first.share_percent))
+        cells += ["" if one.average is None else f"{one.average:.3f}{max(marks)}"]
+        cells += ["" if one.ratio_percent is None else f"{one.ratio_percent:.1f}{max(marks)}"]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -173,11 +169,11 @@ def speed() -> str:
     return "\n".join(lines)
 
 
-def in_either(row: Row | None, spare: Group | None, method: str) -> tuple[Row | None, bool]:
-    """A method's row of the table, else that of the same task in float32, and whether it is that."""
-    other = None if spare is None else row_of(spare, method)
-    is_spare = (row is None or row.summary is None) and other is not None and other.summary is not None
-    return (other if is_spare else row), is_spare
+def completed(group: Group, spare: Group | None) -> Group:
+    """The table, in place of methods that were not run those of the same task's other table that were."""
+    ran = {row.method: row for row in spare.rows if row.summary is not None} if spare is not None else {}
+    rows = [ran.get(row.method, row) if row.summary is None else row for row in group.rows]
+    return dataclasses.replace(group, rows=tuple(rows))
 
 
 def head_words(found: Overview) -> str:

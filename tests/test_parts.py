@@ -82,9 +82,8 @@ def test_a_part_is_the_batch_of_its_rows_padded_to_their_longest(
         assert torch.equal(part["attention_mask"], mask[rows][:, columns])
         assert torch.equal(part["labels"], labels[rows])
     assert parts_of({"input_ids": ids, "labels": labels})[0]["input_ids"] is ids
-    pairs = parts_of(
-        {"input_ids": ids, "labels": labels}, 12, is_few=True
-    )  # without a mask all are equally long
+    unmasked = {"input_ids": ids, "labels": labels}  # all rows count as equally long
+    pairs = parts_of(unmasked, 12, is_few=True)
     assert [part["input_ids"].shape for part in pairs] == [(1, 6), (2, 6), (2, 6)]
     assert torch.equal(torch.cat([part["input_ids"] for part in pairs]).sort(dim=0)[0], ids.sort(dim=0)[0])
     assert parts_of({"labels": labels}, 1, is_few=True) == [{"labels": labels}]

@@ -597,8 +597,7 @@ def test_dev_is_evaluated_with_twice_the_rows_and_at_most_twice_the_tokens(
     most: int | None, n_rows: int, tmp_path: Path
 ) -> None:
     rows = [{"input_ids": [1] * n, "labels": 0} for n in (3, 20)]
-    stage = Stage("both", 1, 8, {}, rows, rows, collate=lambda rows: {})
-    stage = dataclasses.replace(stage, micro_batch_tokens=most)
+    stage = Stage("both", 1, 8, {}, rows, rows, collate=lambda rows: {}, micro_batch_tokens=most)
     settings = TuneSettings(
         model="m", output="o", train="t", device="cpu", schedule="linear", dtype="float32"
     )

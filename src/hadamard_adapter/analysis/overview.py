@@ -7,7 +7,7 @@ from hadamard_adapter.analysis.statistics import wilcoxon_p
 from hadamard_adapter.analysis.table import Group, Row, row_of
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["Overview", "OverviewRow", "average_of", "overviews"]
+__all__ = ["Overview", "OverviewRow", "overviews"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
 
 
 def _row(rows: tuple[Row | None, ...], base: Sequence[Row | None], is_base: bool) -> OverviewRow:
-    average, of_base = average_of(rows), average_of(base)
+    average, of_base = _average(rows), _average(base)
     both = zip(_means(rows), _means(base), strict=True)
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
     has_both = average is not None and bool(of_base)
@@ -116,7 +116,7 @@ def _means(rows: Sequence[Row | None]) -> tuple[float | None, ...]:
     return tuple(None if summary is None else summary.mean for summary in summaries)
 
 
-def average_of(rows: Sequence[Row | None]) -> float | None:
+def _average(rows: Sequence[Row | None]) -> float | None:
     """Over the tasks' means; None where a task lacks one, or a seed that a spec asks for, or one failed."""
     means = [mean for mean in _means(rows) if mean is not None]
     is_whole = all(row is not None and len(row.scores) >= row.n_asked and not row.failed for row in rows)

@@ -151,9 +151,8 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def _order(records: Sequence[Record]) -> str:
     """How groups of rows follow each other on `tune`'s path: " (groups at random)"; "" without curves."""
-    paths = {name: variant.path for name, variant in VARIANTS.items()}
     runs = [r["run"] for r in records if r["run"]["purpose"] == "curve"]
-    found = {order_of(run) for run in runs if paths[run["variant"]].is_ordered}
+    found = {order_of(run) for run in runs if VARIANTS[run["variant"]].path.is_ordered}
     titles = [title for order, title in ORDER_TITLES.items() if order in found]
     return f" ({' or '.join(titles)})" if titles else ""
 

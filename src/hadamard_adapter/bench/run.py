@@ -15,6 +15,7 @@ from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
 from hadamard_adapter.tuning.data import TuneData, key_without_content
 from hadamard_adapter.tuning.models import config_of
+from hadamard_adapter.tuning.resume import HOW
 
 __all__ = [
     "RECIPE",
@@ -32,14 +33,7 @@ __all__ = [
 RECIPE = 2
 """Counted up by every change of the code that moves a score: earlier runs then count as others."""
 
-_NOT_IN_IDENTITY = (
-    "device",
-    "cache_gb",
-    "dtype",
-    "gradient_checkpointing",
-    "micro_batch_tokens",
-    "torch_compile",
-)
+_NOT_IN_IDENTITY = ("device", "dtype", *HOW)
 """Where and how fast it is computed; said in the record instead. What `dtype` changes says the run's bf16."""
 
 

@@ -40,12 +40,9 @@ def like_length(lengths: Sequence[int], overhead: int, most: int | None = None) 
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     falling = [lengths[index] for index in order]
     pairs = zip(falling, [*falling[1:], -1], strict=False)
-    ends = [end for end, (length, following) in enumerate(pairs, 1) if length > following]
-    if most is not None:
-        ends = range(1, len(order) + 1)
-    best = {
-        0: (0, 0)
-    }  # end of a part -> least cost up to it, its start; without `most` never within a length
+    is_cut = most is not None  # also between rows of one length
+    ends = [end for end, (length, following) in enumerate(pairs, 1) if is_cut or length > following]
+    best = {0: (0, 0)}  # end of a part -> least cost up to it, its start
     for end in ends:
         best[end] = min(
             (cost + (end - start) * falling[start] + overhead, start)
@@ -71,10 +68,12 @@ def parts_of(
         most: tokens of a part, as in `like_length`.
         is_few: whether there are to be as few parts as `most` allows, whatever padding costs.
     """
+    if is_few and most is None:
+        return [batch]
     mask = batch.get("attention_mask")
     if mask is None and "input_ids" in batch:
         mask = torch.ones_like(batch["input_ids"])
-    if mask is None or (is_few and (most is None or mask.numel() <= most)):
+    if mask is None or (is_few and most is not None and mask.numel() <= most):
         return [batch]
     found = like_length(mask.sum(dim=1).tolist(), _FEWEST if is_few else OVERHEAD_TOKENS, most)
     if len(found) == 1:

@@ -42,6 +42,7 @@ from hadamard_adapter.files import (
 
 __all__ = [
     "FINAL",
+    "HOW",
     "MANIFEST",
     "check_output",
     "disk_errors_explained",
@@ -69,7 +70,7 @@ _KNOWN = re.compile(
 )
 
 
-_HOW = ("gradient_checkpointing", "cache_gb", "micro_batch_tokens", "torch_compile")
+HOW = ("gradient_checkpointing", "cache_gb", "micro_batch_tokens", "torch_compile")
 """Settings of time and memory: of a result they change rounding, and what dropout draws, and nothing else."""
 
 
@@ -278,7 +279,7 @@ def _is_intact(checkpoint: Path) -> bool:
 
 
 def _without_how(key: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in key.items() if name not in _HOW}
+    return {name: value for name, value in key.items() if name not in HOW}
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:

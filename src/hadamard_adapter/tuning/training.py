@@ -253,10 +253,7 @@ class StageTrainer(Trainer):
         Raises:
             DivergedError: it is not finite.
         """
-        most, parts = self.micro_batch_tokens, [inputs]
-        if self.is_in_parts or most is not None:
-            parts = parts_of(inputs, most, is_few=not self.is_in_parts)
-        *others, last = parts
+        *others, last = parts_of(inputs, self.micro_batch_tokens, is_few=not self.is_in_parts)
         shares = list[torch.Tensor]()
         for part in others:  # processes may have unlike numbers of them, so they meet at the last part alone
             with self.accelerator.no_sync(model):

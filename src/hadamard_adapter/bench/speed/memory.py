@@ -61,7 +61,8 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
             optimizer.zero_grad()
         peak = _kb("VmHWM")
         with autocast(torch.device("cpu"), settings.dtype):
-            saved = saved_bytes(model, _parts(batch, settings)[0])
+            largest = parts_of(batch, settings.micro_batch_tokens, is_few=True)[0]
+            saved = saved_bytes(model, largest)
         n_trained, n_head = trained_counts(model, head)
         return {
             "loaded_bytes": None if loaded is None else 1024 * loaded,
@@ -81,15 +82,10 @@ def backward(model: Any, batch: dict[str, Tensor], settings: TuneSettings) -> No
         batch: model inputs with "labels".
         settings: give the type of products, and how many tokens are computed at once.
     """
-    for part in _parts(batch, settings):
+    for part in parts_of(batch, settings.micro_batch_tokens, is_few=True):
         with autocast(torch.device("cpu"), settings.dtype):
             loss = model(**part).loss
         (loss * len(part["labels"]) / len(batch["labels"])).backward()
-
-
-def _parts(batch: dict[str, Tensor], settings: TuneSettings) -> list[dict[str, Tensor]]:
-    most = settings.micro_batch_tokens
-    return [batch] if most is None else parts_of(batch, most, is_few=True)
 
 
 def saved_bytes(model: Any, batch: dict[str, Tensor]) -> int:
