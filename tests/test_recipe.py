@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -963,6 +964,20 @@ def test_every_setting_has_its_docstring() -> None:
     help_of = field_help(TuneSettings)
     assert set(help_of) == set(TuneSettings.__dataclass_fields__)
     assert all(text.endswith(".") for text in help_of.values())
+
+
+@pytest.mark.parametrize(("field", "column"), [("head_epochs", 1), ("epochs", 2)])
+def test_the_help_says_the_epochs_of_the_table(field: str, column: int) -> None:
+    first, *others, last = EPOCHS_BY_ROWS
+    words = [f"{first[column]} up to {first[0]:,} training rows"]
+    words += [f"{row[column]} up to {row[0]:,}" for row in others]
+    assert f"None: {', '.join(words)}, else {last[column]}." in field_help(TuneSettings)[field]
+
+
+@pytest.mark.parametrize("field", ["lr", "head_lr", "stage2_head_lr"])
+def test_the_help_says_the_rate_of_every_preset(field: str) -> None:
+    (said,) = re.findall(r"the preset's, ([\de-]+)\.", field_help(TuneSettings)[field])
+    assert {getattr(preset, field) for preset in PRESETS.values()} == {float(said)}
 
 
 def test_tune_takes_another_delimiter(place: Path, tmp_path: Path) -> None:

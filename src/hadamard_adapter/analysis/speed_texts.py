@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hadamard_adapter.analysis.aims import AimOfMemory, AimOfTime, read_aims, read_aims_of_memory
 from hadamard_adapter.analysis.gains import GainRow, gains_of, seconds_field
 from hadamard_adapter.analysis.pictures import GROWN, curves_picture, growth_picture
 from hadamard_adapter.analysis.speed import (
@@ -32,18 +33,6 @@ __all__ = ["speed_files", "speed_markdown"]
 
 DISTURBED = 0.5
 """Load beyond this process's threads from which on a run counts as disturbed."""
-GOALS = (
-    ("lora", 1 / 3, "a third of the time"),
-    ("full", 1 / 4, "a quarter of the time"),
-    ("lora-grouped", 1.0, "less time"),
-    ("lora-grouped-float32", 1.0, "less time"),
-)
-"""The time over a reference's is to be this or less, on two tasks of three."""
-AIMING = ("tune", "tune-last-step")
-"""Variants that the aims are of: `tune` as it is, and with the schedule that the references have."""
-GOAL_OF_MEMORY = 0.5
-"""Of `tune`'s step over LoRA's, beyond the loaded model."""
-
 Record = Mapping[str, Any]
 
 
@@ -77,6 +66,8 @@ def speed_markdown(records: Sequence[Record]) -> str:
 class _Figures:
     """What the tables and pictures show, as speed.json has it."""
 
+    aims: list[AimOfTime]
+    aims_of_memory: list[AimOfMemory]
     curves: list[SpeedGroup]
     gains: list[GainRow]
     memory: list[Footprint]
@@ -84,15 +75,15 @@ class _Figures:
 
 
 def _figures(records: Sequence[Record]) -> _Figures:
-    return _Figures(
-        read_speed_groups(records), gains_of(records), read_footprints(records), read_growth(records)
-    )
+    groups, footprints = read_speed_groups(records), read_footprints(records)
+    aims = (read_aims(groups), read_aims_of_memory(footprints))
+    return _Figures(*aims, groups, gains_of(records), footprints, read_growth(records))
 
 
 def _markdown(
     records: Sequence[Record], figures: _Figures, pictures: Sequence[str], problems: Sequence[str]
 ) -> str:
-    lines = ["# Speed", "", *_machine(records), *_goals(figures.curves, figures.memory)]
+    lines = ["# Speed", "", *_machine(records), *_aims(figures)]
     lines += ["## How to read it", "", *(f"- {note}" for note in _notes(records)), ""]
     for picture in pictures:
         lines += [f"![{picture}]({picture})", ""]
@@ -191,44 +182,24 @@ def _machine(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
-def _goals(groups: Sequence[SpeedGroup], footprints: Sequence[Footprint]) -> list[str]:
-    """What was aimed at with `tune`, and where it is met; no line where either has no curve at all."""
+def _aims(figures: _Figures) -> list[str]:
+    """What was aimed at with `tune`, and where it is met; none where it or a reference has no curve."""
     lines: list[str] = []
-    for model, of_model in itertools.groupby(groups, key=lambda group: group.model):
-        tasks = list(of_model)
-        for name, (ref, limit, words) in itertools.product(AIMING, GOALS):
-            ours = {g.task: most for g in tasks if (most := _of_most_seeds(g, name)) is not None}
-            if not ours or not any(_of_most_seeds(group, ref) for group in tasks):
-                continue
-            found = {task: row.cached_pairings.get(ref) for task, row in ours.items()}
-            n_seeds = {task: len(row.curves) + row.n_failed for task, row in ours.items()}
-            n_met = sum(_is_met(one, limit, n_seeds[task]) for task, one in found.items())
-            cells = [f"{task} {_ratio(one) or 'not measured'}" for task, one in found.items()]
-            what = f"{VARIANTS[name].title}: {words}, to {_PERCENT} of {VARIANTS[ref].title}"
-            lines.append(table_line([model, what, "; ".join(cells), f"{n_met} of {len(found)} tasks"]))
-        ours = [g for g in tasks if _of_most_seeds(g, "tune") is not None]
-        memory = {(one.shape, one.variant): one.peak_bytes for one in footprints if one.model == model}
-        for shape in sorted({shape for shape, _ in memory}):
-            own, lora = (memory.get((shape, variant)) for variant in ("tune", "lora"))
-            if ours and own is not None and lora:
-                met = "yes" if own <= GOAL_OF_MEMORY * lora else "no"
-                what = f"half of LoRA's memory beyond the loaded model, {shape[0]}x{shape[1]} tokens"
-                lines.append(table_line([model, what, f"{own / lora:.2f}", met]))
+    for model, of_time in itertools.groupby(figures.aims, key=lambda aim: aim.model):
+        for aim in of_time:
+            cells = [f"{task} {_ratio(one) or 'not measured'}" for task, one in aim.ratios.items()]
+            own, other = (VARIANTS[name].title for name in (aim.variant, aim.reference))
+            what = f"{own}: {aim.words}, to {_PERCENT} of {other}"
+            met = f"{sum(aim.met.values())} of {len(aim.met)} tasks"
+            lines.append(table_line([model, what, "; ".join(cells), met]))
+        for one in figures.aims_of_memory:
+            if one.model == model:
+                what = f"half of LoRA's memory beyond the loaded model, {one.shape[0]}x{one.shape[1]} tokens"
+                lines.append(table_line([model, what, f"{one.ratio:.2f}", "yes" if one.is_met else "no"]))
     if not lines:
         return []
     heads = table_head(["model", "aim, on two tasks of three", "ratio of times", "met"])
     return ["## What was aimed at", "", *heads, *lines, ""]
-
-
-def _is_met(found: Pairing | None, limit: float, n_seeds: int) -> bool:
-    """Whether the ratio is within the limit, over all seeds: none failed, and the reference has a score."""
-    return found is not None and found.ratio is not None and found.ratio <= limit and found.n == n_seeds
-
-
-def _of_most_seeds(group: SpeedGroup, variant: str) -> SpeedRow | None:
-    """Of a variant's rows."""
-    rows = [row for row in group.rows if row.variant == variant]
-    return max(rows, key=lambda row: len(row.curves), default=None)
 
 
 def _table(group: SpeedGroup) -> list[str]:

@@ -96,7 +96,8 @@ class PruneOptions(AdaptersOptions):
     """The options of `hadamard prune`."""
 
     by: Literal["offset", "zero", "fisher"] = "zero"
-    """What ranks the layers: loss without the layer, size of the offsets, or Fisher information."""
+    """What ranks the layers. zero: loss without one; offset: size of its offsets; fisher: Fisher
+    information."""
     keep: int | None = None
     """Layers to keep; None: two thirds."""
     rows: int = 400

@@ -119,13 +119,13 @@ class TuneSettings:
     stages: Literal[1, 2] = 2
     """2: the head first, then the adapter (the paper's recipe). 1: both at once."""
     head_epochs: int | None = None
-    """Epochs of stage 1; None: by the number of training rows."""
+    """Epochs of stage 1; None: 10 up to 2,000 training rows, 3 up to 10,000, 2 up to 50,000, else 1."""
     epochs: int | None = None
-    """Epochs of stage 2; None: by the number of training rows."""
+    """Epochs of stage 2; None: 20 up to 2,000 training rows, 10 up to 10,000, 5 up to 50,000, else 3."""
     head_lr: float | None = None
-    """Learning rate of the head in stage 1; None: the preset's."""
+    """Learning rate of the head in stage 1; None: the preset's, 1e-3."""
     lr: float | tuple[float, ...] | None = None
-    """Learning rate of the adapter; several: dev chooses among a run with each; None: the preset's."""
+    """Learning rate of the adapter; several: dev chooses among a run with each; None: the preset's, 5e-3."""
     scale_lr: float | None = None
     """Learning rate of the scales; None: as --lr."""
     shift_lr: float | None = None
@@ -133,7 +133,7 @@ class TuneSettings:
     norm_lr: float | None = None
     """Learning rate of the norms' offsets; None: as --lr."""
     stage2_head_lr: float | None = None
-    """Learning rate of the head beside the adapter; None: the preset's."""
+    """Learning rate of the head beside the adapter; None: the preset's, 1e-3."""
     dropout: bool = False
     """Whether the frozen backbone drops activations at random in training; the head's own dropout stays."""
     cache_gb: float = 4.0
