@@ -28,7 +28,7 @@ from typing import Any
 
 import click
 import torch
-from shared_adapters import all_texts, without
+from overlaps import all_texts, without
 from transformers import AutoModelForSequenceClassification
 
 from hadamard_adapter.bench.rows import read_rows

@@ -25,20 +25,19 @@ Result: results/shared.json, docs/experiments/shared.svg.
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from keep import keep
+from overlaps import all_texts, without
 
 from hadamard_adapter.analysis.pictures import save_figure
 from hadamard_adapter.analysis.sharing import save_basis, save_mean
 from hadamard_adapter.bench.rows import cut, read_rows
 from hadamard_adapter.bench.spec import TaskSpec
 from hadamard_adapter.files import read_json, write_json
-from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import TuneSettings, tune
 from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.report import versions
@@ -50,26 +49,6 @@ SEEDS_IN_BASIS = 6  # 3 other tasks x 6 seeds: 18 adapters hold 16 directions
 N_ROWS, N_DEV, EPOCHS = 1000, 500, 8
 DIRECTIONS = (1, 4, 16)
 BASIS_LR = 5e-2
-
-
-def texts_of(examples: Examples) -> list[set[str]]:
-    """The texts of each row, first and second, as letters and digits alone: corpora cut words differently."""
-    pairs = examples.pairs or [""] * len(examples)
-    return [{_plain(text), _plain(pair)} - {""} for text, pair in zip(examples.texts, pairs, strict=True)]
-
-
-def _plain(text: str) -> str:
-    return "".join(letter for letter in text.lower() if letter.isalnum())
-
-
-def all_texts(parts: Iterable[Examples]) -> set[str]:
-    """The texts of all rows of some parts, as `texts_of` gives them."""
-    return {text for part in parts for texts in texts_of(part) for text in texts}
-
-
-def without(examples: Examples, seen: set[str]) -> Examples:
-    """The rows that hold none of these texts."""
-    return examples.take([index for index, texts in enumerate(texts_of(examples)) if not texts & seen])
 
 
 def rows_without_overlap(data: str) -> tuple[dict[str, TuneData], dict[str, int]]:

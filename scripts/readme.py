@@ -190,7 +190,7 @@ def aims() -> str:
         "|---|---|" + "---|" * len(AIM_MODELS),
     ]
     for (what, other), by_model in cells.items():
-        lines.append(f"| {what} | {other} | {' | '.join(by_model.get(m, '') for m in AIM_MODELS)} |")
+        lines.append(f"| {what} | {other} | {' | '.join(by_model.get(m, 'not run') for m in AIM_MODELS)} |")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hadamard_adapter.analysis.speed_texts import speed_files
+from hadamard_adapter.analysis.unmeasured import asked_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.tuning import TuneSettings, merge, tune
 from tuning_help import silent
@@ -146,7 +147,7 @@ def test_the_committed_report_of_speed_is_that_of_its_runs(folder: str, least: i
     """Text and figures, not the pictures, whose bytes are matplotlib's of one version."""
     place = ROOT / "results" / folder
     found = Results(place)
-    texts = speed_files(list(found.records().values()))
+    texts = speed_files(list(found.records().values()), asked_of(found))
     assert not found.problems and len(texts) >= least
     for name in ("speed.md", "speed.json"):
         assert (place / name).read_text(encoding="utf-8") == texts[name], f"run: hadamard report {place}"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from hadamard_adapter.analysis.speed import (
     twins,
 )
 from hadamard_adapter.analysis.speed_texts import speed_files, speed_markdown
+from hadamard_adapter.analysis.unmeasured import read_unmeasured
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.spec import model_name
 from hadamard_adapter.bench.speed import VARIANTS, SpeedSpec, Variant, find_spec, read_speed, worker
@@ -138,6 +140,34 @@ def test_a_variant_is_compared_seed_by_seed_and_a_miss_is_never_a_time(
 def test_what_cannot_be_compared_is_not() -> None:
     assert paired({0: EARLY}, {1: SLOW}) is None
     assert paired({0: EARLY}, {0: [(1.0, 0.0)]}) is None  # a share of nothing is no target
+
+
+def test_what_a_spec_asks_for_and_no_record_has_is_told(place: Path) -> None:
+    more = "memory = { tokens = 8 }\npace = { steps = 2, rounds = 2 }"
+    asked = runs_of(spec_of(place, "tune lora", more))
+
+    def told(runs: list[SpeedRun], status: str = "done") -> list[tuple[str, tuple[str, ...], bool]]:
+        records = [json.loads(json.dumps({"run": asdict(run), "status": status})) for run in runs]
+        return [(row.purpose, row.variants, row.is_begun) for row in read_unmeasured(asked, records)]
+
+    whole = [(purpose, ("lora", "tune"), False) for purpose in ("memory", "curve", "pace")]
+    assert told(asked) == [] and told([]) == told(asked, "cancelled") == whole
+    assert told(asked, "failed") == []  # these are told elsewhere
+    first_seed = [run for run in asked if run.purpose != "curve" or run.seed == 0]
+    assert told(first_seed) == [("curve", ("lora", "tune"), True)]
+    but_one = [run for run in asked if (run.variant, run.seed) != ("tune", 1)]
+    assert told(but_one) == [("curve", ("tune",), True)]
+    of_tune = [run for run in asked if run.variant == "tune"]
+    assert told(of_tune) == [(purpose, ("lora",), False) for purpose, _, _ in whole]
+    ordered = [replace(run, order="length") for run in asked]  # the Trainer has an order of its own
+    assert told(ordered) == [(purpose, ("tune",), False) for purpose, _, _ in whole]
+    faster = [replace(run, lr=1.0, task=replace(run.task, epochs=9)) for run in asked]
+    assert told(faster) == []
+
+
+def test_a_spec_with_no_points_has_no_curves(place: Path) -> None:
+    spec = replace(spec_of(place, "tune", "memory = { tokens = 8 }"), points=0)
+    assert {run.purpose for run in runs_of(spec)} == {"memory"}
 
 
 def test_a_straight_line_has_exponent_one_and_a_parabola_two() -> None:
@@ -364,6 +394,7 @@ def test_a_measurement_that_is_terminated_leaves_no_run(place: Path, tmp_path: P
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
     assert processes_of(process.pid) == []
+    assert (tmp_path / "specs" / "speed.toml").read_bytes() == (place / "speed.toml").read_bytes()
     assert [record["status"] for record in Results(tmp_path).records().values()] == ["cancelled"]
 
 
@@ -771,7 +802,7 @@ def test_every_committed_spec_of_speed_can_be_read(path: Path) -> None:
             ("epochs = 2", 'epochs = 2\nproblem_type = "regression"\nmetric = "rmse"'),
             "metric of mood: expected a score",
         ),
-        (("points = 3", "points = 0"), "points: expected a number from 1 on, received 0"),
+        (("points = 3", "points = -1"), "points: expected a number from 0 on, received -1"),
         (("points = 3", "rates = { lroa = 1.0 }"), "rates: no method 'lroa'; did you mean 'lora'?"),
         (("points = 3", 'rates = { "mod lora" = 1.0 }'), "rates: no task 'mod' in this spec"),
         (
@@ -865,6 +896,19 @@ def test_the_order_of_a_spec_is_that_of_the_path_of_tune_alone(place: Path) -> N
         assert (name != other) == is_ours
 
 
+@pytest.mark.parametrize(
+    ("spec", "folder"), [("speed", "speed"), ("speed-mpnet", "speed"), (str(SPECS[-1]), "speed-float32")]
+)
+def test_specs_of_the_package_share_a_folder_and_others_have_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / folder / "runs").mkdir(parents=True)
+    (tmp_path / "results" / folder / "runs" / "half.json").write_text("{")
+    found = hadamard("bench", spec, "--plan", "--data", tmp_path)
+    assert found.code == 2 and "half.json" in found.err, found.err  # no GLUE is there
+
+
 def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no spec 'speeed'; did you mean 'speed'"):
         find_spec("speeed")
@@ -881,5 +925,8 @@ def test_the_command_takes_the_name_of_a_packed_spec_and_plans_it(place: Path, t
     found = hadamard(*words, "--plan", "--purpose", "memory")
     assert found.code == 0 and "\n0 runs" in f"\n{found.out}", found.out
     assert not (tmp_path / "r").exists()
+    (place / "speed.toml").write_text(spec_text(place / "nowhere", "tune lora"), encoding="utf-8")
+    found = hadamard(*words)
+    assert found.code == 2 and "nowhere" in found.err and not (tmp_path / "r" / "specs").exists(), found.err
     found = hadamard("bench", ROOT / "experiments" / "quick.toml", "--purpose", "pace")
     assert found.code == 2 and "has runs of search, score, received pace" in found.err

@@ -7,6 +7,7 @@ from hadamard_adapter.analysis.speed import is_speed
 from hadamard_adapter.analysis.speed_texts import speed_files
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import csv_text, markdown
+from hadamard_adapter.analysis.unmeasured import asked_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.errors import DataError
 from hadamard_adapter.files import expanded, replacing
@@ -33,6 +34,7 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
     found = Results(expanded(results))
     groups = read_groups(found)
     speed = [record for record in found.records().values() if is_speed(record)]
+    asked = asked_of(found) if speed else []
     problems = [f"{name}: {problem}" for name, problem in sorted(found.problems.items())]
     if not groups and not speed:
         more = f" ({problems[0]})" if problems else ""
@@ -46,7 +48,7 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
         texts |= {"report.md": markdown(groups, problems), "report.csv": csv_text(groups)}
         texts["report.html"] = page(groups, problems)
     if speed:
-        texts |= speed_files(speed, problems)
+        texts |= speed_files(speed, asked, problems)
     folder = expanded(results if output is None else output).absolute()
     refuse_no_place("output", folder / next(iter(texts)))
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,10 @@ from hadamard_adapter.analysis.speed import (
     twins,
 )
 from hadamard_adapter.analysis.texts import table_head, table_line
+from hadamard_adapter.analysis.unmeasured import Unmeasured, read_unmeasured
 from hadamard_adapter.bench.search import GOOD_ENOUGH
 from hadamard_adapter.bench.spec import ORDER_TITLES, order_of
+from hadamard_adapter.bench.speed.run import SpeedRun
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
@@ -36,14 +38,17 @@ DISTURBED = 0.5
 Record = Mapping[str, Any]
 
 
-def speed_files(records: Sequence[Record], problems: Sequence[str] = ()) -> dict[str, str]:
+def speed_files(
+    records: Sequence[Record], asked: Sequence[SpeedRun] = (), problems: Sequence[str] = ()
+) -> dict[str, str]:
     """Name -> content of the files of the report.
 
     Args:
         records: of runs of speed.
+        asked: runs that specs ask for; those without a record are told.
         problems: a line for every file that does not count.
     """
-    figures, pictures = _figures(records), dict[str, str]()
+    figures, pictures = _figures(records, asked), dict[str, str]()
     for group in figures.curves:
         pictures[f"curves-{_word(group.model)}-{_word(group.task)}.svg"] = curves_picture(group)
     for axis, lines in itertools.groupby(figures.growth, key=lambda line: (line.model, line.axis)):
@@ -59,7 +64,7 @@ def speed_markdown(records: Sequence[Record]) -> str:
     Args:
         records: of runs of speed.
     """
-    return _markdown(records, _figures(records), (), ())
+    return _markdown(records, _figures(records, ()), (), ())
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,15 @@ class _Figures:
     gains: list[GainRow]
     memory: list[Footprint]
     growth: list[GrowthLine]
+    unmeasured: list[Unmeasured]
 
 
-def _figures(records: Sequence[Record]) -> _Figures:
+def _figures(records: Sequence[Record], asked: Sequence[SpeedRun]) -> _Figures:
     groups, footprints = read_speed_groups(records), read_footprints(records)
     aims = (read_aims(groups), read_aims_of_memory(footprints))
-    return _Figures(*aims, groups, gains_of(records), footprints, read_growth(records))
+    return _Figures(
+        *aims, groups, gains_of(records), footprints, read_growth(records), read_unmeasured(asked, records)
+    )
 
 
 def _markdown(
@@ -90,6 +98,7 @@ def _markdown(
     for group in figures.curves:
         lines += [f"## {group.model}, {group.task}: {group.metric}", "", *_table(group), ""]
     lines += [*_gains(figures.gains), *_memory(figures.memory), *_growth(figures.growth)]
+    lines += _unmeasured(figures.unmeasured)
     if problems:
         lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
     return "\n".join(lines)
@@ -179,6 +188,18 @@ def _machine(records: Sequence[Record]) -> list[str]:
     ]
     if disturbed:
         lines.append(f"{len(disturbed)} of {len(on_the_wall)} runs had other work beside them.")
+    return [*lines, ""]
+
+
+def _unmeasured(rows: Sequence[Unmeasured]) -> list[str]:
+    """What specs ask for and is not there; nothing is put in its place."""
+    if not rows:
+        return []
+    lines = ["## Asked for and not run", "", *table_head(["model", "what", "task", "variants"])]
+    for row in rows:
+        some = " (some of their runs)" if row.is_begun else ""
+        cells = [row.model, row.purpose, ", ".join(row.tasks), ", ".join(row.variants) + some]
+        lines.append(table_line(cells))
     return [*lines, ""]
 
 

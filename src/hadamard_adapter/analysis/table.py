@@ -16,6 +16,7 @@ from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import ORDER_TITLES, TaskSpec, order_of, read_spec
+from hadamard_adapter.bench.speed.spec import kind_of
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.report import libraries
@@ -206,6 +207,8 @@ def _cells(results: Results) -> list[dict[Key, list[Cell]]]:
     found: list[dict[Key, list[Cell]]] = []
     for path in sorted((results.folder / "specs").glob("*.toml")):
         try:
+            if kind_of(path) == "speed":
+                continue
             cells = cells_of(read_spec(path))
         except SettingsError as error:
             results.problems[path.name] = f"not a spec of this version ({error}); what it expects is left out"

@@ -44,8 +44,8 @@ class BenchOptions:
     workers: int | None = None
     """Runs at the same time, for pool and slurm; with several GPUs, one each. None: 2."""
     results: str | None = None
-    """Folder of results; runs that are there, of any spec, are not run again. None: results/bench, for a spec
-    of speed results/ and the spec's name."""
+    """Folder of results; runs that are there, of any spec, are not run again. None: results/bench, for speed
+    and speed-mpnet results/speed, for another spec of speed results/ and its name."""
     model: str | None = None
     """Where the spec's model is on this machine, for a spec of one model."""
     data: str | None = None
@@ -79,18 +79,19 @@ def bench_command(options: BenchOptions) -> None:
     from hadamard_adapter.bench.results import Results
     from hadamard_adapter.bench.schedule import run_all
     from hadamard_adapter.bench.spec import read_spec
-    from hadamard_adapter.bench.speed import find_spec, kind_of, read_speed
+    from hadamard_adapter.bench.speed import PACKED, find_spec, kind_of, read_speed
     from hadamard_adapter.cli.board import BenchBoard
 
     console, path = message_console(options.quiet), find_spec(options.spec)
     is_speed = kind_of(path) == "speed"
     _check_options(options, is_speed)
-    results = Results(expanded(options.results or f"results/{path.stem if is_speed else 'bench'}"))
+    usual = "bench" if not is_speed else "speed" if path.parent == PACKED else path.stem
+    results = Results(expanded(options.results or f"results/{usual}"))
     results.records()
     for name, problem in results.problems.items():
         console.print(f"{name}: {problem}")
     if is_speed:
-        _speed(_placed(read_speed(path), options), results, options, console)
+        _speed(path, read_speed(path), results, options, console)
         return
     asked = read_spec(path)
     spec = _placed(asked, options)
@@ -127,7 +128,7 @@ def _check_options(options: BenchOptions, is_speed: bool) -> None:
         )
 
 
-def _keep_spec(path: Path, asked: "Spec", spec: "Spec", results: "Results", console: "Console") -> None:
+def _keep_spec(path: Path, asked: "S", spec: "S", results: "Results", console: "Console") -> None:
     """Keep a copy of the spec beside its results; say so where another of its name or title is there."""
     from hadamard_adapter.bench.spec import model_name
 
@@ -172,18 +173,23 @@ def _placed(spec: "S", options: BenchOptions) -> "S":
     return placed
 
 
-def _speed(spec: "SpeedSpec", results: "Results", options: BenchOptions, console: "Console") -> None:
+def _speed(
+    path: Path, asked: "SpeedSpec", results: "Results", options: BenchOptions, console: "Console"
+) -> None:
     from hadamard_adapter.bench.plan import of_purpose
-    from hadamard_adapter.bench.speed.plan import runs_of
+    from hadamard_adapter.bench.speed.plan import missing, runs_of
     from hadamard_adapter.bench.speed.schedule import run_missing
 
+    spec = _placed(asked, options)
     runs = of_purpose(runs_of(spec), options.purpose)
     if options.plan:
         _print_speed_plan(runs, results.records())
-    else:
-        with _ended_by_sigterm_as_by_ctrl_c():
-            outcome = run_missing(runs, results, console.print)
-        _tell(outcome, results, console)
+        return
+    missing(runs, results.records())  # refuses a model or rows that are not there, before anything is kept
+    _keep_spec(path, asked, spec, results, console)
+    with _ended_by_sigterm_as_by_ctrl_c():
+        outcome = run_missing(runs, results, console.print)
+    _tell(outcome, results, console)
 
 
 def _tell(outcome: "Outcome", results: "Results", console: "Console") -> None:

@@ -35,7 +35,7 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
     ]
     curves = [
         _run(spec, model, own, variant, "curve", seed=seed, rate=rate_of(spec, model, own, variant, searched))
-        for seed in range(spec.seeds)
+        for seed in range(spec.seeds if spec.points else 0)
         for model in spec.models
         for task, variant in _turns(spec, model, seed)
         for own in [dataclasses.replace(task, epochs=epochs_of(model, task, variant, searched))]

@@ -1,0 +1,86 @@
+"""What specs of speed ask for and no record has, so that an empty cell is told from a forgotten one."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hadamard_adapter.bench.results import Results, is_over
+from hadamard_adapter.bench.spec import model_name, order_of
+from hadamard_adapter.bench.speed.plan import runs_of
+from hadamard_adapter.bench.speed.run import SpeedRun
+from hadamard_adapter.bench.speed.spec import PURPOSES, Purpose, SpeedSpec, kind_of, read_speed
+from hadamard_adapter.errors import SettingsError
+
+__all__ = ["Unmeasured", "asked_of", "read_unmeasured"]
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """Runs of some variants, on a model, that specs ask for and that have no record."""
+
+    model: str
+    """Its folder's name."""
+    purpose: Purpose
+    """Of the runs."""
+    tasks: tuple[str, ...]
+    """Names, with what grows, where something does; empty for memory."""
+    variants: tuple[str, ...]
+    """Names in the table of variants."""
+    is_begun: bool
+    """Whether some runs of each of them, on each of the tasks, are there."""
+
+
+def asked_of(results: Results) -> list[SpeedRun]:
+    """The runs of all specs of speed that are kept in a folder; one that is damaged is a problem there."""
+    found: list[SpeedRun] = []
+    for path in sorted((results.folder / "specs").glob("*.toml")):
+        try:
+            if kind_of(path) == "speed":
+                found += runs_of(_without_searches(read_speed(path)))
+        except SettingsError as error:
+            results.problems[path.name] = (
+                f"not a spec of this version ({error}); what it asks for is left out"
+            )
+    return found
+
+
+def read_unmeasured(asked: Iterable[SpeedRun], records: Iterable[Record]) -> list[Unmeasured]:
+    """The runs that are asked for and not there, whatever rates and epochs those have that are.
+
+    Args:
+        asked: runs of specs.
+        records: of runs of speed.
+    """
+    there = {_trait(record["run"]) for record in records if is_over(record)}
+    lacking = dict[tuple[str, Purpose, str], dict[str, list[bool]]]()
+    for trait, run in {_trait(dataclasses.asdict(run)): run for run in asked}.items():
+        task = "" if run.purpose == "memory" else f"{run.task.name} {run.axis}".rstrip()
+        by_variant = lacking.setdefault((model_name(run.model), run.purpose, task), {})
+        by_variant.setdefault(run.variant, []).append(trait not in there)
+    tasks = dict[tuple[str, Purpose, tuple[str, ...], bool], list[str]]()
+    for (model, purpose, task), by_variant in lacking.items():
+        for is_begun in (False, True):
+            variants = sorted(v for v, lack in by_variant.items() if any(lack) and is_begun != all(lack))
+            if variants:
+                tasks.setdefault((model, purpose, tuple(variants), is_begun), []).append(task)
+    rows = [
+        Unmeasured(model, purpose, tuple(filter(None, names)), variants, is_begun)
+        for (model, purpose, variants, is_begun), names in tasks.items()
+    ]
+    return sorted(rows, key=lambda row: (row.model, PURPOSES.index(row.purpose), row.tasks))
+
+
+def _without_searches(spec: SpeedSpec) -> SpeedSpec:
+    """The spec at rates and epochs of its own: which runs it asks for does not hang on what was searched."""
+    tasks = tuple(dataclasses.replace(task, search_epochs=()) for task in spec.tasks)
+    return dataclasses.replace(spec, searched=None, tasks=tasks)
+
+
+def _trait(run: Record) -> tuple[Any, ...]:
+    """What tells a spec's runs from each other, and is the same on every machine."""
+    model, task, point = model_name(run["model"]), run["task"], (run.get("axis"), run.get("value"))
+    own = (run["purpose"], model, run["variant"], run["seed"], *point, order_of(run))
+    return own if run["purpose"] == "memory" else (*own, task["name"], task.get("rows"))
