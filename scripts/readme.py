@@ -191,20 +191,25 @@ def aims() -> str:
     ]
     for (what, other), by_model in cells.items():
         lines.append(f"| {what} | {other} | {' | '.join(by_model.get(m, 'not run') for m in AIM_MODELS)} |")
+    lines += ["", "else: not met. (n 1): the reference learned nothing with other seeds, which meets no aim."]
     return "\n".join(lines)
 
 
 def aim_cell(aim: dict) -> str:
     """The tasks where the aim is met, and the others, with the ratios that there are."""
     by_met: dict[bool, list[str]] = {True: [], False: []}
-    most = max(pairing["n"] for pairing in aim["ratios"].values() if pairing is not None)
+    most = max((pairing["n"] for pairing in aim["ratios"].values() if pairing is not None), default=0)
     for task, is_met in aim["met"].items():
         pairing = aim["ratios"][task]
-        ratio = "" if pairing is None or pairing["ratio"] is None else f" {pairing['ratio']:.2f}"
-        few = f" (n {pairing['n']})" if ratio and not is_met and pairing["n"] < most else ""
-        by_met[is_met].append(NAMES[task.split(" ")[0]] + ratio + few)
-    words = [f"{len(by_met[True])} of {len(aim['met'])}: {', '.join(by_met[True])}"]
-    return "; not ".join([*words, *([", ".join(by_met[False])] if by_met[False] else [])])
+        if pairing is None:
+            found = " not measured"
+        elif pairing["ratio"] is None:
+            found = " not reached"
+        else:
+            found = f" {pairing['ratio']:.2f}" + (f" (n {pairing['n']})" if pairing["n"] < most else "")
+        by_met[is_met].append(NAMES[task.split(" ")[0]] + found)
+    groups = [", ".join(names) for names in by_met.values() if names]
+    return f"{len(by_met[True])} of {len(aim['met'])}: {'; else '.join(groups)}"
 
 
 def completed(group: Group, spare: Group | None) -> Group:

@@ -146,13 +146,15 @@ def test_what_a_spec_asks_for_and_no_record_has_is_told(place: Path) -> None:
     more = "memory = { tokens = 8 }\npace = { steps = 2, rounds = 2 }"
     asked = runs_of(spec_of(place, "tune lora", more))
 
-    def told(runs: list[SpeedRun], status: str = "done") -> list[tuple[str, tuple[str, ...], bool]]:
+    def told(
+        runs: list[SpeedRun], status: str = "done", asked: list[SpeedRun] = asked
+    ) -> list[tuple[str, tuple[str, ...], bool]]:
         records = [json.loads(json.dumps({"run": asdict(run), "status": status})) for run in runs]
         return [(row.purpose, row.variants, row.is_begun) for row in read_unmeasured(asked, records)]
 
     whole = [(purpose, ("lora", "tune"), False) for purpose in ("memory", "curve", "pace")]
     assert told(asked) == [] and told([]) == told(asked, "cancelled") == whole
-    assert told(asked, "failed") == []  # these are told elsewhere
+    assert told(asked, "failed") == whole
     first_seed = [run for run in asked if run.purpose != "curve" or run.seed == 0]
     assert told(first_seed) == [("curve", ("lora", "tune"), True)]
     but_one = [run for run in asked if (run.variant, run.seed) != ("tune", 1)]
@@ -163,11 +165,55 @@ def test_what_a_spec_asks_for_and_no_record_has_is_told(place: Path) -> None:
     assert told(ordered) == [(purpose, ("tune",), False) for purpose, _, _ in whole]
     faster = [replace(run, lr=1.0, task=replace(run.task, epochs=9)) for run in asked]
     assert told(faster) == []
+    for change in ({"rows": 20}, {"batch_size": 8}, {"max_length": 4}, {"head_epochs": 2}):
+        of_another = [replace(run, task=replace(run.task, **change)) for run in asked]
+        assert told(asked, asked=of_another) == whole[1 - ("batch_size" in change) :], change
+    for curve in ({"points": 5}, {"dev_rows": 20}):
+        of_another = [replace(run, **curve) if run.purpose == "curve" else run for run in asked]
+        assert told(asked, asked=of_another) == whole[1:2], curve
+    larger = [replace(run, value=16) if run.purpose == "memory" else run for run in asked]
+    assert told(asked, asked=larger) == whole[:1]
+
+
+def test_a_part_and_an_order_that_never_ran_are_told_beside_those_that_did(place: Path) -> None:
+    (run,) = runs_of(spec_of(place, "tune", seeds=1))
+    other_rows = replace(run, task=replace(run.task, rows=20))
+    other_order = replace(run, order="length")
+    records = [{"run": asdict(run), "status": "done"}]
+    found = [(row.tasks, row.is_begun) for row in read_unmeasured([run, other_rows, other_order], records)]
+    assert found == [(("mood (20 rows), groups at random", "mood, groups from long to short"), False)]
+
+
+def test_the_report_tells_what_kept_specs_of_speed_ask_for(place: Path, tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    (run,) = runs_of(spec_of(place, "lora", "memory = { tokens = 8 }\npoints = 0".replace("points = 0", "")))[
+        :1
+    ]
+    assert measure(run, results)
+    spec_of(place, "tune lora", "memory = { tokens = 8 }")
+    results.keep_spec(place / "speed.toml")
+    results.keep_spec(ROOT / "experiments" / "quick.toml")
+    (tmp_path / "specs" / "broken.toml").write_text("kind = 'sped'")
+    write_report(tmp_path)
+    text = (tmp_path / "speed.md").read_text()
+    rest = text.split("## Asked for and not run")[1]
+    assert "| model | memory of a step |  | hadamard tune |" in rest
+    assert "| model | score against time | mood | LoRA on the Trainer; hadamard tune |" in rest
+    assert text.count("not a spec of this version") == 1 and "- broken.toml: not a spec" in rest
+
+
+def test_aims_of_memory_are_told_where_no_curve_is(place: Path, tmp_path: Path) -> None:
+    spec = replace(spec_of(place, "tune lora", "memory = { tokens = 8 }"), points=0)
+    for run in runs_of(spec):
+        assert measure(run, Results(tmp_path))
+    assert "half of LoRA's memory" in speed_markdown(list(Results(tmp_path).records().values()))
 
 
 def test_a_spec_with_no_points_has_no_curves(place: Path) -> None:
     spec = replace(spec_of(place, "tune", "memory = { tokens = 8 }"), points=0)
     assert {run.purpose for run in runs_of(spec)} == {"memory"}
+    with pytest.raises(SettingsError, match="points: 0 leaves nothing to run"):
+        replace(spec, memory=None)
 
 
 def test_a_straight_line_has_exponent_one_and_a_parabola_two() -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "score_at",
     "seconds_to",
     "slope",
+    "task_title",
     "twins",
 ]
 
@@ -248,7 +249,7 @@ def read_speed_groups(records: Iterable[Mapping[str, Any]]) -> list[SpeedGroup]:
     found: dict[tuple[str, str], dict[_Settings, list[Mapping[str, Any]]]] = {}
     for record in _drawn(records):
         run = record["run"]
-        variants = found.setdefault((run["model"], _task(run)), {})
+        variants = found.setdefault((run["model"], task_title(run)), {})
         variants.setdefault(_settings_of(record), []).append(record)
     return [_group(*key, variants) for key, variants in sorted(found.items())]
 
@@ -265,7 +266,7 @@ def twins(records: Iterable[Mapping[str, Any]]) -> list[str]:
     for record in _drawn(records):
         run = record["run"]
         if record["status"] == "done":
-            key = run["model"], _task(run), run["variant"], f"seed {run['seed']}", _settings_of(record)
+            key = run["model"], task_title(run), run["variant"], f"seed {run['seed']}", _settings_of(record)
             found.setdefault(key, []).append(record["identity"][:10])
     return [
         f"{', '.join(key[:-1])}: {len(names)} runs of these settings ({', '.join(names)}), the newest counts"
@@ -316,7 +317,7 @@ def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
         run, task = record["run"], record["run"]["task"]
         lines = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
         processor, device, threads = machine_of(record)
-        of = task["name"] if run["axis"] == "rows" else _task(run)
+        of = task["name"] if run["axis"] == "rows" else task_title(run)
         place = f"{processor}, {device}, threads: {threads}"
         line = lines.setdefault(f"{of}, batches of {task['batch_size']}, {place}", {})
         value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
@@ -335,7 +336,8 @@ def _growth_line(
     return GrowthLine(*key, train, tuple(cache for _, (_, cache) in points))
 
 
-def _task(run: Mapping[str, Any]) -> str:
+def task_title(run: Mapping[str, Any]) -> str:
+    """What tables call the task of a record's run: its name, and the size of its part."""
     rows = run["task"].get("rows")
     return run["task"]["name"] + (f" ({rows:,} rows)" if rows else "")
 

@@ -29,6 +29,7 @@ from hadamard_adapter.analysis.unmeasured import Unmeasured, read_unmeasured
 from hadamard_adapter.bench.search import GOOD_ENOUGH
 from hadamard_adapter.bench.spec import ORDER_TITLES, order_of
 from hadamard_adapter.bench.speed.run import SpeedRun
+from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
 __all__ = ["speed_files", "speed_markdown"]
@@ -191,36 +192,45 @@ def _machine(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
-def _unmeasured(rows: Sequence[Unmeasured]) -> list[str]:
-    """What specs ask for and is not there; nothing is put in its place."""
-    if not rows:
-        return []
-    lines = ["## Asked for and not run", "", *table_head(["model", "what", "task", "variants"])]
-    for row in rows:
-        some = " (some of their runs)" if row.is_begun else ""
-        cells = [row.model, row.purpose, ", ".join(row.tasks), ", ".join(row.variants) + some]
-        lines.append(table_line(cells))
-    return [*lines, ""]
-
-
 def _aims(figures: _Figures) -> list[str]:
-    """What was aimed at with `tune`, and where it is met; none where it or a reference has no curve."""
-    lines: list[str] = []
-    for model, of_time in itertools.groupby(figures.aims, key=lambda aim: aim.model):
-        for aim in of_time:
-            cells = [f"{task} {_ratio(one) or 'not measured'}" for task, one in aim.ratios.items()]
-            own, other = (VARIANTS[name].title for name in (aim.variant, aim.reference))
-            what = f"{own}: {aim.words}, to {_PERCENT} of {other}"
-            met = f"{sum(aim.met.values())} of {len(aim.met)} tasks"
-            lines.append(table_line([model, what, "; ".join(cells), met]))
-        for one in figures.aims_of_memory:
-            if one.model == model:
-                what = f"half of LoRA's memory beyond the loaded model, {one.shape[0]}x{one.shape[1]} tokens"
-                lines.append(table_line([model, what, f"{one.ratio:.2f}", "yes" if one.is_met else "no"]))
+    """What was aimed at with `tune`, and where it is met; none where it or a reference was not measured."""
+    lines: list[tuple[str, str]] = []
+    for aim in figures.aims:
+        cells = [f"{task} {_ratio(one) or 'not measured'}" for task, one in aim.ratios.items()]
+        own, other = (VARIANTS[name].title for name in (aim.variant, aim.reference))
+        what = f"{own}: {aim.words}, to {_PERCENT} of {other}"
+        met = f"{sum(aim.met.values())} of {len(aim.met)} tasks"
+        lines.append((aim.model, table_line([aim.model, what, "; ".join(cells), met])))
+    for one in figures.aims_of_memory:
+        what = f"half of LoRA's memory beyond the loaded model, {one.shape[0]}x{one.shape[1]} tokens"
+        met = "yes" if one.is_met else "no"
+        lines.append((one.model, table_line([one.model, what, f"{one.ratio:.2f}", met])))
     if not lines:
         return []
-    heads = table_head(["model", "aim, on two tasks of three", "ratio of times", "met"])
-    return ["## What was aimed at", "", *heads, *lines, ""]
+    heads = table_head(["model", "aim, on two tasks of three", "ratio", "met"])
+    lines.sort(key=lambda line: line[0])
+    return ["## What was aimed at", "", *heads, *(line for _, line in lines), ""]
+
+
+_PURPOSES: dict[Purpose, str] = {
+    "memory": "memory of a step",
+    "curve": "score against time",
+    "pace": "steps in turn",
+    "growth": "an epoch's time as it grows",
+}
+
+
+def _unmeasured(rows: Sequence[Unmeasured]) -> list[str]:
+    """What specs ask for and is not there."""
+    if not rows:
+        return []
+    lines = ["## Asked for and not run", "", "By the specs in specs/; nothing stands in their place.", ""]
+    lines += table_head(["model", "what", "task", "variants"])
+    for row in rows:
+        some = " (some of their runs)" if row.is_begun else ""
+        titles = "; ".join(VARIANTS[name].title for name in row.variants)
+        lines.append(table_line([row.model, _PURPOSES[row.purpose], "; ".join(row.tasks), titles + some]))
+    return [*lines, ""]
 
 
 def _table(group: SpeedGroup) -> list[str]:

@@ -79,14 +79,13 @@ def bench_command(options: BenchOptions) -> None:
     from hadamard_adapter.bench.results import Results
     from hadamard_adapter.bench.schedule import run_all
     from hadamard_adapter.bench.spec import read_spec
-    from hadamard_adapter.bench.speed import PACKED, find_spec, kind_of, read_speed
+    from hadamard_adapter.bench.speed import find_spec, kind_of, read_speed
     from hadamard_adapter.cli.board import BenchBoard
 
     console, path = message_console(options.quiet), find_spec(options.spec)
     is_speed = kind_of(path) == "speed"
     _check_options(options, is_speed)
-    usual = "bench" if not is_speed else "speed" if path.parent == PACKED else path.stem
-    results = Results(expanded(options.results or f"results/{usual}"))
+    results = Results(expanded(options.results or _usual_results(path, is_speed)))
     results.records()
     for name, problem in results.problems.items():
         console.print(f"{name}: {problem}")
@@ -107,6 +106,15 @@ def bench_command(options: BenchOptions) -> None:
     ):
         outcome = run_all(spec, results, executor, board, console.print, options.purpose)
     _tell(outcome, results, console)
+
+
+def _usual_results(path: Path, is_speed: bool) -> str:
+    """The folder of a spec's results where none is named: those of methods share one, and the package's."""
+    from hadamard_adapter.bench.speed import PACKED
+
+    if not is_speed:
+        return "results/bench"
+    return "results/speed" if path.resolve().parent == PACKED.resolve() else f"results/{path.stem}"
 
 
 def _check_options(options: BenchOptions, is_speed: bool) -> None:

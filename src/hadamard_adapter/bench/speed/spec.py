@@ -22,6 +22,7 @@ from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import METRICS
 
 __all__ = [
+    "PACKED",
     "PURPOSES",
     "Growth",
     "Memory",
@@ -143,6 +144,8 @@ class SpeedSpec:
         _check_rates(self)
         for name, least in (("seeds", 1), ("points", 0), ("dev_rows", 2)):
             refuse_below(name, getattr(self, name), least)
+        if not (self.points or self.memory or self.pace or self.growth):
+            raise SettingsError("points: 0 leaves nothing to run; give points, memory, pace or growth")
         _check_points(self)
 
 
