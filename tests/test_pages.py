@@ -74,7 +74,7 @@ def test_the_other_methods_are_those_of_the_report(title: str) -> None:
 
 ABLATED_ON_STSB = (
     *("full", "attention-norm", "hadamard", "hadamard-output-norm", "hadamard-both-norms"),
-    "hadamard-input",
+    *("hadamard-input", "hadamard-one-stage", "hadamard-free-head"),
 )
 
 
