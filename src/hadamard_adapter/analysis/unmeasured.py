@@ -1,6 +1,7 @@
 """What specs of speed ask for and no run came to, so that no empty cell goes unsaid."""
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,11 +93,10 @@ def _without_searches(spec: SpeedSpec) -> SpeedSpec:
     return dataclasses.replace(spec, searched=None, tasks=tasks)
 
 
-def _trait(run: Record) -> tuple[Any, ...]:
+def _trait(run: Record) -> str:
     """What tells a spec's runs from each other, and is the same on every machine; not rates and epochs."""
-    step = (run["purpose"], model_name(run["model"]), run["variant"], run["seed"], order_of(run))
-    size = (run.get("axis"), run.get("value"), run["task"].get("batch_size"))
-    if run["purpose"] == "memory":
-        return (*step, *size)
-    task = (run["task"].get(name) for name in ("name", "rows", *SHARED))
-    return (*step, *size, *task, *(run.get(name) for name in ("steps", "points", "dev_rows")))
+    step = [run["purpose"], model_name(run["model"]), run["variant"], run["seed"], order_of(run)]
+    size = [run.get("axis"), run.get("value"), run["task"].get("batch_size")]
+    task = [run["task"].get(name) for name in ("name", "rows", *SHARED)]
+    more = [run.get(name) for name in ("steps", "points", "dev_rows")]
+    return json.dumps([*step, *size] if run["purpose"] == "memory" else [*step, *size, *task, *more])
