@@ -244,11 +244,12 @@ def test_the_page_and_the_readme_have_the_memory_and_the_time_of_parts_of_few_to
 
 
 RTE_IN_FLOAT32 = {
-    "attention-norm": "attention norm only", "ln-tuning": "LN-tuning", "ia3": "IA3", "bitfit": "BitFit",
+    "attention-norm": "attention norm only", "red": "RED", "ln-tuning": "LN-tuning", "ia3": "IA3",
+    "bitfit": "BitFit",
 }  # fmt: skip
 RTE_IN_AVERAGE = {
     "ia3": "IA3", "hadamard-wide": "wide", "bitfit": "BitFit", "hadamard": "the paper's form",
-    "ln-tuning": "LN-tuning", "attention-norm": "the norm of attention alone",
+    "ln-tuning": "LN-tuning", "attention-norm": "the norm of attention alone", "red": "RED",
 }  # fmt: skip
 
 
