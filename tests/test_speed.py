@@ -98,6 +98,14 @@ batch_size = 16
 """
 
 
+def measured(spec: SpeedSpec, folder: Path) -> list[dict[str, Any]]:
+    """The records of all runs of a spec, in this process."""
+    results = Results(folder)
+    for run in runs_of(spec):
+        assert measure(run, results)
+    return list(results.records().values())
+
+
 @pytest.mark.parametrize(
     ("curve", "target", "expected"),
     [
@@ -186,10 +194,8 @@ def test_a_part_and_an_order_that_never_ran_are_told_beside_those_that_did(place
 
 def test_the_report_tells_what_kept_specs_of_speed_ask_for(place: Path, tmp_path: Path) -> None:
     results = Results(tmp_path)
-    (run,) = runs_of(spec_of(place, "lora", "memory = { tokens = 8 }\npoints = 0".replace("points = 0", "")))[
-        :1
-    ]
-    assert measure(run, results)
+    memory, *_ = runs_of(spec_of(place, "lora", "memory = { tokens = 8 }"))
+    assert measure(memory, results)
     spec_of(place, "tune lora", "memory = { tokens = 8 }")
     results.keep_spec(place / "speed.toml")
     results.keep_spec(ROOT / "experiments" / "quick.toml")
@@ -204,9 +210,7 @@ def test_the_report_tells_what_kept_specs_of_speed_ask_for(place: Path, tmp_path
 
 def test_aims_of_memory_are_told_where_no_curve_is(place: Path, tmp_path: Path) -> None:
     spec = replace(spec_of(place, "tune lora", "memory = { tokens = 8 }"), points=0)
-    for run in runs_of(spec):
-        assert measure(run, Results(tmp_path))
-    assert "half of LoRA's memory" in speed_markdown(list(Results(tmp_path).records().values()))
+    assert "half of LoRA's memory" in speed_markdown(measured(spec, tmp_path))
 
 
 def test_a_spec_with_no_points_has_no_curves(place: Path) -> None:
@@ -544,10 +548,7 @@ def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path)
 def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
     place: Path, tmp_path: Path, device: str, threads: int, factor: float
 ) -> None:
-    results = Results(tmp_path)
-    for run in runs_of(spec_of(place, "tune lora", seeds=1)):
-        assert measure(run, results)
-    records = list(results.records().values())
+    records = measured(spec_of(place, "tune lora", seeds=1), tmp_path)
     for record in records:  # a machine with so much other work that all took seven times as long
         more = {"device": device, "threads": threads, "load_average": [9.0, 9.0]}
         record["machine"] = {**record["machine"], **more}
@@ -584,10 +585,7 @@ def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
 def test_an_aim_is_met_where_tune_needs_its_share_of_the_reference_s_time(
     place: Path, tmp_path: Path, slower: float, met: int
 ) -> None:
-    results = Results(tmp_path)
-    for run in runs_of(spec_of(place, "tune lora", "memory = { tokens = 8 }", seeds=1)):
-        assert measure(run, results)
-    records = list(results.records().values())
+    records = measured(spec_of(place, "tune lora", "memory = { tokens = 8 }", seeds=1), tmp_path)
     for record in records:
         is_lora = record["run"]["variant"] == "lora"
         record["peak_bytes"] = 100 if is_lora else 51 - met  # half is enough
@@ -608,11 +606,8 @@ def test_an_aim_counts_a_task_where_all_seeds_have_a_target(
     n_seeds: int, met: int, place: Path, tmp_path: Path
 ) -> None:
     """With the first seed alone LoRA has learned anything."""
-    results = Results(tmp_path)
-    for run in runs_of(spec_of(place, "tune lora", seeds=1)):
-        assert measure(run, results)
-    records = list[dict[str, Any]]()
-    for record, seed in itertools.product(results.records().values(), range(n_seeds)):
+    found, records = measured(spec_of(place, "tune lora", seeds=1), tmp_path), list[dict[str, Any]]()
+    for record, seed in itertools.product(found, range(n_seeds)):
         one = copy.deepcopy({**record, "run": {**record["run"], "seed": seed}})
         is_lora = one["run"]["variant"] == "lora"
         for point in one["points"]:
@@ -647,10 +642,7 @@ def test_two_curves_of_the_same_settings_are_told_and_the_newest_counts(place: P
 def test_curves_of_two_orders_are_two_rows_and_both_stand_beside_the_trainer(
     place: Path, tmp_path: Path
 ) -> None:
-    results = Results(tmp_path)
-    for run in runs_of(spec_of(place, "lora-ours-last-step lora lora-grouped", seeds=1)):
-        assert measure(run, results)
-    records = list(results.records().values())
+    records = measured(spec_of(place, "lora-ours-last-step lora lora-grouped", seeds=1), tmp_path)
     (own,) = [record for record in records if record["run"]["variant"] == "lora-ours-last-step"]
     older = {
         **own,
@@ -671,10 +663,8 @@ def test_curves_of_two_orders_are_two_rows_and_both_stand_beside_the_trainer(
 def test_a_gain_is_of_the_newest_curves_and_of_those_that_share_their_settings(
     place: Path, tmp_path: Path
 ) -> None:
-    results = Results(tmp_path)
-    for run in runs_of(spec_of(place, "lora-grouped lora-bf16", seeds=1)):
-        assert measure(run, results)
-    off, on = sorted(results.records().values(), key=lambda record: record["run"]["variant"])
+    records = measured(spec_of(place, "lora-grouped lora-bf16", seeds=1), tmp_path)
+    off, on = sorted(records, key=lambda record: record["run"]["variant"])
     for record, seconds in ((on, 2.0), (off, 6.0)):
         record["stages"] = {"adapter": {"steps": 2, "processor_seconds": seconds, "seconds": seconds}}
     slow = {"adapter": {"steps": 2, "processor_seconds": 60.0, "seconds": 60.0}}

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from hadamard_adapter.analysis.comparison import Comparison, compared, largest
+from hadamard_adapter.analysis.kept import kept_specs
 from hadamard_adapter.analysis.statistics import Summary, holm, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import ORDER_TITLES, TaskSpec, order_of, read_spec
-from hadamard_adapter.bench.speed.spec import kind_of
-from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tuning.report import libraries
 
@@ -205,14 +204,7 @@ def _settings(record: Mapping[str, Any]) -> str:
 def _cells(results: Results) -> list[dict[Key, list[Cell]]]:
     """Of each spec that was run into a folder: table -> its cells."""
     found: list[dict[Key, list[Cell]]] = []
-    for path in sorted((results.folder / "specs").glob("*.toml")):
-        try:
-            if kind_of(path) == "speed":
-                continue
-            cells = cells_of(read_spec(path))
-        except SettingsError as error:
-            results.problems[path.name] = f"not a spec of this version ({error}); what it expects is left out"
-            continue
+    for cells in kept_specs(results, "methods", lambda path: cells_of(read_spec(path))):
         tables: dict[Key, list[Cell]] = {}
         for cell in cells:
             key = _key(described(cell.run("score", cell.task.epochs, lr=0.0, seed=0)))

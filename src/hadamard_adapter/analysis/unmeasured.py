@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hadamard_adapter.analysis.gains import SHARED
+from hadamard_adapter.analysis.kept import kept_specs
 from hadamard_adapter.analysis.speed import task_title
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.spec import ORDER_TITLES, model_name, order_of
 from hadamard_adapter.bench.speed.plan import runs_of
 from hadamard_adapter.bench.speed.run import SpeedRun
-from hadamard_adapter.bench.speed.spec import PURPOSES, Purpose, SpeedSpec, kind_of, read_speed
+from hadamard_adapter.bench.speed.spec import PURPOSES, Purpose, SpeedSpec, read_speed
 from hadamard_adapter.bench.speed.variants import VARIANTS
-from hadamard_adapter.errors import SettingsError
 
 __all__ = ["Unmeasured", "asked_of", "read_unmeasured"]
 
@@ -39,16 +39,8 @@ class Unmeasured:
 
 def asked_of(results: Results) -> list[SpeedRun]:
     """The runs of all specs of speed that are kept in a folder; one that is damaged is a problem there."""
-    found: list[SpeedRun] = []
-    for path in sorted((results.folder / "specs").glob("*.toml")):
-        try:
-            if kind_of(path) == "speed":
-                found += runs_of(_without_searches(read_speed(path)))
-        except SettingsError as error:
-            results.problems[path.name] = (
-                f"not a spec of this version ({error}); what it asks for is left out"
-            )
-    return found
+    found = kept_specs(results, "speed", lambda path: runs_of(_without_searches(read_speed(path))))
+    return [run for runs in found for run in runs]
 
 
 def read_unmeasured(asked: Iterable[SpeedRun], records: Iterable[Record]) -> list[Unmeasured]:
