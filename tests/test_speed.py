@@ -209,8 +209,10 @@ def test_the_report_tells_what_kept_specs_of_speed_ask_for(place: Path, tmp_path
 
 
 def test_aims_of_memory_are_told_where_no_curve_is(place: Path, tmp_path: Path) -> None:
-    spec = replace(spec_of(place, "tune lora", "memory = { tokens = 8 }"), points=0)
-    assert "half of LoRA's memory" in speed_markdown(measured(spec, tmp_path))
+    records = measured(replace(spec_of(place, "tune lora", "memory = { tokens = 8 }"), points=0), tmp_path)
+    peaks = {"tune": 1, "lora": 2}  # a tiny model's step may lie within what loading has left: 0
+    told = speed_markdown([{**record, "peak_bytes": peaks[record["run"]["variant"]]} for record in records])
+    assert "half of LoRA's memory" in told
 
 
 def test_a_spec_with_no_points_has_no_curves(place: Path) -> None:
