@@ -20,6 +20,7 @@ from hadamard_adapter.errors import AdapterError, SettingsError
 from hadamard_adapter.offset_name import is_offset
 from hadamard_adapter.tasks import Examples
 from hadamard_adapter.tuning import load
+from hadamard_adapter.tuning.resume import open_workspace
 from models import tiny_inputs, tiny_model
 from tuning_help import give_code, tiny_folder
 
@@ -436,6 +437,19 @@ def test_layers_that_stay_can_be_tuned_again(tmp_path: Path) -> None:
     (once_more,) = numbers(tmp_path / "q.json")["adapters"].values()  # the other layer is not in it
     assert once_more["layers"] == again["layers"] and {*map(len, once_more["scores"].values())} == {1}
     assert [entry["layers"] for entry in once_more["curve"]["zero"]] == [again["layers"], []]
+
+
+def test_an_adapter_s_own_overwrite_drops_no_other_unfinished_run(tmp_path: Path) -> None:
+    shutil.copytree(tuned().adapter, tmp_path / "a")
+    run = numbers(tmp_path / "a" / "run.json")
+    run["settings"]["overwrite"] = True
+    (tmp_path / "a" / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    with open_workspace(tmp_path / "o", {"seed": 5}, False) as partial:
+        (partial / "head").mkdir()
+    words = ("--keep", 1, "--rows", 12, "--output", tmp_path / "o", "--tune-again")
+    found = hadamard("prune", "--adapters", tmp_path / "a", *words)
+    assert found.code == 2 and "holds an unfinished run of other settings" in found.err, found.err
+    assert (partial / "head").is_dir()
 
 
 def test_an_adapter_that_had_a_start_is_not_tuned_again_with_fewer_layers(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bench_help import committed
 from hadamard_adapter.analysis.page import page
 from hadamard_adapter.analysis.speed import is_speed
-from hadamard_adapter.analysis.speed_texts import speed_markdown
+from hadamard_adapter.analysis.speed_texts import speed_files
 from hadamard_adapter.analysis.table import read_groups
 from hadamard_adapter.analysis.texts import csv_text, markdown
 from hadamard_adapter.bench.plan import estimated, quality_of, total_seconds
@@ -57,7 +57,7 @@ def read_all(folder: Path) -> dict[str, str]:
     groups = read_groups(results)
     markdown(groups, []), csv_text(groups)
     speed = [record for record in records.values() if is_speed(record)]
-    speed_markdown(speed)
+    speed_files(speed)
     ran = [record for record in records.values() if not is_speed(record)]
     for record in ran:
         quality_of(record, 1)

@@ -174,6 +174,15 @@ def test_as_many_rows_choose_as_the_spec_says_and_none_of_them_trains(
     assert set(found.held_out.labels or []) == {0, 1}
 
 
+def test_classes_of_one_row_take_nothing_from_what_is_held_out(tmp_path: Path) -> None:
+    lines = [f"good {n},{'rare' if n < 2 else 'label'} {n if n < 2 else n % 2}" for n in range(100)]
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    files = {"train": str(tmp_path / "train.csv"), "dev": str(tmp_path / "dev.csv")}
+    found = read_rows(TaskSpec("own", held_out=50, **files), "")
+    assert (len(found.train), len(found.held_out), len(set(found.held_out.labels or []))) == (50, 50, 2)
+
+
 def test_fewer_rows_to_hold_out_than_classes_and_too_few_rows_are_said(tmp_path: Path) -> None:
     lines = [f"good {n},label {n % 50}" for n in range(250)]
     for part in ("train", "dev"):

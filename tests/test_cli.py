@@ -275,6 +275,16 @@ def test_predict_from_standard_input_to_standard_output_is_data_alone() -> None:
     assert json.loads(lines.out)["z"] == [1]
 
 
+def test_keys_that_later_json_lines_lack_are_empty_cells(tmp_path: Path) -> None:
+    rows = [{"text": "w10", "id": 1}] + 600 * [{"text": "w20"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.csv", "--quiet")
+    found = hadamard("predict", "--adapter", tuned().adapter, *words)
+    assert found.code == 0, found.err
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0].split(",")[:2] == ["text", "id"] and {line.split(",")[1] for line in lines[2:]} == {""}
+
+
 def test_predictions_go_to_standard_output_where_messages_go_to_a_terminal() -> None:
     """As in `hadamard predict ... > out.csv`, typed; FORCE_COLOR has rich take any stream for a terminal."""
     words = [sys.executable, "-m", "hadamard_adapter.cli", "predict", "--adapter", str(tuned().adapter)]
@@ -526,6 +536,9 @@ def test_one_config_file_serves_commands_of_every_group(tmp_path: Path) -> None:
     assert hadamard("bank", "list", "--config", path).code == 0
     path.write_text("[bank]\n[bank.list]\nstroe = 3\n")
     assert r"[bank.list]: unknown key 'stroe'" in hadamard("bank", "list", "--config", path).err
+    path.write_text('[prune]\nby = "zero"\nkeep = 1\n')  # layers, and no versions of a bank
+    found = hadamard("bank", "prune", "--config", path, "--store", store)
+    assert found.code == 2 and "--keep" in found.err, found.err
     path.write_text("[tnue]\nlayers = [0]\n")
     found = hadamard("bank", "list", "--config", path)
     assert found.code == 2 and "unknown table [tnue]" in found.err

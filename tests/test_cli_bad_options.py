@@ -1,5 +1,6 @@
 """Bad options and config files: exit code 2, one line that says what is wrong, nothing changed on disk."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,10 @@ SETTINGS: dict[str, tuple[Callable[[], Words], str]] = {
             ("--norm-modules", "none", "--norm-lr", "0.1"),
         )
     },
+    "a name that is no UTF-8": (
+        lambda: [*tune("x"), "--dev", os.fsdecode(b"caf\xe9.csv")],
+        r"dev: expected a name in UTF-8, received 'caf\\udce9.csv'; rename",
+    ),
     "a share beside a split": (
         lambda: tune(tuned().train, "--dev-split", "dev", "--dev-fraction", 0.3),
         "dev_fraction: expected none beside rows for dev",

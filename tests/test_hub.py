@@ -69,6 +69,20 @@ def test_for_folders_no_hub_is_asked_and_what_the_user_has_set_stays(
     assert os.environ["HF_HUB_OFFLINE"] == "0"
 
 
+def test_what_speaks_no_http_is_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            connection.recv(1 << 16)
+            connection.sendall(b"220 mail.example ESMTP\r\n")
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        port = server.getsockname()[1]
+        assert offline_after(monkeypatch, f"http://127.0.0.1:{port}", "some/model") == "1"
+
+
 def test_a_hub_whose_certificate_python_does_not_know_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise urllib.error.URLError(ssl.SSLCertVerificationError("unable to get local issuer certificate"))

@@ -223,6 +223,10 @@ def test_too_few_rows_for_a_split_are_refused() -> None:
         stratified_split(Examples(["a", "b"], None, [0, 1]), MOOD, 0.5, 0)
     with pytest.raises(SettingsError, match=r"fraction between 0 and 1, received 1\.0"):
         stratified_split(Examples(["a", "b"], None, [0, 1]), MOOD, 1.0, 0)
+    with pytest.raises(SettingsError, match=r"fraction between 0 and 1, received 0"):
+        stratified_split(Examples(["a", "b"], None, [0, 1]), MOOD, 0, 0)
+    with pytest.raises(DataError, match="too few"):
+        stratified_split(Examples(list("abcd"), None, [0, 1, 0, 1]), MOOD, 3, 0)
 
 
 def test_the_fingerprint_sees_texts_pairs_labels_and_their_order() -> None:

@@ -23,6 +23,14 @@ def test_a_mount_point_is_no_place_since_nothing_can_take_its_name() -> None:
         refuse_no_place("output", Path("/proc"))
 
 
+def test_a_link_to_nothing_is_no_place_and_one_to_a_folder_is(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "there")
+    with pytest.raises(SettingsError, match=r"output .*out' is a link to .*there', which is not there; make"):
+        refuse_no_place("output", tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    refuse_no_place("output", tmp_path / "out")
+
+
 def test_a_folder_that_must_not_be_written_to_is_no_place(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
@@ -31,5 +39,7 @@ def test_a_folder_that_must_not_be_written_to_is_no_place(tmp_path: Path) -> Non
             SettingsError, match=r"output .*out': folder '.*closed' cannot be written to; allow"
         ):
             refuse_no_place("output", closed / "new" / "out")
+        with pytest.raises(SettingsError, match=r"output .*closed' cannot be written to, so it can neither"):
+            refuse_no_place("output", closed)
         with pytest.raises(SettingsError, match=r"--plot .*closed' cannot be written to; allow it"):
             refuse_no_file("--plot", str(closed / "a.png"))

@@ -414,6 +414,37 @@ def test_an_output_folder_that_is_not_ours_is_refused(overwrite: bool, tmp_path:
         resume.check_output(tmp_path, {}, overwrite)
 
 
+def test_records_of_a_wrong_kind_are_no_result_of_this_run(tmp_path: Path) -> None:
+    for name in resume.RESULT_FILES:
+        (tmp_path / name).write_text("[]")
+    for key, message in (("null", "seed None there, 0 now"), ('{"seed": 0}', "with files missing")):
+        (tmp_path / "run.json").write_text(f'{{"key": {key}}}')
+        with pytest.raises(SettingsError, match=message):
+            resume.check_output(tmp_path, {"seed": 0}, False)
+        assert not resume.check_output(tmp_path, {"seed": 0}, True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_came_to_the_output_while_a_run_trained_stays_and_the_result_waits(
+    overwrite: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, original = tmp_path / "out", recipe.write_final
+
+    def written_beside_another(*args: Any) -> None:
+        output.mkdir()
+        (output / "thesis.txt").write_text("mine")
+        original(*args)
+
+    monkeypatch.setattr(recipe, "write_final", written_beside_another)
+    words = {"epochs": 1, "head_epochs": 1, "overwrite": overwrite}
+    with pytest.raises(SettingsError, match=r"filled by something else.*waits in .*out.partial/final"):
+        tiny_tune(place / "model", output, place / "train.csv", **words)
+    assert [path.name for path in output.iterdir()] == ["thesis.txt"]
+    monkeypatch.setattr(recipe, "set_up", None)  # nothing is trained again
+    output.rename(tmp_path / "elsewhere")
+    assert tiny_tune(place / "model", output, place / "train.csv", **words).metrics["dev"]
+
+
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_a_run_that_was_stopped_before_it_trained_holds_nothing_back(
     is_trained: bool, tmp_path: Path

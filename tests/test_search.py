@@ -12,7 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from command import hadamard
 from hadamard_adapter.analysis.prune import settings_and_data
-from hadamard_adapter.errors import DataError, DivergedError, SettingsError
+from hadamard_adapter.errors import AdapterError, DataError, DivergedError, SettingsError
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import Progress, TuneResult, TuneSettings, load, workbench
 from hadamard_adapter.tuning.models import tokenize
@@ -225,4 +225,7 @@ def test_the_rows_that_chose_are_read_again_whatever_the_seed(
     head, *others = rows.read_text().splitlines()
     rows.write_text("\n".join([head, *reversed(others)]) + "\n")
     with pytest.raises(DataError, match=r"tuned on other rows.*bring the rows back"):
+        settings_and_data(result.output)
+    (result.output / "run.json").write_text('{"key": null, "settings": []}')
+    with pytest.raises(AdapterError, match=r"expected a run.json of `hadamard tune`"):
         settings_and_data(result.output)

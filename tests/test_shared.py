@@ -30,7 +30,7 @@ from hadamard_adapter.tuning.shared import (
 )
 from hadamard_adapter.tuning.together import OneTaskBlocks, tune_together
 from hadamard_adapter.tuning.weights import WEIGHTS
-from tuning_help import Stop, adapter_sha256, mean_of, silent, tiny_folder, tiny_tune, write_rows
+from tuning_help import Stop, adapter_sha256, give_code, mean_of, silent, tiny_folder, tiny_tune, write_rows
 
 ENDS: tuple[Any, ...] = (
     lambda text: str("w1" in text),
@@ -341,6 +341,41 @@ def test_tasks_together_compute_few_tokens_at_once_where_the_settings_say_so(
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-5)
 
 
+def test_tasks_are_shared_by_their_own_rows_or_not_at_all(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in (0, 1):  # typed in folders of their own: both say train.csv
+        (tmp_path / f"in{index}").mkdir()
+        shutil.copy(place / f"{index}.csv", tmp_path / f"in{index}" / "train.csv")
+        monkeypatch.chdir(tmp_path / f"in{index}")
+        tiny_tune(place / "model", tmp_path / str(index), Path("train.csv"), epochs=1)
+    words = ("share", "train", "--adapters", f"{tmp_path / '0'},{tmp_path / '1'}", "--output", "together")
+    found = hadamard(*words)
+    assert found.code == 2 and "0' was tuned on other rows than 'train.csv' holds now" in found.err
+    for index in (0, 1):
+        run = json.loads((tmp_path / str(index) / "run.json").read_text())
+        run["settings"]["train"] = str(tmp_path / f"in{index}" / "train.csv")
+        (tmp_path / str(index) / "run.json").write_text(json.dumps(run))
+    found = hadamard(*words, "--epochs", 1)
+    assert found.code == 0, found.err
+    assert sorted(path.name for path in Path("together").iterdir()) == ["0", "1"]
+
+
+def test_sharing_runs_no_code_of_a_model_that_an_adapter_alone_allows(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "model", tmp_path / "model")
+    for name in ("0", "1"):
+        shutil.copytree(place / name, tmp_path / name)
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        run["settings"] |= {"model": str(tmp_path / "model"), "allow_remote_code": True}
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+    give_code(tmp_path / "model")
+    words = ("share", "train", "--adapters", f"{tmp_path / '0'},{tmp_path / '1'}", "--output", tmp_path / "t")
+    found = hadamard(*words)
+    assert found.code == 2 and "--allow-remote-code" in found.err
+    with pytest.raises(SystemExit, match="this code ran"):
+        hadamard(*words, "--allow-remote-code")
+
+
 @pytest.mark.parametrize("where", ["write_final", "publish"])
 def test_tasks_together_that_were_stopped_late_end_with_the_same_command(
     where: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -415,6 +450,8 @@ def test_what_does_not_fit_is_refused_before_any_training(place: Path, tmp_path:
         tune_together(on_basis, tmp_path / "both", silent)
     with pytest.raises(SettingsError, match=r"^--directions: expected 1 to 3"):
         save_basis(folders(place), 4, tmp_path / "wide.safetensors")
+    save_basis(folders(place), 1, tmp_path / "new" / "newer" / "b.safetensors")
+    assert (tmp_path / "new" / "newer" / "b.safetensors").is_file()
 
 
 def test_a_basis_is_written_whole_and_read_back(place: Path, tmp_path: Path) -> None:

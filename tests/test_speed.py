@@ -35,7 +35,7 @@ from hadamard_adapter.analysis.speed import (
     slope,
     twins,
 )
-from hadamard_adapter.analysis.speed_texts import speed_files, speed_markdown
+from hadamard_adapter.analysis.speed_texts import speed_files
 from hadamard_adapter.analysis.unmeasured import read_unmeasured
 from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.spec import model_name
@@ -211,8 +211,8 @@ def test_the_report_tells_what_kept_specs_of_speed_ask_for(place: Path, tmp_path
 def test_aims_of_memory_are_told_where_no_curve_is(place: Path, tmp_path: Path) -> None:
     records = measured(replace(spec_of(place, "tune lora", "memory = { tokens = 8 }"), points=0), tmp_path)
     peaks = {"tune": 1, "lora": 2}  # a tiny model's step may lie within what loading has left: 0
-    told = speed_markdown([{**record, "peak_bytes": peaks[record["run"]["variant"]]} for record in records])
-    assert "half of LoRA's memory" in told
+    told = speed_files([{**record, "peak_bytes": peaks[record["run"]["variant"]]} for record in records])
+    assert "half of LoRA's memory" in told["speed.md"]
 
 
 def test_a_spec_with_no_points_has_no_curves(place: Path) -> None:
@@ -529,7 +529,7 @@ def test_a_gain_is_paired_by_round_and_by_its_stage(place: Path, tmp_path: Path)
         "tune-uncached": (2, 9.0, 9.0, 9.0, "pace"),
         "tune-float32": (2, 3.0, 3.0, 3.0, "pace"),
     }
-    text = speed_markdown(records)
+    text = speed_files(records)["speed.md"]
     assert "## Each gain, on and off" in text and "by round |" in text
     curves = [
         {**r, "run": {**r["run"], "purpose": "curve", "seed": r["run"]["value"]}, "points": []}
@@ -565,8 +565,9 @@ def test_a_threads_own_time_counts_and_of_several_or_a_gpu_the_walls(
         last = row.curves[0][-6:]
         assert [seconds for seconds, _ in last] == [factor * (s + 0.5) for s in (2, 4, 6, 8, 10, 12)]
         assert row.cached_pairings["lora"].n == 1
-    assert ("had other work beside them" in speed_markdown(records)) == (factor > 1)
-    assert "(rates: published)" in speed_markdown(records) and "960 rows" not in speed_markdown(records)
+    text = speed_files(records)["speed.md"]
+    assert ("had other work beside them" in text) == (factor > 1)
+    assert "(rates: published)" in text and "960 rows" not in text
     lora = next(r for r in records if r["run"]["variant"] == "lora")
     worse = {**lora, "run": {**lora["run"], "lr": 9.0, "seed": 7}, "points": lora["points"][:1]}
     (both,) = read_speed_groups([worse, *records])  # another rate: a row of its own, and no reference
@@ -596,11 +597,12 @@ def test_an_aim_is_met_where_tune_needs_its_share_of_the_reference_s_time(
             point["score"] = 0.5 if is_last and (is_lora or slower > 1) else 0.1
             point["processor_seconds"] = (slower if is_lora else 1.0) * point["step"]
             point["cache_processor_seconds"] = 0.0
-    aims = speed_markdown(records).split("## How to read it")[0]
+    aims = speed_files(records)["speed.md"].split("## How to read it")[0]
     n_met = 0 if slower == 1 else met  # a score that is never reached meets nothing
     assert f"{n_met} of 1 tasks |" in aims.split("a third of the time")[1].split("\n")[0]
     assert aims.split("half of LoRA's memory")[1].split("\n")[0].endswith("yes |" if met else "no |")
-    assert "What was aimed at" not in speed_markdown([r for r in records if r["run"]["variant"] == "lora"])
+    no_tune = [record for record in records if record["run"]["variant"] == "lora"]
+    assert "What was aimed at" not in speed_files(no_tune)["speed.md"]
 
 
 @pytest.mark.parametrize(("n_seeds", "met"), [(1, 1), (2, 0), (3, 0)])
@@ -617,7 +619,7 @@ def test_an_aim_counts_a_task_where_all_seeds_have_a_target(
             point["processor_seconds"] = (10.0 if is_lora else 1.0) * point["step"]
             point["cache_processor_seconds"] = 0.0
         records.append(one)
-    aims = speed_markdown(records).split("## How to read it")[0]
+    aims = speed_files(records)["speed.md"].split("## How to read it")[0]
     assert f"{met} of 1 tasks |" in aims.split("a third of the time")[1].split("\n")[0]
 
 

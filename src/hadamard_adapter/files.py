@@ -32,6 +32,7 @@ __all__ = [
     "is_no_space",
     "is_not_offered",
     "is_same_file",
+    "is_utf8",
     "locked",
     "read_json",
     "read_toml",
@@ -65,6 +66,20 @@ def is_same_file(one: str | Path, other: str | Path) -> bool:
     if first.exists() and second.exists():
         return first.samefile(second)
     return first.resolve() == second.resolve()
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written down as UTF-8; that of a file whose bytes are of another coding cannot.
+
+    Example:
+        >>> is_utf8("café.csv"), is_utf8(os.fsdecode(b"caf\\xe9.csv"))
+        (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_kept(path: Path) -> bool:

@@ -151,7 +151,8 @@ def curves_picture(group: SpeedGroup) -> str:
             ylabel=group.metric,
         )
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside right upper", frameon=False)
+        if rows:
+            figure.legend(loc="outside right upper", frameon=False)
 
     return _svg(draw, (8.4, 4.2))
 

@@ -262,7 +262,8 @@ def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:
         DataError: the rows are no longer where they were, or no longer the same.
     """
     settings, run = settings_of(folder), read_json(folder / "run.json")
-    split_seed = run.get("key", {}).get("seed", settings.seed)
+    key = run.get("key")
+    split_seed = key.get("seed", settings.seed) if isinstance(key, dict) else settings.seed
     data = read_data(dataclasses.replace(settings, seed=split_seed))
     rows = {"train": data_fingerprint(data.train), "dev": data_fingerprint(data.dev)}
     if run.get("data_fingerprint", rows) != rows:
@@ -293,7 +294,7 @@ def settings_of(folder: Path) -> TuneSettings:
         if values.get("device") not in usable_devices():  # it was tuned on another machine
             values |= {"device": None, "dtype": "auto"}
         return TuneSettings(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{str(folder)!r}: expected a run.json of `hadamard tune`, which says the rows and the settings "
             f"({type(error).__name__}: {error}); tune again"
@@ -413,7 +414,9 @@ def _score_without(classifier: Classifier, rows: Examples, layers: Sequence[int]
 
 def _tune_again(settings: TuneSettings, data: TuneData, layers: list[int], output: Path) -> dict[str, Any]:
     """Layers, dev score and size of an adapter of these layers alone, which is tuned from the start."""
-    chosen = dataclasses.replace(settings, layers=tuple(layers), output=str(output), quiet=True)
+    chosen = dataclasses.replace(
+        settings, layers=tuple(layers), output=str(output), overwrite=False, quiet=True
+    )
     metrics = tune(chosen, data=data).metrics
     return {
         "layers": layers,

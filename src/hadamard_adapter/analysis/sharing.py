@@ -178,6 +178,7 @@ def save_basis(folders: Sequence[str], k: int, output: Path) -> Float[np.ndarray
     parts = [as_tensors(length * direction, adapters[0]) for direction in directions]
     stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     config, names = read_config(expanded(folders[0])), tuple(Path(folder).name for folder in folders)
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_basis(output, Basis(stacked, config.base_fingerprint or "", names, config.position))
     return kept_share(vectors, directions)
 

@@ -32,7 +32,7 @@ from hadamard_adapter.bench.speed.run import SpeedRun
 from hadamard_adapter.bench.speed.spec import Purpose
 from hadamard_adapter.bench.speed.variants import REFERENCES, VARIANTS
 
-__all__ = ["speed_files", "speed_markdown"]
+__all__ = ["speed_files"]
 
 DISTURBED = 0.5
 """Load beyond this process's threads from which on a run counts as disturbed."""
@@ -57,15 +57,6 @@ def speed_files(
     text = json.dumps(dataclasses.asdict(figures), indent=2, ensure_ascii=False) + "\n"
     told = [*problems, *twins(records)]
     return {"speed.md": _markdown(records, figures, list(pictures), told), "speed.json": text, **pictures}
-
-
-def speed_markdown(records: Sequence[Record]) -> str:
-    """The report in Markdown, without pictures.
-
-    Args:
-        records: of runs of speed.
-    """
-    return _markdown(records, _figures(records, ()), (), ())
 
 
 @dataclass(frozen=True)

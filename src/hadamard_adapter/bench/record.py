@@ -113,6 +113,10 @@ def _are_stages(value: Any) -> bool:
     return bool(value) and _is_mapping_of(_holds(_STAGE))(value)
 
 
+def _are_points(value: Any) -> bool:
+    return bool(value) and _is_list_of(_holds(_POINT))(value)
+
+
 _EVERY: _Entries = {
     **{"status": _is_one_of(*STATUSES), "run.purpose": _is_one_of("search", "score", *PURPOSES)},
     **{name: _is_text for name in ("identity", "title", "run.model", "run.task.name")},
@@ -165,7 +169,7 @@ _MEMORY_DONE: _Entries = {
 }
 _GROWTH_DONE: _Entries = {name: _above_zero(_is_count) for name in ("run.value", "rows.train")}
 _CLOCKS = ("wall_seconds", "processor_seconds")
-_CURVE_DONE: _Entries = {
+_TIMED_DONE: _Entries = {
     "stages": _are_stages,
     **{f"{clock}.{part}": _is_amount for clock in _CLOCKS for part in ("prepare", "cache", "train")},
     "points": _is_list_of(_holds(_POINT)),
@@ -192,8 +196,8 @@ def first_wrong(record: Mapping[str, Any]) -> str | None:
     if purpose == "score":
         entries |= _SCORE_DONE
     elif not is_training:
-        entries |= _MEMORY_DONE if purpose == "memory" else _CURVE_DONE
-        entries |= _GROWTH_DONE if purpose == "growth" else {}
+        entries |= _MEMORY_DONE if purpose == "memory" else _TIMED_DONE
+        entries |= {"growth": _GROWTH_DONE, "curve": {"points": _are_points}}.get(purpose, {})
     wrong = _first_wrong(record, entries)
     if wrong is None and purpose == "score":
         n_rows, n_predictions = (record.get("rows") or {}).get("dev"), len(record["predictions"].split())

@@ -91,9 +91,9 @@ def _read(spec: TaskSpec, data: str) -> TaskRows:
             f"{spec.rows}; ask for fewer, or leave rows out to take all"
         )
     train = found.train if spec.rows is None else cut(found.train, spec.rows + n_beside)
-    share = (n_beside - 0.5) / len(train) if n_beside else min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))
+    size = n_beside or min(SHARE_HELD_OUT, MAX_HELD_OUT / len(train))
     try:
-        train, held_out = stratified_split(train, found.task, share, SEED)
+        train, held_out = stratified_split(train, found.task, size, SEED)
     except DataError as error:
         raise DataError(
             f"task {spec.name!r}: {plural(len(train), 'row')} of train are too few to hold some out, on "

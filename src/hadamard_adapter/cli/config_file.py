@@ -60,8 +60,13 @@ def _read_toml(path: str) -> dict[str, Any]:
 def _tables_of(
     path: str, command: str, tables: dict[str, Any], context: click.Context
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Where the command's own tables stand, and what they hold: [list], and [bank.list] of `bank list`."""
-    found = [(f"{path}, [{command}]", tables[command])] if command in tables else []
+    """Where the command's own tables stand, and what they hold: [list], and [bank.list] of `bank list`.
+
+    [prune] is that of `hadamard prune`, so `bank prune` has [bank.prune] alone.
+    """
+    root = context.find_root().command
+    is_anothers = context.parent is not context.find_root() and command in getattr(root, "commands", {})
+    found = [(f"{path}, [{command}]", tables[command])] if command in tables and not is_anothers else []
     group = str(context.parent.info_name) if context.parent is not None else ""
     inner = tables.get(group, {}).get(command)
     return [*found, (f"{path}, [{group}.{command}]", inner)] if isinstance(inner, dict) else found

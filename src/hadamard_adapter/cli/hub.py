@@ -1,5 +1,6 @@
 """Whether there is a hub to ask: found out once and quickly, before a library tries for half a minute."""
 
+import http.client
 import json
 import os
 import ssl
@@ -33,7 +34,7 @@ def stay_offline_without_hub(names: Iterable[str | None]) -> None:
     try:
         request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last: it speaks no HTTP
         # A server that says no has answered, and so has one whose certificate Python does not know: the hub's
         # own library brings certificates of its own.
         reason = getattr(error, "reason", error)

@@ -130,16 +130,18 @@ def _labelled(
     from hadamard_adapter.tasks import encode_texts
 
     columns: Columns | None = None
+    empty: dict[str, None] = {}
     added = _added_columns(precision.whole.task, options)
     for table in batches:
         _refuse_taken(table, added)
-        columns = columns or precision.whole.columns_in(table, options.text, options.pair)
+        if columns is None:
+            columns = precision.whole.columns_in(table, options.text, options.pair)
+            # Of JSON lines each row keeps its own keys.
+            empty = {} if separator is None else dict.fromkeys(table.columns)
         examples = encode_texts(table, columns)
         logits, n_cut = precision.logits_and_cuts(examples)
         found = precision.whole.read(logits)
         cuts.append(n_cut)
-        # Of JSON lines each row keeps its own keys.
-        empty = {} if separator is None else dict.fromkeys(table.columns)
         yield [
             {**empty, **row, **_added(prediction, options, separator)}
             for row, prediction in zip(table.rows, found, strict=True)

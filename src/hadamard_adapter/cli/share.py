@@ -60,6 +60,8 @@ class TrainOptions(MeanOptions):
     """Learning rate of the shared adapter; None: that of the first one."""
     overwrite: bool = False
     """Whether results of other settings in the output folder may be replaced."""
+    allow_remote_code: bool = False
+    """Whether a model may run Python code that its folder or the hub brings."""
 
     def __post_init__(self) -> None:
         """Check numbers before the adapters are read."""
@@ -120,8 +122,9 @@ def basis_command(options: BasisOptions) -> None:
 def train_command(options: TrainOptions) -> None:
     """Tune one adapter for the tasks of several, each with a head of its own.
 
-    Rows are read from where the adapters' run.json says; settings are the first one's. The output has a
-    folder a task, all with the same offsets; dev rows choose the epoch by the mean over tasks.
+    Rows are read from where the adapters' run.json says, and must be those that tuned them; settings are the
+    first one's. The output has a folder a task, all with the same offsets; dev rows choose the epoch by the
+    mean over tasks.
 
     \b
     Example:
@@ -130,19 +133,23 @@ def train_command(options: TrainOptions) -> None:
     folders = [expanded(folder) for folder in options.adapters]
     stay_offline_without_hub([base_name_in(str(folder)) for folder in folders])
     from hadamard_adapter.analysis.offsets import refuse_two_bases
-    from hadamard_adapter.analysis.prune import settings_of
+    from hadamard_adapter.analysis.prune import settings_and_data
     from hadamard_adapter.tuning.together import tune_together
 
     refuse_two_bases(folders)
-    settings = [dataclasses.replace(settings_of(path), output=path.name) for path in folders]
-    first: dict[str, Any] = {"overwrite": options.overwrite}
+    found = [settings_and_data(path) for path in folders]
+    named = zip(folders, found, strict=True)
+    settings = [dataclasses.replace(one, output=path.name) for path, (one, _) in named]
+    # An adapter's own word on code is that of whoever made it.
+    first: dict[str, Any] = {"overwrite": options.overwrite, "allow_remote_code": options.allow_remote_code}
     if options.epochs is not None:
         first["epochs"] = options.epochs
     if options.lr is not None:
         first |= {"lr": options.lr, "scale_lr": None, "shift_lr": None, "norm_lr": None}
     settings[0] = dataclasses.replace(settings[0], **first)
     console = message_console(options.quiet)
-    results = tune_together(settings, expanded(options.output), console.print)
+    data = [rows for _, rows in found]
+    results = tune_together(settings, expanded(options.output), console.print, data)
     for name, result in results.items():
         metric = result.metrics["metric"]
         console.print(f"{name}: {metric} {result.metrics['dev'][metric]:.4f}")

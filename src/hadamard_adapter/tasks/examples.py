@@ -82,7 +82,9 @@ def encode_texts(table: Table, columns: Columns) -> Examples:
     return Examples(_texts(table, columns.text), pairs)
 
 
-def stratified_split(examples: Examples, task: Task, fraction: float, seed: int) -> tuple[Examples, Examples]:
+def stratified_split(
+    examples: Examples, task: Task, size: float | int, seed: int
+) -> tuple[Examples, Examples]:
     """Return (train, dev): a seeded split that keeps the shares of the classes; the order of the rows is
     kept.
 
@@ -92,11 +94,12 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
     Args:
         examples: labelled rows.
         task: what they belong to.
-        fraction: share of dev, between 0 and 1.
+        size: share of dev, between 0 and 1, of the rows that are not alone in their class; or, a whole
+            number, how many rows it has. More where there are more classes.
         seed: seed of the split.
 
     Raises:
-        SettingsError: the fraction is not between 0 and 1.
+        SettingsError: the share is not between 0 and 1, or the number not above 0.
         DataError: too few rows for both parts.
 
     Example:
@@ -105,8 +108,8 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
         >>> sorted(dev.labels)
         [0, 1]
     """
-    if not 0 < fraction < 1:
-        raise SettingsError(f"expected a dev fraction between 0 and 1, received {fraction!r}")
+    if not (size > 0 if isinstance(size, int) else 0 < size < 1):
+        raise SettingsError(f"expected a dev fraction between 0 and 1, received {size!r}")
     from sklearn.model_selection import train_test_split
 
     labels = examples.labels or []
@@ -116,7 +119,7 @@ def stratified_split(examples: Examples, task: Task, fraction: float, seed: int)
     lone = [index for index, alone in enumerate(is_lone) if alone]
     movable = [index for index, alone in enumerate(is_lone) if not alone]
     n_classes = len({labels[index] for index in movable}) if is_single else 1
-    n_dev = max(math.ceil(fraction * len(movable)), n_classes)
+    n_dev = max(size if isinstance(size, int) else math.ceil(size * len(movable)), n_classes)
     if not movable or len(movable) - n_dev < n_classes:
         raise DataError(
             f"{task.name}: {plural(len(examples), 'row')} are too few to split off a dev part; expected at "

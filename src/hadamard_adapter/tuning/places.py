@@ -26,8 +26,8 @@ def refuse_no_place(name: str, target: Path) -> None:
         target: absolute path of the folder.
 
     Raises:
-        SettingsError: something above it is a file, or may not be written to, or it is a mount point, whose
-            name no rename can give to another folder.
+        SettingsError: something above it is a file, or may not be written to, or it is what no rename can
+            replace: a mount point, a link to nothing, a folder that may not be written to.
 
     Example:
         >>> refuse_no_place("output", Path("out").absolute())
@@ -41,6 +41,16 @@ def refuse_no_place(name: str, target: Path) -> None:
         raise SettingsError(
             f"{name} {str(target)!r} is a mount point, and the result appears by a rename; expected a folder "
             f"inside it, such as {str(target / 'adapter')!r}"
+        )
+    if target.is_symlink() and not target.exists():
+        raise SettingsError(
+            f"{name} {str(target)!r} is a link to {os.readlink(target)!r}, which is not there; make that "
+            "folder, or remove the link"
+        )
+    if target.is_dir() and not may_write(target):
+        raise SettingsError(
+            f"{name} {str(target)!r} cannot be written to, so it can neither be filled nor replaced; allow "
+            "it, or choose another place"
         )
     if not may_write(above):
         raise SettingsError(

@@ -241,7 +241,7 @@ def _search(
             chosen = next(end for end, run in zip(outcomes, runs, strict=True) if run["is_chosen"])
             write_chosen(Path(chosen), runs, key, partial / FINAL)
     if state.is_main_process:
-        publish(partial, output)
+        publish(partial, output, key, first.overwrite)
 
 
 def _outcome_of(
@@ -294,7 +294,8 @@ def _run(
         if state.is_main_process:
             write_final(bench, key)
     if state.is_main_process:
-        publish(partial, output)
+        is_of_search = shared is not None  # whose folders lie in its own work folder
+        publish(partial, output, key, settings.overwrite or is_of_search)
 
 
 def do_stage(bench: Workbench, name: str) -> None:
@@ -422,7 +423,7 @@ def _already_finished(output: Path, key: dict[str, Any], say: Say) -> TuneResult
     state, leftover = PartialState(), partial_of(output)
     if state.is_main_process and is_same_run(read_json(leftover / "settings.json"), key):
         with contextlib.suppress(SettingsError), open_workspace(output, key, overwrite=False):
-            publish(leftover, output)  # unless another process is at it
+            publish(leftover, output, key, overwrite=False)  # unless another process is at it
     state.wait_for_everyone()
     say(f"finished already, with these settings: {output}")
     return result_in(output)

@@ -112,6 +112,7 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
             "empty folder or an earlier result; nothing there was touched: pass another output"
         )
     is_whole = "pruned" not in run and all((output / name).is_file() for name in RESULT_FILES)
+    is_whole = is_whole and isinstance(read_json(output / "metrics.json"), dict)
     is_this = is_same_run(run["key"], key)
     if is_this and is_whole:
         return True
@@ -224,12 +225,30 @@ def prune(stage_folder: Path, keep: set[str]) -> None:
             shutil.rmtree(entry)
 
 
-def publish(partial: Path, output: Path) -> None:
+def publish(partial: Path, output: Path, key: dict[str, Any], overwrite: bool) -> None:
     """Move the complete result to the output path and remove the work folder.
 
     An earlier result there steps aside first; killed in between, the same command finds `final/` and goes on.
+
+    Args:
+        partial: the work folder, locked.
+        output: where the result goes.
+        key: of the run.
+        overwrite: whether it may take the place of another run's result.
+
+    Raises:
+        SettingsError: since the run began something came to the output path that must not be replaced; the
+            result stays in the work folder.
     """
     if (partial / FINAL).is_dir():
+        try:
+            check_output(output, key, overwrite)
+        except SettingsError as error:
+            raise SettingsError(
+                f"output {str(output)!r} was filled by something else while this run trained; its result is "
+                f"complete and waits in {str(partial / FINAL)!r}: move away what is there and run the same "
+                "command again"
+            ) from error
         if output.exists():
             remove(partial / _REPLACED)
             os.rename(output, partial / _REPLACED)
@@ -282,8 +301,8 @@ def _without_how(key: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in key.items() if name not in HOW}
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    found, wanted = _without_how(found), _without_how(wanted)
+def _differences(found: Any, wanted: dict[str, Any]) -> str:
+    found, wanted = _without_how(found if isinstance(found, dict) else {}), _without_how(wanted)
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     shown = [f"{name} {found.get(name)!r} there, {wanted.get(name)!r} now" for name in names[:4]]
     return "; ".join(shown) + ("; ..." if len(names) > 4 else "")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hadamard_adapter.errors import SettingsError, refuse_below
+from hadamard_adapter.files import is_utf8
 
 __all__ = ["EPOCHS_BY_ROWS", "PRESETS", "Preset", "TuneSettings", "field_help", "refuse_idle", "resolve"]
 
@@ -283,6 +284,9 @@ _ABOVE_ZERO = ("lr", "head_lr", "scale_lr", "shift_lr", "norm_lr", "stage2_head_
 
 def _check(settings: TuneSettings) -> None:
     values = dataclasses.asdict(settings)
+    for name, value in values.items():
+        if isinstance(value, str) and not is_utf8(value):
+            raise SettingsError(f"{name}: expected a name in UTF-8, received {value!r}; rename what has it")
     for name in (*_AT_LEAST, *_ABOVE_ZERO, *_SHARES):
         for value in values[name] if isinstance(values[name], tuple) else (values[name],):
             if value is not None and not isinstance(value, int | float):

@@ -107,8 +107,8 @@ def tune_together(
             written = [(partial_of(folder) / FINAL).is_dir() for folder in folders]
             if not all(map(operator.or_, is_over, written)):
                 _tune(tasks, state.device, say)
-            for folder in folders:
-                publish(partial_of(folder), folder)
+            for task in tasks:
+                publish(partial_of(task.folder), task.folder, task.key, settings[0].overwrite)
     say(f"done: {output}")
     return {name: result_in(folder) for name, folder in zip(names, folders, strict=True)}
 
