@@ -11,10 +11,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 downloads="${HADAMARD_DOWNLOADS:-downloads}"
 folder="quickstart"
+bin="${HADAMARD_VENV:-.venv}/bin"
 
 run() { # show a command as a user would type it, then run it
     printf '\n$ %s\n' "$*"
-    ".venv/bin/$1" "${@:2}"
+    "$bin/$1" "${@:2}"
 }
 
 echo "== Environment"
@@ -22,7 +23,7 @@ bash scripts/setup.sh
 echo
 echo "== Model and text"
 bash scripts/fetch.sh "$downloads"
-.venv/bin/python examples/quickstart/data.py --downloads "$downloads" --output "$folder"
+"$bin/python" examples/quickstart/data.py --downloads "$downloads" --output "$folder"
 # From here on everything is local: no hub is asked.
 export HF_HUB_OFFLINE=1
 
@@ -50,7 +51,7 @@ merge_seconds=$((SECONDS - before))
 
 echo
 echo "== What it is worth: accuracy on $folder/test.csv, which no choice has seen"
-.venv/bin/python examples/quickstart/table.py --folder "$folder" --merge-seconds "$merge_seconds"
+"$bin/python" examples/quickstart/table.py --folder "$folder" --merge-seconds "$merge_seconds"
 
 echo
-echo "== Your own rows: first 'source .venv/bin/activate', then 'hadamard tune --help'"
+echo "== Your own rows: first 'source $bin/activate', then 'hadamard tune --help'"

@@ -5,7 +5,8 @@
 #   bash test.sh --all    also the replicas under Ray, vLLM's own clients (both are fetched), and the whole
 #                         test suite on the oldest PEFT and transformers that we support
 #
-# HADAMARD_DOWNLOADS names another folder for the downloads than downloads/. Logs of PEFT's own tests: build/.
+# HADAMARD_DOWNLOADS names another folder for the downloads than downloads/, HADAMARD_VENV one for the environment than
+# .venv/; PYTHON is the interpreter to make that from (scripts/setup.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -28,34 +29,34 @@ step() {
 step "Environment"
 bash scripts/setup.sh test
 bash scripts/fetch.sh
-bin=.venv/bin
+bin="${HADAMARD_VENV:-.venv}/bin"
 
 step "Style: ruff"
-$bin/ruff check .
-$bin/ruff format --check .
+"$bin/ruff" check .
+"$bin/ruff" format --check .
 
 step "Imports point down: import-linter"
-$bin/lint-imports
+"$bin/lint-imports"
 
 step "Types: pyright"
-$bin/basedpyright --warnings
+"$bin/basedpyright" --warnings
 
 step "Wheel: built, installed alone, started"
 bash scripts/wheel_test.sh
 
 step "Tests"
-$bin/python -m pytest -n 2
+"$bin/python" -m pytest -n 2
 
 step "PEFT's own tests, aimed at this method"
-bash scripts/peft_tests.sh
+PYTHON="$bin/python" bash scripts/peft_tests.sh
 
 if [ "${1:-}" = "--all" ]; then
     step "Replicas under Ray Serve"
     bash scripts/setup.sh test,ray
-    $bin/python -m pytest tests/test_ray.py
+    "$bin/python" -m pytest tests/test_ray.py
 
     step "vLLM's own clients against the server"
-    $bin/python scripts/vllm_clients.py
+    "$bin/python" scripts/vllm_clients.py
 
     step "Tests on the oldest PEFT and transformers"
     export HADAMARD_VENV="$PWD/.venv-oldest"

@@ -3,7 +3,8 @@
 Replies are counted by what they are: "answered" (200), "refused" (429, 503), "late" (504), "failed".
 
 LOAD_TEXTS      texts a request
-LOAD_RATE       requests a second and client, at random times; 0: the next one as soon as one is answered
+LOAD_RATE       requests a second and client, due at random times whatever the server answers (a client that
+                waits for an answer makes up for it); 0: the next one as soon as one is answered
 LOAD_ADAPTERS   adapters, of which each request names one by chance
 """
 
@@ -27,11 +28,15 @@ class Client(FastHttpUser):
 
     def on_start(self) -> None:
         """Begin at a time of one's own, not with all others."""
+        self.due = time.monotonic()
         time.sleep(self.wait_time())
 
     def wait_time(self) -> float:
-        """Seconds until the next request: exponential, so that requests come as a Poisson process."""
-        return random.expovariate(RATE) if RATE else 0.0
+        """Seconds until the next request is due; between two that are due they are exponential."""
+        if not RATE:
+            return 0.0
+        self.due += random.expovariate(RATE)
+        return max(0.0, self.due - time.monotonic())
 
     @task
     def classify(self) -> None:

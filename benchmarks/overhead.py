@@ -14,7 +14,8 @@ second bare model, shows what noise is left.
 The process keeps the memory that it frees, as the command line does (allocator.py): otherwise most of what
 is measured is how the kernel hands out pages.
 
-tune_paper and tune_wide are steps as `hadamard tune` makes them: the last layer computes one token.
+tune_paper and tune_wide are steps whose last layer computes one token, as in `hadamard tune`. All steps have
+the model's dropout, which `tune` leaves out of the backbone: its own are faster.
 """
 
 import copy

@@ -38,6 +38,8 @@ SATURATING = {8: 8, 1: 32}
 """Texts a request -> clients that keep the server busy."""
 N_OVERLOADING = 200
 """Clients that ask at random times, together twice as much as it can answer."""
+N_TOGETHER = 32
+"""Texts that the bank predicts at a time, as many as a pass of the busy server holds."""
 
 
 @click.command()
@@ -86,21 +88,24 @@ def make_adapter(model: str, folder: str) -> None:
 
 
 def bank_pace(model: str, store: str, seconds: int) -> float:
-    """Texts a second that the bank predicts by itself, 8 at a time."""
+    """Texts a second that the bank predicts by itself, with memory kept as the server keeps it."""
     import torch
     from load import N_WORDS, WORDS
 
+    from hadamard_adapter.allocator import keep_freed_memory
     from hadamard_adapter.serving.load import load_bank
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     bank, published = load_bank(model, "cpu"), AdapterStore(store)
     for found in published.served():
         bank.add(found.id, published.read(found.id)[1])
     n_texts, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        texts = [" ".join(random.choices(WORDS, k=N_WORDS)) for _ in range(8)]
-        bank.predict(texts, [random.choice(bank.ids)] * 8)
-        n_texts += 8
+        texts = [" ".join(random.choices(WORDS, k=N_WORDS)) for _ in range(N_TOGETHER)]
+        ids = [random.choice(bank.ids) for _ in range(N_TOGETHER // 8)]  # of requests of 8 texts
+        bank.predict(texts, [id for id in ids for _ in range(8)])
+        n_texts += N_TOGETHER
     return n_texts / (time.perf_counter() - started)
 
 

@@ -52,7 +52,7 @@ def main() -> int:
     version = importlib.metadata.version("peft")
     sdist = fetch_sdist(version, Path(options.downloads))
     with tempfile.TemporaryDirectory(prefix="peft-tests-") as temporary:
-        folder = Path(options.keep or temporary)
+        folder = Path(options.keep or temporary).resolve()
         unpack_tests(sdist, folder / "suite")
         build_models(folder / "hub")
         counting = {"HADAMARD_PEFT_COUNT": YARDSTICK}

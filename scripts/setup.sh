@@ -96,8 +96,9 @@ main() {
     echo "setup: making $venv with $("$python" -V), $torch (about 190 MB) and what transformers, PEFT and"
     echo "setup: scikit-learn need (about 150 MB${extra:+, for the tests 140 MB more}), from your pip's package index,"
     echo "setup: PyPI where nothing else is configured; exact versions: $constraints"
-    # A first attempt that was cut off, or a folder that was moved: start from nothing.
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 || [ "$(cat "$venv/.place" 2>/dev/null)" != "$PWD" ]; then
+    # A first attempt that was cut off, a folder that was moved, or another Python: start from nothing.
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 || [ "$(cat "$venv/.place" 2>/dev/null)" != "$PWD" ] ||
+        [ "$("$venv/bin/python" -V)" != "$("$python" -V)" ]; then
         "$python" -m venv --clear "$venv"
         echo "$PWD" >"$venv/.place"
     fi

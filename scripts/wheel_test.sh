@@ -5,7 +5,7 @@
 # editable install there does not come along, because path files in a lent folder are not read.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-lender="$PWD/.venv"
+lender="$(cd "${HADAMARD_VENV:-.venv}" && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 

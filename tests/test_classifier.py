@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import ByteLevel
 from transformers import AutoModelForSequenceClassification
 
 from adapter_help import randomize
@@ -57,6 +59,16 @@ def test_predictions_come_in_the_order_of_the_texts_whatever_the_batch(classifie
         assert names == ["bad", "good"] and prediction.label == names[logits.argmax()]
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert classifier.predict([]) == []
+
+
+def test_a_text_of_no_token_is_refused(classifier: Classifier) -> None:
+    tokenizer = deepcopy(classifier.tokenizer)
+    tokenizer.backend_tokenizer.post_processor = ByteLevel()  # adds none of its own, as GPT-2's
+    bare = dataclasses.replace(classifier, tokenizer=tokenizer)
+    for texts, place in (([""], 0), (["w10", "w20", ""], 2)):
+        with pytest.raises(SettingsError, match=rf"texts: expected one token.*received '' at {place}"):
+            bare.predict(texts)
+    assert len(bare.predict(["w10"])) == 1
 
 
 def test_texts_of_like_length_stand_in_one_batch(classifier: Classifier) -> None:

@@ -123,6 +123,23 @@ def test_a_merge_replaces_a_merge_only_when_told_and_never_anything_else(place: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "plain"]
 
 
+def test_what_came_to_the_output_while_a_merge_worked_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, original = tmp_path / "plain", export.load
+
+    def loaded_beside_another(*args: Any) -> Any:
+        target.mkdir()
+        (target / "thesis.txt").write_text("mine")
+        return original(*args)
+
+    monkeypatch.setattr(export, "load", loaded_beside_another)
+    with pytest.raises(SettingsError, match="holds something else"):
+        merge(place / "tuned", target, overwrite=True)
+    assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
 @pytest.mark.parametrize(("error", "raised"), [(errno.EIO, OSError), (errno.ENOSPC, TrainingError)])
 def test_a_merge_that_fails_at_the_last_moment_leaves_the_old_one(
     error: int, raised: type[Exception], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
@@ -52,6 +53,19 @@ def one_layer(base: nn.Module, seed: int = 1, **settings) -> PeftModel:
 
 def offset(model: nn.Module, kind: str, adapter: str = "default") -> Tensor:
     return next(p for name, p in added(model, adapter).items() if f"hadamard_{kind}." in name)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "bert"])
+def test_norms_with_accelerate_s_device_hooks_are_adapted_as_those_without(name):
+    def adapted_logits(has_hooks):
+        base, inputs = tiny_model(name), tiny_inputs(name)
+        if has_hooks:
+            dispatch_model(base, {"": "cpu"}, force_hooks=True)
+        model = get_peft_model(base, HadamardConfig(task_type="SEQ_CLS", sites=["attention", "ffn"]))
+        randomize(model, "default", 1)
+        return logits(model.eval(), inputs)
+
+    assert_close(adapted_logits(True), adapted_logits(False))
 
 
 @pytest.mark.parametrize("dtype", HALVES)

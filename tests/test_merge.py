@@ -190,6 +190,38 @@ def test_a_bias_that_merging_added_to_a_loaded_model_is_no_head(name, tmp_path):
     again.save_pretrained(tmp_path / "again")
 
 
+def test_a_shift_merges_where_the_user_put_a_module_of_their_own():
+    model = tiny_model("modernbert")
+    model.head = nn.Identity()
+    model = get_peft_model(model, HadamardConfig(task_type="SEQ_CLS", sites=["attention"]))
+    randomize(model, "default", 1)
+    inputs = tiny_inputs("modernbert")
+    expected = logits(model.eval(), inputs)
+    merged = model.merge_and_unload()
+    assert merged.config.attention_bias is True
+    assert_close(logits(merged, inputs), expected)
+
+
+def test_a_shift_merges_inside_a_module_around_the_model():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_model("llama")
+            self.config = self.inner.config
+
+        def forward(self, **inputs):
+            return self.inner(**inputs)
+
+    model = get_peft_model(Around(), HadamardConfig(sites=["attention"]))
+    randomize(model, "default", 1)
+    inputs = tiny_inputs("llama")
+    expected = logits(model.eval(), inputs)
+    merged = model.merge_and_unload()
+    assert merged.config.attention_bias is True
+    assert merged.inner.model.layers[0].self_attn.o_proj.bias is not None
+    assert_close(logits(merged, inputs), expected)
+
+
 def test_unmerging_takes_a_gained_bias_away_again():
     model = adapted("llama")
     before = copy_state(model)

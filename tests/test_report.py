@@ -99,6 +99,26 @@ def test_each_pair_with_a_reference_is_compared_once_and_told_in_a_column_of_its
         assert cells[f"against {name}"].startswith(difference)
 
 
+@pytest.mark.parametrize("change", [{"status": "failed", "error": "x"}, {"run": {"recipe": RECIPE - 1}}])
+def test_a_baseline_that_did_not_run_gives_way_to_the_next(change: dict[str, Any], tmp_path: Path) -> None:
+    add(tmp_path, "full", 0, **change)
+    for method, n_wrong in (("hadamard-wide", 5), ("bitfit", 8)):
+        add(tmp_path, method, 0, n_wrong=n_wrong)
+    (group,) = read_groups(Results(tmp_path))
+    assert group.references == ("hadamard-wide",)
+    comparison = next(row for row in group.rows if row.method == "bitfit").against["hadamard-wide"]
+    assert comparison.by_seed == pytest.approx((-3 / 40,))
+
+
+def test_lines_of_rows_that_settings_alone_tell_apart_are_told_apart_in_the_csv(tmp_path: Path) -> None:
+    for more, content in enumerate(("one", "another")):
+        changes = {str(n): n for n in range(more)}  # a name of its own
+        add(tmp_path, "bitfit", 0, n_wrong=more, settings={"model_content": content}, **changes)
+    write_report(tmp_path)
+    table = list(csv.DictReader((tmp_path / "report.csv").open(encoding="utf-8")))
+    assert len({line["title"] for line in table}) == 2 and {line["recipe"] for line in table} == {str(RECIPE)}
+
+
 def test_nothing_is_compared_with_other_rows_or_another_model_or_cell_by_cell(tmp_path: Path) -> None:
     def comparison_of_bitfit() -> Any:
         (group,) = read_groups(Results(tmp_path))

@@ -248,6 +248,41 @@ def test_a_damaged_adapter_of_a_pack_is_no_missing_one_and_who_runs_the_server_i
         assert client.get("/v1/problems").json()["problems"] == {}
 
 
+def test_a_pack_that_is_away_is_no_fault_of_who_asks(place: Path, store: Path, tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack", [("packed", "v", read_adapter(place / "mood-0"))])
+    with in_process(place, store, tmp_path / "pack") as (serving, client):
+        (tmp_path / "pack").rename(tmp_path / "away")
+        for reply in (
+            client.post("/classify", json={"model": "packed", "input": "w1"}),
+            client.post("/tokenize", json={"model": "packed", "prompt": "w1"}),
+            client.get("/v1/adapters/packed"),
+            client.delete("/v1/adapters/packed"),
+        ):
+            error = reply.json()["error"]
+            assert (reply.status_code, error["type"]) == (503, "unreadable_adapter"), reply.text
+            assert str(tmp_path) not in reply.text
+        assert serving.unread and "cannot be read" in client.get("/v1/problems").json()["problems"]["packed"]
+        (tmp_path / "away").rename(tmp_path / "pack")
+        assert client.post("/classify", json={"model": "packed", "input": "w1"}).status_code == 200
+
+
+def test_an_id_that_a_pack_alone_can_have_is_shown(place: Path, store: Path, tmp_path: Path) -> None:
+    write_pack(tmp_path / "pack", [("kunde 7", "v", read_adapter(place / "mood-0"))])
+    with in_process(place, store, tmp_path / "pack") as (_, client):
+        reply = client.get("/v1/adapters/kunde 7")
+        assert (reply.status_code, reply.json()["id"]) == (200, "kunde 7"), reply.text
+
+
+def test_an_adapter_that_goes_while_it_is_asked_for_names_no_other(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(place, store) as (serving, client):
+        monkeypatch.setattr(type(serving), "check_ids", lambda *_: None)  # it was there then
+        reply = client.post("/classify", json={"model": "mood-00", "input": "w1"})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (404, "no_such_adapter"), reply.text
+        assert "mood-0'" not in reply.text and "removed in the meantime" in reply.text
+
+
 def test_an_adapter_whose_numbers_overflow_is_no_bug_of_the_server(place: Path, store: Path) -> None:
     with in_process(place, store) as (serving, client):
         adapter = read_adapter(place / "mood-0")

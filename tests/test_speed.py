@@ -28,6 +28,7 @@ from hadamard_adapter.analysis.gains import gains_of
 from hadamard_adapter.analysis.report import write_report
 from hadamard_adapter.analysis.speed import (
     paired,
+    read_footprints,
     read_growth,
     read_speed_groups,
     score_at,
@@ -213,6 +214,17 @@ def test_aims_of_memory_are_told_where_no_curve_is(place: Path, tmp_path: Path) 
     peaks = {"tune": 1, "lora": 2}  # a tiny model's step may lie within what loading has left: 0
     told = speed_files([{**record, "peak_bytes": peaks[record["run"]["variant"]]} for record in records])
     assert "half of LoRA's memory" in told["speed.md"]
+
+
+def test_steps_of_other_sizes_are_other_measurements_of_memory(place: Path, tmp_path: Path) -> None:
+    spec = replace(spec_of(place, "full", "memory = { tokens = 8 }", seeds=1), points=0)
+    (record,) = measured(spec, tmp_path)
+    task = {**record["run"]["task"], "batch_size": 7}
+    other = {**record, "run": {**record["run"], "task": task}}
+    assert {one.shape for one in read_footprints([record, other])} == {
+        (record["run"]["task"]["batch_size"], 8),
+        (7, 8),
+    }
 
 
 def test_a_spec_with_no_points_has_no_curves(place: Path) -> None:
@@ -768,6 +780,13 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(
     assert rate_of(spec, model, task, "lora-ours", {**searched, **of_tune}) == (7e-3, "searched")
     assert rate_of(spec, model, task, "lora", of_tune) == (7e-3, "searched")  # better than none
     assert rate_of(spec, model, task, "lora", {}) == (0.25, "spec")
+    of_random = {"j": record(6e-3, 0.9, order="random")}
+    assert rate_of(spec, model, task, "lora", {**searched, **of_random}) == (3e-3, "searched")  # no mixture
+    at_random = dataclasses.replace(spec, order="random")
+    assert rate_of(at_random, model, task, "lora", {**searched, **of_random}) == (6e-3, "searched")
+    sizes = {"batch_size": task.batch_size, "max_length": task.max_length}
+    of_size = {"k": record(2e-2, 0.1, task={"name": "mood", **sizes}), **searched}
+    assert rate_of(spec, model, task, "lora", of_size) == (2e-2, "searched")
     of_both = {n: {"name": "mood", "epochs": n} for n in (3, 5, 6)}
     scores = {3: 0.6, 5: 0.75, 6: 0.752}
     by_epochs = {str(n): record(1e-3, scores[n], task=of_both[n]) for n in of_both}

@@ -118,6 +118,30 @@ def test_damaged_files_are_told_and_not_served(damage: str, adapters: Path, tmp_
     assert store.verify() == (2, [])
 
 
+def test_what_a_file_manager_left_in_a_store_is_no_adapter(adapters: Path, tmp_path: Path):
+    store = AdapterStore(tmp_path / "store")
+    store.add("mood", adapters / "first")
+    (tmp_path / "store" / "adapters" / "Thumbs.db").write_text("pictures")
+    assert [published.id for published in store.served()] == ["mood"]
+    assert store.verify() == (1, [])
+    assert hadamard("bank", "list", "--store", tmp_path / "store").code == 0
+
+
+def test_a_folder_that_changes_while_it_is_read_is_not_published(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(adapters / "first", tmp_path / "adapter")
+
+    def changed(folder: Path) -> None:
+        shutil.copytree(adapters / "second", folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(store_module, "read_adapter", changed)
+    store = AdapterStore(tmp_path / "store")
+    with pytest.raises(AdapterError, match="changed while it was read; publish it again"):
+        store.add("mood", tmp_path / "adapter")
+    assert not list(store.served())
+
+
 def test_a_damaged_pointer_is_told_and_mended_by_adding(adapters: Path, tmp_path: Path):
     store = AdapterStore(tmp_path / "store")
     store.add("mood", adapters / "first")

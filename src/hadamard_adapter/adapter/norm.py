@@ -70,6 +70,7 @@ class HadamardNorm(HadamardLayer):
         # functional_call swaps the module's own tensors meanwhile, which other threads would see and keep.
         twin = copy.copy(base)
         vars(twin)["_parameters"] = {**vars(base)["_parameters"], **tensors}
+        vars(twin).pop("forward", None)  # one of the instance alone (device hooks) would compute with its own
         return twin(x.to(wide), *args, **kwargs).to(x.dtype)
 
     def _forward_active(

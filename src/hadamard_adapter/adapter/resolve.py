@@ -5,10 +5,11 @@ import re
 import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -119,24 +120,29 @@ def bias_switches(model: nn.Module) -> dict[str, str]:
 def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
     """Sets the config's bias switches, and adds zeros for every bias that the model now should have.
 
-    So a merged shift survives `save_pretrained` and a plain `from_pretrained`.
+    So a merged shift survives `save_pretrained` and a plain `from_pretrained`. Modules that the user has put
+    in place of the model's own get none.
     """
     if not switches:
         return
-    config = copy.deepcopy(model.config)
+    inner: Any = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
+    config = copy.deepcopy(inner.config)
     for switch in switches:
         setattr(config, switch, True)
-        setattr(model.config, switch, True)
     with torch.device("meta"):
-        twin = type(model)(config)
+        twin = type(inner)(config)
+    there = dict(inner.named_modules())
     for name, parameter in twin.named_parameters():
         owner_name, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(owner_name)
+        owner: Any = there.get(owner_name)
         owner = owner.get_base_layer() if isinstance(owner, BaseTunerLayer) else owner
-        if attribute == "bias" and getattr(owner, "bias", None) is None:
-            weight = owner.get_parameter("weight")
+        weight = getattr(owner, "weight", None)
+        if attribute == "bias" and isinstance(weight, Tensor) and getattr(owner, "bias", None) is None:
             zeros = torch.zeros(parameter.shape, dtype=weight.dtype, device=weight.device)
             owner.bias = beside(weight, zeros)
+    for own in (model.config, inner.config):
+        for switch in switches:
+            setattr(own, switch, True)
 
 
 def _linear_modules(model: nn.Module) -> list[str]:

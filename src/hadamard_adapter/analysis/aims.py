@@ -94,6 +94,6 @@ def _is_met(found: Pairing | None, limit: float, n_seeds: int) -> bool:
 
 
 def _of_most_seeds(group: SpeedGroup, variant: str) -> SpeedRow | None:
-    """Of a variant's rows."""
+    """Of a variant's rows; among equals that of most epochs."""
     rows = [row for row in group.rows if row.variant == variant]
-    return max(rows, key=lambda row: len(row.curves), default=None)
+    return max(rows, key=lambda row: (len(row.curves), row.epochs), default=None)

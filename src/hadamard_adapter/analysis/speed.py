@@ -294,10 +294,10 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
     """Memory of every variant that was measured, of several times the newest, the smallest first."""
     done = [r for r in records if r["run"]["purpose"] == "memory" and r["status"] == "done"]
     found = {
-        (record["run"]["model"], record["run"]["value"], record["run"]["variant"]): Footprint(
+        (record["run"]["model"], shape, record["run"]["variant"]): Footprint(
             model=record["run"]["model"],
             title=VARIANTS[record["run"]["variant"]].title,
-            shape=(record["run"]["task"]["batch_size"], record["run"]["value"]),
+            shape=shape,
             peak_bytes=record.get("peak_bytes"),
             saved_bytes=record["saved_bytes"],
             result_bytes=record["result_bytes"],
@@ -305,6 +305,7 @@ def read_footprints(records: Iterable[Mapping[str, Any]]) -> list[Footprint]:
             processor=record["machine"]["processor"],
         )
         for record in sorted(done, key=lambda record: record["started_at"])
+        for shape in [(record["run"]["task"]["batch_size"], record["run"]["value"])]
     }
     return sorted(found.values(), key=lambda one: (one.model, one.shape, one.peak_bytes or one.saved_bytes))
 
@@ -318,8 +319,9 @@ def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
         lines = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
         processor, device, threads = machine_of(record)
         of = task["name"] if run["axis"] == "rows" else task_title(run)
-        place = f"{processor}, {device}, threads: {threads}"
-        line = lines.setdefault(f"{of}, batches of {task['batch_size']}, {place}", {})
+        longest = f", of {task['max_length']} tokens at most" if task.get("max_length") else ""
+        how = f"batches of {task['batch_size']}{longest}, {ORDER_TITLES[order_of(run)]}"
+        line = lines.setdefault(f"{of}, {how}, {processor}, {device}, threads: {threads}", {})
         value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
         line[value] = _epoch_seconds(record), _account(record, "cache")
     return [

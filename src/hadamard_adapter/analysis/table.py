@@ -247,7 +247,7 @@ def _group(
     for (method, settings), records in found.items():
         row = _row(method, records, published.get(method), seeds.get(method, 0))
         others = [other for name, other in found if name == method]
-        recipe = json.loads(settings).get("recipe", RECIPE)
+        recipe = _recipe(settings)
         title = row.title + _differing(settings, others)
         edge = _edge(row.lr, tried.get((_searched_as(records[0]["run"]), method), set()))
         older = None if recipe == RECIPE else recipe
@@ -278,13 +278,21 @@ def _group(
 
 
 def _references(found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> tuple[str, ...]:
-    """The table's baseline, then the other references that have a run; none without a baseline."""
-    methods = {method for method, _ in found}
-    baseline = next((method for method in BASELINES if method in methods), None)
+    """The table's baseline, then the other references, of those that have a run; none without a baseline."""
+    ran = {
+        method
+        for (method, settings), records in found.items()
+        if _recipe(settings) == RECIPE and any(record["status"] == "done" for record in records)
+    }
+    baseline = next((method for method in BASELINES if method in ran), None)
     if baseline is None:
         return ()
-    ran = {method for (method, _), records in found.items() if any(r["status"] == "done" for r in records)}
     return (baseline, *(method for method in REFERENCES if method in ran and method != baseline))
+
+
+def _recipe(settings: str) -> int:
+    """Version of the recipe that a row's runs were made by."""
+    return json.loads(settings).get("recipe", RECIPE)
 
 
 def _asked_once(rows: Sequence[Row]) -> list[Row]:

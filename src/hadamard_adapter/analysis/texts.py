@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from hadamard_adapter.analysis.comparison import N_DRAWS, Comparison
 from hadamard_adapter.analysis.overview import Overview, OverviewRow, overviews
 from hadamard_adapter.analysis.table import Group, Row
+from hadamard_adapter.bench.run import RECIPE
 from hadamard_adapter.methods import METHODS
 
 __all__ = [
@@ -202,20 +203,21 @@ def csv_text(groups: Sequence[Group]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = ("model", "task", "select", "metric", "method", "trained_parameters", "head_parameters")
-    writer.writerow([*names, "lr", "epochs", "seed", "score", "status"])
+    writer.writerow([*names, "lr", "epochs", "seed", "score", "status", "title", "recipe"])
     for group in groups:
         for row in group.rows:
             where = (group.model, group.task, group.select, group.metric, row.method)
             counts = (*where, row.n_trained, row.n_head)
+            which = (row.title, row.older_recipe or RECIPE)  # rows of a method that nothing else tells apart
             for seed in sorted([*row.scores, *row.failed]):
                 score = row.scores.get(seed)
                 status = "failed" if score is None else "collapsed" if seed in row.collapsed else "done"
                 rates = " ".join(f"{rate:g}" for rate in row.lr)
                 epochs = " ".join(map(str, row.epochs))
                 value = "" if score is None else f"{score:.6f}"
-                writer.writerow([*counts, rates, epochs, seed, value, status])
+                writer.writerow([*counts, rates, epochs, seed, value, status, *which])
             for _ in range(row.n_asked - len(row.scores) - len(row.failed)):
-                writer.writerow([*counts, "", "", "", "", "not run"])
+                writer.writerow([*counts, "", "", "", "", "not run", *which])
     return buffer.getvalue()
 
 

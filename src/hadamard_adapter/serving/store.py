@@ -101,9 +101,11 @@ class AdapterStore:
             SettingsError: an id of another pattern.
         """
         _check_id(id)
-        read_adapter(folder)
         place = expanded(folder)
-        contents = {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
+        contents = _contents(place)
+        read_adapter(folder)
+        if contents != _contents(place):
+            raise AdapterError(f"{str(folder)!r} was changed while it was read; publish it again")
         manifest = _manifest(contents)
         version = _version_of(manifest)
         with self._writing():
@@ -358,7 +360,7 @@ class AdapterStore:
     def _get(self, name: str) -> bytes | None:
         try:
             return self._fs.cat_file(self._path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # a file that a file manager left is no adapter
             return None
 
     def _put(self, name: str, content: bytes) -> None:
@@ -410,6 +412,10 @@ def _check_id(id: str) -> None:
             "id: expected up to 128 letters, digits, dots, dashes or underscores, the first a letter or a "
             f"digit, received {id!r}"
         )
+
+
+def _contents(place: Path) -> dict[str, bytes]:
+    return {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
 
 
 def _manifest(contents: dict[str, bytes]) -> dict[str, Any]:

@@ -193,6 +193,11 @@ class Classifier:
             )
         with quiet_libraries():
             tokens = tokenize(self.tokenizer, texts, pairs, self.max_length)
+            bare = [index for index, row in enumerate(tokens.rows) if not len(row["input_ids"])]
+            if bare:  # a tokenizer that adds no tokens of its own
+                raise SettingsError(
+                    f"texts: expected one token or more in each, received {texts[bare[0]]!r:.60} at {bare[0]}"
+                )
             logits = token_logits(self.task, self.model, self.tokenizer, tokens.rows, self.dtype, batch_size)
             return logits, tokens.n_truncated
 

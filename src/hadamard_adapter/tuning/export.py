@@ -121,6 +121,7 @@ def merge(
         size = sum(path.stat().st_size for path in written.glob("*.safetensors"))
         report = MergeReport(difference, name, size, str(output))
         write_json(written / MERGE_FILE, {"adapter": str(folder), **vars(report)})
+        _check_target(target, overwrite)  # what came there meanwhile stays
         _put_in_place(written, target)
     return report
 

@@ -9,7 +9,7 @@ from typing import Any
 from hadamard_adapter.bench.plan import Records, Traits, quality_of, total_estimate
 from hadamard_adapter.bench.results import Results, is_over
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
-from hadamard_adapter.bench.spec import TaskSpec, model_name
+from hadamard_adapter.bench.spec import Order, TaskSpec, model_name, order_of
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
 from hadamard_adapter.bench.speed.spec import Purpose, SpeedSpec
 from hadamard_adapter.bench.speed.variants import VARIANTS
@@ -38,7 +38,7 @@ def runs_of(spec: SpeedSpec) -> list[SpeedRun]:
         for seed in range(spec.seeds if spec.points else 0)
         for model in spec.models
         for task, variant in _turns(spec, model, seed)
-        for own in [dataclasses.replace(task, epochs=epochs_of(model, task, variant, searched))]
+        for own in [dataclasses.replace(task, epochs=epochs_of(model, task, variant, searched, spec.order))]
     ]
     return [*memory, *curves, *_paces(spec), *_growth(spec)]
 
@@ -48,7 +48,9 @@ def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
     return [run for run in runs if not is_over(records.get(name_of(run)))]
 
 
-def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records) -> int | None:
+def epochs_of(
+    model: str, task: TaskSpec, variant: str, searched: Records, order: Order = "groups"
+) -> int | None:
     """A variant's epochs: the fewest that searches found good enough, else the task's own.
 
     Of the searches those with the task's `search_epochs` count, others only where there is none of these: a
@@ -60,8 +62,9 @@ def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records) -> in
         variant: name in the table of variants; a method's variants share its epochs.
         searched: records of `hadamard bench`, of specs that differ in epochs. As in `rate_of`, only those on
             the largest part count.
+        order: of rows; searches in it count before others.
     """
-    by_epochs = _searches(model, task, variant, searched)
+    by_epochs = _searches(model, task, variant, searched, order)
     known = {epochs: found for epochs, found in by_epochs.items() if epochs is not None}
     asked = {epochs: found for epochs, found in known.items() if epochs in task.search_epochs}
     return fewest_epochs(asked or known) or task.epochs
@@ -78,11 +81,12 @@ def rate_of(
         task: its name, likewise; searches of as many epochs count before others.
         variant: name in the table of variants; a method's variants share its rate.
         searched: records of `hadamard bench`. Searches with the variant's own optimizer count before others,
-            then those in bfloat16 without dropout, then those on the same part of the task, then those on a
-            larger part, then those of more training rows.
+            then those in bfloat16 without dropout, then those with the task's size of a step and length of a
+            row, then those in the spec's order of rows, then those on the same part of the task, then those
+            on a larger part, then those of more training rows.
     """
     method = VARIANTS[variant].method
-    by_epochs = _searches(model, task, variant, searched)
+    by_epochs = _searches(model, task, variant, searched, spec.order)
     nearest_first = sorted(by_epochs, key=lambda epochs: abs((epochs or math.inf) - (task.epochs or 0)))
     for epochs in nearest_first:
         best = best_rate(by_epochs[epochs])
@@ -95,11 +99,11 @@ def rate_of(
 
 
 def _searches(
-    model: str, task: TaskSpec, variant: str, searched: Records
+    model: str, task: TaskSpec, variant: str, searched: Records, order: Order
 ) -> dict[int | None, dict[float, Quality | None]]:
     """Epochs -> what each rate came to, of those searches of a variant's method that count."""
     row = VARIANTS[variant]
-    by_part: dict[tuple[bool, bool, bool, float, int], dict[int | None, dict[float, Quality | None]]] = {}
+    by_part: dict[tuple[Any, ...], dict[int | None, dict[float, Quality | None]]] = {}
     for record in searched.values():
         run = record["run"]
         wanted = ("search", model_name(model), task.name, row.method)
@@ -108,7 +112,10 @@ def _searches(
             rows = run["task"].get("rows")
             is_alike = run.get("optimizer") == row.path.optimizer
             is_fast = bool(run.get("bf16")) and not run.get("dropout")
-            part = (is_alike, is_fast, rows == task.rows, rows or math.inf, run["search_rows"])
+            sizes = [run["task"].get(name) for name in ("batch_size", "max_length")]
+            is_of_size = sizes == [task.batch_size, task.max_length]
+            same = (is_alike, is_fast, is_of_size, order_of(run) == order, rows == task.rows)
+            part = (*same, rows or math.inf, run["search_rows"], order_of(run), str(sizes))
             of_epochs = by_part.setdefault(part, {}).setdefault(run["task"].get("epochs"), {})
             of_epochs[run["lr"]] = quality_of(record, METRICS[record["metric"]].sign)
     return by_part[max(by_part)] if by_part else {}

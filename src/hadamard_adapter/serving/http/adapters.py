@@ -100,7 +100,7 @@ async def adapter(id: AdapterId, serving: ServingNow, key: Caller) -> Described:
         raise lost_adapter(serving, error) from error
     try:
         published = await serving.reads.run(serving.limits.timeout_s, serving.store.find, id)
-    except (AdapterError, ApiError):  # away: it says nothing of history, and stops no serving
+    except (AdapterError, ApiError, SettingsError):  # away, or an id of a pack alone: nothing of its history
         return found
     return found.model_copy(update={"history": list(published.history) if published is not None else []})
 
@@ -132,8 +132,9 @@ async def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Remo
     """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
     _check_id(serving, key, id)
     serving.refuse_closing()
+    serving.holds(id)  # a pack that cannot be read is told before anything is removed
     await _changed(serving, _remove, id)
-    return Removed(id=id, is_in_pack=id in serving.bank)
+    return Removed(id=id, is_in_pack=serving.holds(id))
 
 
 async def _changed(serving: Serving, change: Callable[..., Any], *arguments: Any) -> Any:

@@ -148,11 +148,11 @@ def lost_adapter(serving: Serving, error: AdapterError) -> ApiError:
         serving: that is asked; it notes what of its pack cannot be read.
         error: of the bank.
     """
-    if not isinstance(error, UnreadableError):  # it was removed in between
-        return ApiError(404, "no_such_adapter", str(error))
-    serving.note_unread(error)
-    message = f"adapter {error.id!r} cannot be read now; who runs this server finds why under /v1/problems"
-    return ApiError(503, "unreadable_adapter", message, {"Retry-After": "5"})
+    if isinstance(error, UnreadableError):
+        return serving.unreadable(error)
+    # The bank's own words name ids that a key may not see.
+    listed = "GET /v1/models lists those that are served"
+    return ApiError(404, "no_such_adapter", f"the adapter was removed in the meantime; {listed}")
 
 
 async def _until_gone(request: Request) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.serving.bank import AdapterBank, UnreadableError, near_id
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
@@ -82,11 +83,30 @@ class Serving:
             _LOG.warning("not read", extra={"adapter": error.id, "problem": str(error)})
         self.unread[error.id] = str(error)
 
+    def unreadable(self, error: UnreadableError) -> ApiError:
+        """The reply where an adapter of the pack cannot be read; the problem is noted."""
+        self.note_unread(error)
+        message = (
+            f"adapter {error.id!r} cannot be read now; who runs this server finds why under /v1/problems"
+        )
+        return ApiError(503, "unreadable_adapter", message, {"Retry-After": "5"})
+
+    def holds(self, id: str) -> bool:
+        """Whether an adapter is served.
+
+        Raises:
+            ApiError: 503 where the pack cannot be read.
+        """
+        try:
+            return id in self.bank
+        except AdapterError as error:
+            raise self.unreadable(UnreadableError(id, str(error))) from error
+
     def check_ids(self, key: Key, ids: Sequence[str]) -> None:
         """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
 
         Raises:
-            ApiError: 403 or 404.
+            ApiError: 403, 404, or 503 where the pack cannot be read.
         """
         for id in ids:
             if not key.may_use(id):
@@ -95,7 +115,7 @@ class Serving:
                     "id_not_allowed",
                     f"key {key.name!r} may not use {id!r}; its ids: {', '.join(key.ids)}",
                 )
-            if id not in self.bank:
+            if not self.holds(id):
                 allowed = (other for other in self.bank.ids[:N_LOOKED_AT] if key.may_use(other))
                 listed = "; GET /v1/models lists those that are"
                 hint = near_id(id, allowed, otherwise=listed)
