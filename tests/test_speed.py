@@ -695,12 +695,12 @@ def test_a_gain_is_of_the_newest_curves_and_of_those_that_share_their_settings(
 
 def test_points_of_other_rows_or_another_machine_make_a_line_of_their_own(place: Path) -> None:
     def point(value: int, **changes: Any) -> dict[str, Any]:
-        task = {"name": "mood", "rows": changes.pop("rows", None), "batch_size": 16}
+        task = {"name": "mood", "rows": changes.pop("rows", None), "batch_size": 16, "max_length": value}
         run = {"purpose": "growth", "model": "m", "axis": "length", "variant": "tune", "value": value}
         stages = {"adapter": {"steps": 2, "epochs": 1, "processor_seconds": float(value), "seconds": 0.0}}
         more = {"status": "done", "started_at": changes.pop("started_at", "2026-01-01T00:00:00+00:00")}
         machine = {"device": "cpu", "processor": "a", "threads": 1, **changes}
-        spent = {"cache": 0.0}
+        run["order"], spent = machine.pop("order", "length"), {"cache": 0.0}
         times = {"processor_seconds": spent, "wall_seconds": spent, "stages": stages}
         return {"run": run | {"task": task}, "machine": machine, "rows": {"train": 9}, **times, **more}
 
@@ -709,6 +709,7 @@ def test_points_of_other_rows_or_another_machine_make_a_line_of_their_own(place:
     again = point(16, started_at="2027-01-01T00:00:00+00:00")
     again["stages"]["adapter"]["processor_seconds"] = 99.0
     assert read_growth([again, point(16)])[0].points == ((16, 99.0),)
+    assert len(read_growth([point(16), point(32, order="groups")])) == 2
     lines = read_growth([point(16), point(32), point(64, processor="b"), point(64, rows=20)])
     assert sorted([value for value, _ in line.points] for line in lines) == [[16, 32], [64], [64]]
     assert len({line.title for line in lines}) == 3 and all("mood" in line.title for line in lines)

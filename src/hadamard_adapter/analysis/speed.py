@@ -319,7 +319,8 @@ def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
         lines = found.setdefault((run["model"], run["axis"], VARIANTS[run["variant"]].title), {})
         processor, device, threads = machine_of(record)
         of = task["name"] if run["axis"] == "rows" else task_title(run)
-        longest = f", of {task['max_length']} tokens at most" if task.get("max_length") else ""
+        is_cut = task.get("max_length") and run["axis"] != "length"  # which sets it, point by point
+        longest = f", of {task['max_length']} tokens at most" if is_cut else ""
         how = f"batches of {task['batch_size']}{longest}, {ORDER_TITLES[order_of(run)]}"
         line = lines.setdefault(f"{of}, {how}, {processor}, {device}, threads: {threads}", {})
         value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]

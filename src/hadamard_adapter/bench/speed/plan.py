@@ -9,7 +9,7 @@ from typing import Any
 from hadamard_adapter.bench.plan import Records, Traits, quality_of, total_estimate
 from hadamard_adapter.bench.results import Results, is_over
 from hadamard_adapter.bench.search import Quality, best_rate, fewest_epochs
-from hadamard_adapter.bench.spec import Order, TaskSpec, model_name, order_of
+from hadamard_adapter.bench.spec import ORDERS, Order, TaskSpec, model_name, order_of
 from hadamard_adapter.bench.speed.run import SpeedRun, name_of, passes_of
 from hadamard_adapter.bench.speed.spec import Purpose, SpeedSpec
 from hadamard_adapter.bench.speed.variants import VARIANTS
@@ -115,7 +115,8 @@ def _searches(
             sizes = [run["task"].get(name) for name in ("batch_size", "max_length")]
             is_of_size = sizes == [task.batch_size, task.max_length]
             same = (is_alike, is_fast, is_of_size, order_of(run) == order, rows == task.rows)
-            part = (*same, rows or math.inf, run["search_rows"], order_of(run), str(sizes))
+            first = -[*ORDERS].index(order_of(run))  # of other orders the first in the table
+            part = (*same, rows or math.inf, run["search_rows"], first, str(sizes))
             of_epochs = by_part.setdefault(part, {}).setdefault(run["task"].get("epochs"), {})
             of_epochs[run["lr"]] = quality_of(record, METRICS[record["metric"]].sign)
     return by_part[max(by_part)] if by_part else {}
