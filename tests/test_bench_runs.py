@@ -516,6 +516,18 @@ def test_without_a_terminal_a_line_says_how_far_a_bench_is(place: Path, tmp_path
     assert "to come" not in hadamard("bench", place / "spec.toml", "--results", tmp_path, "--quiet").err
 
 
+def test_a_run_whose_record_is_there_before_its_process_ends_is_counted_once(
+    place: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(place, "head", seeds=2, epochs=1)
+    runs = due(spec, {})
+    run(spec, tmp_path)
+    over = name_of(runs[0])
+    console = Console(file=io.StringIO(), width=200)
+    BenchBoard(spec, console, 2, "all").show(runs, {over: Results(tmp_path).records()[over]})
+    assert "1 running, 0 runs to come" in console.file.getvalue()
+
+
 def test_a_bench_that_is_killed_loses_at_most_one_run(place: Path, tmp_path: Path) -> None:
     spec = spec_of(place, "head bitfit", epochs=6)
     command = [sys.executable, "-m", "hadamard_adapter.cli", "bench", str(place / "spec.toml")]

@@ -47,11 +47,10 @@ class BenchBoard:
             self.n_records = len(records)
             cells = cells_of(self.spec)
             left = [run for cell in cells for run in state_of(cell, records).left(self.purpose)]
-            if left:
-                runs = plural(len(left) - len(running), "run")
-                self.console.print(
-                    f"{len(running)} running, {runs} to come; {self._time_left(left, records)}"
-                )
+            if left:  # a run whose record is there may still be among those that run, until its process ends
+                n_running = sum(run in running for run in left)
+                runs = plural(len(left) - n_running, "run")
+                self.console.print(f"{n_running} running, {runs} to come; {self._time_left(left, records)}")
 
     def _table(self, running: list[Run], records: Mapping[str, Mapping[str, Any]]) -> Table:
         table = Table("model, task, method", "done", "running", "to come", "lr", title=self.spec.title)
