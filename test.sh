@@ -48,7 +48,7 @@ step "Tests"
 "$bin/python" -m pytest -n 2
 
 step "PEFT's own tests, aimed at this method"
-PYTHON="$bin/python" bash scripts/peft_tests.sh
+bash scripts/peft_tests.sh
 
 if [ "${1:-}" = "--all" ]; then
     step "Replicas under Ray Serve"

@@ -193,8 +193,8 @@ def aims() -> str:
         lines.append(f"| {what} | {other} | {' | '.join(by_model.get(m, 'not run') for m in AIM_MODELS)} |")
     lines += [
         "",
-        "else: not met. n 1: the reference learned nothing with other seeds, which meets no aim. kept 1:",
-        "with one seed alone the score is still there at the end.",
+        "else: not met. n 1: the reference learned nothing with other seeds, which meets no aim. 2 of 3,",
+        "kept 1: two seeds of three get there, and one of them is still there at its end.",
     ]
     return "\n".join(lines)
 
@@ -210,8 +210,8 @@ def aim_cell(aim: dict) -> str:
         elif pairing["ratio"] is None:
             found = " not reached"
         else:
-            few = [f"n {pairing['n']}"] if pairing["n"] < most else []
-            few += [f"kept {pairing['n_kept']}"] if pairing["n_kept"] < pairing["n"] else []
+            first, *kept = how_often(pairing)
+            few = ([] if first == str(most) else [first if " of " in first else f"n {first}"]) + kept
             found = f" {pairing['ratio']:.2f}" + (f" ({', '.join(few)})" if few else "")
         by_met[is_met].append(NAMES[task.split(" ")[0]] + found)
     groups = [", ".join(names) for names in by_met.values() if names]
@@ -239,11 +239,14 @@ def share(row: dict | None) -> str:
         return ""
     if pairing["ratio"] is None:
         return f"not reached ({pairing['n_reached']} of {pairing['n']})"
-    n, n_reached = pairing["n"], pairing["n_reached"]
-    count = f"{n}" if n == n_reached else f"{n_reached} of {n}"
-    if pairing["n_kept"] != n_reached:
-        count += f", kept {pairing['n_kept']}"
-    return f"{pairing['ratio']:.2f} ({count})"
+    return f"{pairing['ratio']:.2f} ({', '.join(how_often(pairing))})"
+
+
+def how_often(pairing: dict) -> list[str]:
+    """With how many seeds a score is reached, and, where it is not with all of these, kept."""
+    n, n_reached, n_kept = (pairing[name] for name in ("n", "n_reached", "n_kept"))
+    first = str(n) if n == n_reached else f"{n_reached} of {n}"
+    return [first] if n_kept == n_reached else [first, f"kept {n_kept}"]
 
 
 def final(row: dict | None) -> str:

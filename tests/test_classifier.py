@@ -66,7 +66,7 @@ def test_a_text_of_no_token_is_refused(classifier: Classifier) -> None:
     tokenizer.backend_tokenizer.post_processor = ByteLevel()  # adds none of its own, as GPT-2's
     bare = dataclasses.replace(classifier, tokenizer=tokenizer)
     for texts, place in (([""], 0), (["w10", "w20", ""], 2)):
-        with pytest.raises(SettingsError, match=rf"texts: expected one token.*received '' at {place}"):
+        with pytest.raises(DataError, match=rf"texts: expected one token.*received '' at {place}"):
             bare.predict(texts)
     assert len(bare.predict(["w10"])) == 1
 

@@ -190,9 +190,13 @@ def test_a_bias_that_merging_added_to_a_loaded_model_is_no_head(name, tmp_path):
     again.save_pretrained(tmp_path / "again")
 
 
-def test_a_shift_merges_where_the_user_put_a_module_of_their_own():
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_shift_merges_where_the_user_put_a_module_of_their_own(is_gone):
     model = tiny_model("modernbert")
-    model.head = nn.Identity()
+    if is_gone:
+        model.head = nn.Identity()
+    else:  # of another size, without a bias, where the model's own has one
+        model.classifier = nn.Linear(model.classifier.in_features, 7, bias=False)
     model = get_peft_model(model, HadamardConfig(task_type="SEQ_CLS", sites=["attention"]))
     randomize(model, "default", 1)
     inputs = tiny_inputs("modernbert")

@@ -256,14 +256,19 @@ def test_a_pack_that_is_away_is_no_fault_of_who_asks(place: Path, store: Path, t
             client.post("/classify", json={"model": "packed", "input": "w1"}),
             client.post("/tokenize", json={"model": "packed", "prompt": "w1"}),
             client.get("/v1/adapters/packed"),
-            client.delete("/v1/adapters/packed"),
+            client.post("/classify", json={"model": "made-up", "input": "w1"}),
         ):
             error = reply.json()["error"]
             assert (reply.status_code, error["type"]) == (503, "unreadable_adapter"), reply.text
             assert str(tmp_path) not in reply.text
-        assert serving.unread and "cannot be read" in client.get("/v1/problems").json()["problems"]["packed"]
+        (problem,) = client.get("/v1/problems").json()["problems"].values()
+        assert "cannot be read" in problem and len(serving.unread) == 1
+        assert client.delete("/v1/adapters/packed").status_code == 404, "what a pack holds stays"
+        removed = client.delete("/v1/adapters/mood")
+        assert (removed.status_code, removed.json()["is_in_pack"]) == (200, None)
         (tmp_path / "away").rename(tmp_path / "pack")
         assert client.post("/classify", json={"model": "packed", "input": "w1"}).status_code == 200
+        assert client.get("/v1/problems").json()["problems"] == {}
 
 
 def test_an_id_that_a_pack_alone_can_have_is_shown(place: Path, store: Path, tmp_path: Path) -> None:

@@ -791,10 +791,10 @@ def test_a_searched_rate_counts_first_then_the_specs_then_the_published_one(
     of_both = {n: {"name": "mood", "epochs": n} for n in (3, 5, 6)}
     scores = {3: 0.6, 5: 0.75, 6: 0.752}
     by_epochs = {str(n): record(1e-3, scores[n], task=of_both[n]) for n in of_both}
-    assert epochs_of(model, task, "lora", by_epochs) == 5 and task.epochs != 5
+    assert epochs_of(model, task, "lora", by_epochs, spec.order) == 5 and task.epochs != 5
     asked = dataclasses.replace(task, search_epochs=(3, 6))
-    assert epochs_of(model, asked, "lora", by_epochs) == 6  # a search that was added later changes nothing
-    assert epochs_of(model, asked, "lora", {"5": by_epochs["5"]}) == 5  # but where there is no other
+    found = [epochs_of(model, asked, "lora", of, spec.order) for of in (by_epochs, {"5": by_epochs["5"]})]
+    assert found == [6, 5]  # a search that was added later changes nothing, but where there is no other
     monkeypatch.chdir(model)
     assert rate_of(spec, ".", task, "lora", {"a": record(1e-3, 0.7)}) == (1e-3, "searched")
     assert rate_of(dataclasses.replace(spec, rates={"lora": 0.5}), model, task, "lora", {}) == (0.5, "spec")
@@ -830,9 +830,9 @@ def test_epochs_are_the_fewest_that_searches_find_good_enough(place: Path, tmp_p
         ("hadamard-wide", 4, 1e-2, 0.9),
     ]
     searched = {str(number): record(*values) for number, values in enumerate(found)}
-    assert epochs_of(model, task, "lora-grouped", searched) == 2
-    assert epochs_of(model, task, "tune", searched) == 4
-    assert epochs_of(model, task, "full", searched) == task.epochs
+    assert epochs_of(model, task, "lora-grouped", searched, spec.order) == 2
+    assert epochs_of(model, task, "tune", searched, spec.order) == 4
+    assert epochs_of(model, task, "full", searched, spec.order) == task.epochs
     own = dataclasses.replace(task, epochs=4)
     assert rate_of(spec, model, own, "tune", searched) == (1e-2, "searched")
     folder = Results(tmp_path)

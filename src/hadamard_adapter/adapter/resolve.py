@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -120,8 +120,8 @@ def bias_switches(model: nn.Module) -> dict[str, str]:
 def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
     """Sets the config's bias switches, and adds zeros for every bias that the model now should have.
 
-    So a merged shift survives `save_pretrained` and a plain `from_pretrained`. Modules that the user has put
-    in place of the model's own get none.
+    So a merged shift survives `save_pretrained` and a plain `from_pretrained`. Modules of another kind or
+    size that the user has put in place of the model's own get none.
     """
     if not switches:
         return
@@ -136,8 +136,11 @@ def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
         owner_name, _, attribute = name.rpartition(".")
         owner: Any = there.get(owner_name)
         owner = owner.get_base_layer() if isinstance(owner, BaseTunerLayer) else owner
-        weight = getattr(owner, "weight", None)
-        if attribute == "bias" and isinstance(weight, Tensor) and getattr(owner, "bias", None) is None:
+        own = twin.get_submodule(owner_name)
+        weight, like = (getattr(module, "weight", None) for module in (owner, own))
+        if attribute != "bias" or not isinstance(owner, type(own)) or weight is None or like is None:
+            continue
+        if weight.shape == like.shape and getattr(owner, "bias", None) is None:
             zeros = torch.zeros(parameter.shape, dtype=weight.dtype, device=weight.device)
             owner.bias = beside(weight, zeros)
     for own in (model.config, inner.config):

@@ -321,7 +321,9 @@ def read_growth(records: Iterable[Mapping[str, Any]]) -> list[GrowthLine]:
         of = task["name"] if run["axis"] == "rows" else task_title(run)
         is_cut = task.get("max_length") and run["axis"] != "length"  # which sets it, point by point
         longest = f", of {task['max_length']} tokens at most" if is_cut else ""
-        how = f"batches of {task['batch_size']}{longest}, {ORDER_TITLES[order_of(run)]}"
+        is_ordered = VARIANTS[run["variant"]].path.is_ordered
+        order = f", {ORDER_TITLES[order_of(run)]}" if is_ordered else ""
+        how = f"batches of {task['batch_size']}{longest}{order}"
         line = lines.setdefault(f"{of}, {how}, {processor}, {device}, threads: {threads}", {})
         value = record["rows"]["train"] if run["axis"] == "rows" else run["value"]
         line[value] = _epoch_seconds(record), _account(record, "cache")

@@ -109,12 +109,8 @@ def _are_layers(value: Any) -> bool:
     return _is_mapping_of(_is_list_of(_is_number))(value) and len({*map(len, value.values())}) <= 1
 
 
-def _are_stages(value: Any) -> bool:
-    return bool(value) and _is_mapping_of(_holds(_STAGE))(value)
-
-
-def _are_points(value: Any) -> bool:
-    return bool(value) and _is_list_of(_holds(_POINT))(value)
+def _not_empty(check: _Check) -> _Check:
+    return lambda value: bool(value) and check(value)
 
 
 _EVERY: _Entries = {
@@ -170,10 +166,11 @@ _MEMORY_DONE: _Entries = {
 _GROWTH_DONE: _Entries = {name: _above_zero(_is_count) for name in ("run.value", "rows.train")}
 _CLOCKS = ("wall_seconds", "processor_seconds")
 _TIMED_DONE: _Entries = {
-    "stages": _are_stages,
+    "stages": _not_empty(_is_mapping_of(_holds(_STAGE))),
     **{f"{clock}.{part}": _is_amount for clock in _CLOCKS for part in ("prepare", "cache", "train")},
     "points": _is_list_of(_holds(_POINT)),
 }
+_CURVE_DONE: _Entries = {"points": _not_empty(_TIMED_DONE["points"])}
 
 
 def first_wrong(record: Mapping[str, Any]) -> str | None:
@@ -197,7 +194,7 @@ def first_wrong(record: Mapping[str, Any]) -> str | None:
         entries |= _SCORE_DONE
     elif not is_training:
         entries |= _MEMORY_DONE if purpose == "memory" else _TIMED_DONE
-        entries |= {"growth": _GROWTH_DONE, "curve": {"points": _are_points}}.get(purpose, {})
+        entries |= {"growth": _GROWTH_DONE, "curve": _CURVE_DONE}.get(purpose, {})
     wrong = _first_wrong(record, entries)
     if wrong is None and purpose == "score":
         n_rows, n_predictions = (record.get("rows") or {}).get("dev"), len(record["predictions"].split())

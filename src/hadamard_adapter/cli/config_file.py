@@ -1,7 +1,8 @@
 """`--config run.toml`: every option of every command, written down in a file.
 
 A key stands at the top of the file, for whichever command reads it, or in a table named like the command:
-[tune], [bank.list]. What the command line gives wins over both.
+[tune], [bank.list]; [prune] is that of `hadamard prune`, [bank.prune] that of `hadamard bank prune`. What the
+command line gives wins over both.
 """
 
 from typing import Any

@@ -125,7 +125,22 @@ class AdapterBank:
         return len(self._entries)
 
     def __contains__(self, id: object) -> bool:
-        return id in self._entries or (self.pack is not None and id in self.pack)
+        return id in self._entries or self.is_in_pack(str(id))
+
+    def is_resident(self, id: str) -> bool:
+        """Whether an adapter is held, so that nothing of it is to be read."""
+        return id in self._entries
+
+    def is_in_pack(self, id: str) -> bool:
+        """Whether the pack has an adapter, held or not.
+
+        Raises:
+            UnreadableError: the pack cannot be read now.
+        """
+        try:
+            return self.pack is not None and id in self.pack
+        except AdapterError as error:
+            raise UnreadableError(id, str(error)) from error
 
     @property
     def ids(self) -> list[str]:

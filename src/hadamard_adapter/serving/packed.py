@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hadamard_adapter.errors import AdapterError, SettingsError
-from hadamard_adapter.files import expanded, filled
+from hadamard_adapter.files import expanded, filled, is_utf8
 from hadamard_adapter.offset_name import split
 from hadamard_adapter.serving.source import BankAdapter, by_place
 from hadamard_adapter.tasks import Task
@@ -108,9 +108,7 @@ class PackedAdapters:
             return index.execute("SELECT count(*) FROM adapters").fetchone()[0]
 
     def __contains__(self, id: object) -> bool:
-        try:
-            str(id).encode()
-        except UnicodeEncodeError:  # half a character, which JSON can spell and SQLite does not take
+        if not is_utf8(str(id)):  # half a character, which JSON can spell and SQLite does not take
             return False
         with self._index() as index:
             return index.execute("SELECT 1 FROM adapters WHERE id = ?", (id,)).fetchone() is not None

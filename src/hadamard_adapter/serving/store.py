@@ -31,6 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hadamard_adapter.errors import AdapterError, HadamardError, SettingsError, refuse_below
 from hadamard_adapter.files import expanded, locked, replacing
 from hadamard_adapter.serving.source import BankAdapter, read_adapter
+from hadamard_adapter.tuning.weights import check_readable
 
 __all__ = ["FILES", "AdapterStore", "MissingError", "Published"]
 
@@ -415,7 +416,7 @@ def _check_id(id: str) -> None:
 
 
 def _contents(place: Path) -> dict[str, bytes]:
-    return {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
+    return {name: (place / name).read_bytes() for name in FILES if check_readable(place / name)}
 
 
 def _manifest(contents: dict[str, bytes]) -> dict[str, Any]:

@@ -173,6 +173,7 @@ class Classifier:
         """Logits as `logits` gives them, and the number of rows that were cut to `max_length` tokens.
 
         Raises:
+            DataError: the tokenizer makes no token of a text.
             SettingsError: as many pairs as texts are expected, and none if training had none; a text in place
                 of a list of them; batch_size below 1.
         """
@@ -195,7 +196,7 @@ class Classifier:
             tokens = tokenize(self.tokenizer, texts, pairs, self.max_length)
             bare = [index for index, row in enumerate(tokens.rows) if not len(row["input_ids"])]
             if bare:  # a tokenizer that adds no tokens of its own
-                raise SettingsError(
+                raise DataError(
                     f"texts: expected one token or more in each, received {texts[bare[0]]!r:.60} at {bare[0]}"
                 )
             logits = token_logits(self.task, self.model, self.tokenizer, tokens.rows, self.dtype, batch_size)

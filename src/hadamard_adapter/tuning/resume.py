@@ -111,8 +111,8 @@ def check_output(output: Path, key: dict[str, Any], overwrite: bool) -> bool:
             f"output {str(output)!r} holds something else (no run.json of ours); expected a new path, an "
             "empty folder or an earlier result; nothing there was touched: pass another output"
         )
-    is_whole = "pruned" not in run and all((output / name).is_file() for name in RESULT_FILES)
-    is_whole = is_whole and isinstance(read_json(output / "metrics.json"), dict)
+    are_there = all((output / name).is_file() for name in RESULT_FILES)
+    is_whole = "pruned" not in run and are_there and isinstance(read_json(output / "metrics.json"), dict)
     is_this = is_same_run(run["key"], key)
     if is_this and is_whole:
         return True

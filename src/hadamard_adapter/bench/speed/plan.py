@@ -48,9 +48,7 @@ def missing(runs: Iterable[SpeedRun], records: Records) -> list[SpeedRun]:
     return [run for run in runs if not is_over(records.get(name_of(run)))]
 
 
-def epochs_of(
-    model: str, task: TaskSpec, variant: str, searched: Records, order: Order = "groups"
-) -> int | None:
+def epochs_of(model: str, task: TaskSpec, variant: str, searched: Records, order: Order) -> int | None:
     """A variant's epochs: the fewest that searches found good enough, else the task's own.
 
     Of the searches those with the task's `search_epochs` count, others only where there is none of these: a

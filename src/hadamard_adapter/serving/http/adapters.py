@@ -67,7 +67,9 @@ class Removed(BaseModel):
 
     id: str
     removed: bool = True
-    is_in_pack: bool = Field(description="Whether the server's pack has it, and answers with that.")
+    is_in_pack: bool | None = Field(
+        description="Whether the server's pack has it, and answers with that; null: it cannot be read now."
+    )
 
 
 @ROUTES.get("", responses=failures(401, 422))
@@ -132,9 +134,12 @@ async def delete(id: AdapterId, serving: ServingNow, key: Administrator) -> Remo
     """Serve an adapter no more, and delete its versions; predictions under way are still answered."""
     _check_id(serving, key, id)
     serving.refuse_closing()
-    serving.holds(id)  # a pack that cannot be read is told before anything is removed
     await _changed(serving, _remove, id)
-    return Removed(id=id, is_in_pack=serving.holds(id))
+    try:
+        is_in_pack = serving.is_in_pack(id)
+    except ApiError:  # removed it is all the same
+        is_in_pack = None
+    return Removed(id=id, is_in_pack=is_in_pack)
 
 
 async def _changed(serving: Serving, change: Callable[..., Any], *arguments: Any) -> Any:

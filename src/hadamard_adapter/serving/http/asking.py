@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Path, Request
 
 from hadamard_adapter.errors import AdapterError, DivergedError
+from hadamard_adapter.files import is_utf8
 from hadamard_adapter.serving.bank import UnreadableError
 from hadamard_adapter.serving.batcher import Answer
 from hadamard_adapter.serving.http.errors import ApiError
@@ -20,7 +21,6 @@ __all__ = [
     "are_texts",
     "ask",
     "check_n_items",
-    "is_unicode",
     "lost_adapter",
     "refuse_too_many",
 ]
@@ -102,7 +102,7 @@ async def ask(
         DeadlineError: not answered in time.
     """
     refuse_too_many(serving, len(texts))
-    if not all(is_unicode(text) for text in {*texts, *pairs} if isinstance(text, str)):
+    if not all(is_utf8(text) for text in {*texts, *pairs} if isinstance(text, str)):
         raise ApiError(
             422, "no_unicode", "expected texts of whole characters, received half of a surrogate pair"
         )
@@ -130,15 +130,6 @@ async def ask(
         serving.unread.pop(id, None)
         serving.metrics.texts.labels(serving.metrics.label_of(id)).inc()
     return answer
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8, which the tokenizer needs; JSON can spell others."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def lost_adapter(serving: Serving, error: AdapterError) -> ApiError:

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 
 from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.files import is_utf8
 from hadamard_adapter.serving.http.asking import (
     are_texts,
     ask,
     check_n_items,
-    is_unicode,
     lost_adapter,
     refuse_too_many,
 )
@@ -153,7 +153,7 @@ async def classify(
 async def tokenize(body: TokenizeRequest, serving: ServingNow, key: Caller) -> TokenizeReply:
     """The token ids of a text, as an adapter reads it."""
     serving.check_ids(key, [body.model])
-    if not is_unicode(body.prompt):
+    if not is_utf8(body.prompt):
         raise ApiError(422, "no_unicode", "expected whole characters, received half of a surrogate pair")
     serving.refuse_closing()
     try:

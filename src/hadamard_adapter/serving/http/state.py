@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hadamard_adapter.errors import AdapterError
 from hadamard_adapter.serving.bank import AdapterBank, UnreadableError, near_id
 from hadamard_adapter.serving.batcher import Batcher
 from hadamard_adapter.serving.follow import Follower
@@ -21,6 +20,8 @@ from hadamard_adapter.serving.store import AdapterStore
 __all__ = ["Administrator", "Caller", "Owner", "Serving", "ServingNow", "metrics_page"]
 
 _LOG = logging.getLogger(__name__)
+PACK = "(the pack)"
+"""Under which it is told that the pack itself cannot be read; no id has brackets."""
 N_LOOKED_AT = 2000
 """Ids of which those that a key may use are offered in place of an unknown one."""
 
@@ -84,23 +85,24 @@ class Serving:
         self.unread[error.id] = str(error)
 
     def unreadable(self, error: UnreadableError) -> ApiError:
-        """The reply where an adapter of the pack cannot be read; the problem is noted."""
+        """The reply where an adapter of the pack, or the pack, cannot be read; the problem is noted."""
         self.note_unread(error)
-        message = (
-            f"adapter {error.id!r} cannot be read now; who runs this server finds why under /v1/problems"
-        )
+        what = "the pack" if error.id == PACK else f"adapter {error.id!r}"
+        message = f"{what} cannot be read now; who runs this server finds why under /v1/problems"
         return ApiError(503, "unreadable_adapter", message, {"Retry-After": "5"})
 
-    def holds(self, id: str) -> bool:
-        """Whether an adapter is served.
+    def is_in_pack(self, id: str) -> bool:
+        """Whether the pack has an adapter; that it cannot be read is noted until it can.
 
         Raises:
-            ApiError: 503 where the pack cannot be read.
+            ApiError: 503, it cannot be read.
         """
         try:
-            return id in self.bank
-        except AdapterError as error:
-            raise self.unreadable(UnreadableError(id, str(error))) from error
+            is_there = self.bank.is_in_pack(id)
+        except UnreadableError as error:  # under no id, of which who asks can make up any number
+            raise self.unreadable(UnreadableError(PACK, str(error))) from error
+        self.unread.pop(PACK, None)
+        return is_there
 
     def check_ids(self, key: Key, ids: Sequence[str]) -> None:
         """Refuse ids that the key may not use, whether they are there or not, then those that are not there.
@@ -115,7 +117,7 @@ class Serving:
                     "id_not_allowed",
                     f"key {key.name!r} may not use {id!r}; its ids: {', '.join(key.ids)}",
                 )
-            if not self.holds(id):
+            if not (self.bank.is_resident(id) or self.is_in_pack(id)):
                 allowed = (other for other in self.bank.ids[:N_LOOKED_AT] if key.may_use(other))
                 listed = "; GET /v1/models lists those that are"
                 hint = near_id(id, allowed, otherwise=listed)
