@@ -25,7 +25,7 @@ def page() -> str:
 
 def numbers() -> dict[str, Any]:
     """Every number of the page by its name; times in ms unless the name says another unit."""
-    bank, serving, follow = (_read(name) for name in ("bank", "serving", "follow"))
+    bank, serving, beside, follow = (_read(name) for name in ("bank", "serving", "serving_avx2", "follow"))
     store = follow["3000 adapters"]
     offsets, full_head, linear_head = bank["adapter_bytes"], bank["head_bytes"], 4 * (WIDTH + 1) * 2
     linear, full = offsets + linear_head, offsets + full_head
@@ -43,7 +43,7 @@ def numbers() -> dict[str, Any]:
         "linear": linear, "full": full,
         "short_bare": bank["64x16"]["bare_ms"], "short_ratio": bank["64x16"]["bank/bare"],
         "long_bare": bank["64x128"]["bare_ms"], "long_ratio": bank["64x128"]["bank/bare"],
-        "served_pace": served_pace, "server_ratio": serving["server/bank"], "share": share,
+        "served_pace": served_pace, "server_ratio": beside["server/bank"], "share": share,
         "add": add, "adds": 1e3 / add, "cold": cold,
         "publish": store["publish_ms"], "publishes": 1e3 / store["publish_ms"], "start": store["start_ms"],
         "look": look, "look_s": N * look / 1e6, "look_n": 1.5e6 / look,
