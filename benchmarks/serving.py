@@ -6,7 +6,7 @@ Expected:  at 8 texts a request at least 0.9 of the bank's own pace; at twice sa
            saturation's, the rest refused within 50 ms, the accepted answered within their deadline.
 Time:      5 minutes. Nothing else should run meanwhile.
            results/serving.json is older: its bank predicted 8 texts at a time and freed its memory, and its
-           clients asked less often while they waited (1.7 times saturation); serving_avx2.json is as it is now.
+           clients asked less often while they waited (1.7 times saturation); serving_avx2.json is as now.
 
 Server and bank run on one core with one thread, Locust (load.py) on another. Texts have 128 tokens, and
 tokenising counts on both sides. Paces are texts a second.
