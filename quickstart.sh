@@ -4,8 +4,8 @@
 #
 #   bash quickstart.sh
 #
-# Everything lands in .venv/ (or $HADAMARD_VENV), downloads/ and quickstart/ of this folder. A second run reuses all of it; remove
-# quickstart/adapter to train again.
+# Everything lands in .venv/ (or $HADAMARD_VENV), downloads/ and quickstart/ of this folder. A second run reuses all of
+# it; remove quickstart/adapter to train again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

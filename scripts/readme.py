@@ -210,8 +210,7 @@ def aim_cell(aim: dict) -> str:
         elif pairing["ratio"] is None:
             found = " not reached"
         else:
-            first, *kept = how_often(pairing)
-            few = ([] if first == str(most) else [first if " of " in first else f"n {first}"]) + kept
+            few = ([f"n {pairing['n']}"] if pairing["n"] < most else []) + how_often(pairing)
             found = f" {pairing['ratio']:.2f}" + (f" ({', '.join(few)})" if few else "")
         by_met[is_met].append(NAMES[task.split(" ")[0]] + found)
     groups = [", ".join(names) for names in by_met.values() if names]
@@ -239,14 +238,15 @@ def share(row: dict | None) -> str:
         return ""
     if pairing["ratio"] is None:
         return f"not reached ({pairing['n_reached']} of {pairing['n']})"
-    return f"{pairing['ratio']:.2f} ({', '.join(how_often(pairing))})"
+    count = [str(pairing["n"])] if pairing["n_reached"] == pairing["n"] else []
+    return f"{pairing['ratio']:.2f} ({', '.join(count + how_often(pairing))})"
 
 
 def how_often(pairing: dict) -> list[str]:
-    """With how many seeds a score is reached, and, where it is not with all of these, kept."""
+    """Of how many seeds a score is reached, where not of all, and kept, where not of all these."""
     n, n_reached, n_kept = (pairing[name] for name in ("n", "n_reached", "n_kept"))
-    first = str(n) if n == n_reached else f"{n_reached} of {n}"
-    return [first] if n_kept == n_reached else [first, f"kept {n_kept}"]
+    reached = [f"{n_reached} of {n}"] if n_reached < n else []
+    return reached + ([f"kept {n_kept}"] if n_kept < n_reached else [])
 
 
 def final(row: dict | None) -> str:

@@ -68,15 +68,16 @@ def is_same_file(one: str | Path, other: str | Path) -> bool:
     return first.resolve() == second.resolve()
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a name can be written down as UTF-8; that of a file whose bytes are of another coding cannot.
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: not a file's name in another coding, nor half a surrogate pair,
+    which JSON can spell.
 
     Example:
         >>> is_utf8("café.csv"), is_utf8(os.fsdecode(b"caf\\xe9.csv"))
         (True, False)
     """
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

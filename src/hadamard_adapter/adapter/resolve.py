@@ -134,18 +134,20 @@ def turn_on_biases(model: nn.Module, switches: set[str]) -> None:
     there = dict(inner.named_modules())
     for name, parameter in twin.named_parameters():
         owner_name, _, attribute = name.rpartition(".")
+        if attribute != "bias":
+            continue
         owner: Any = there.get(owner_name)
         owner = owner.get_base_layer() if isinstance(owner, BaseTunerLayer) else owner
         own = twin.get_submodule(owner_name)
         weight, like = (getattr(module, "weight", None) for module in (owner, own))
-        if attribute != "bias" or not isinstance(owner, type(own)) or weight is None or like is None:
+        if not isinstance(owner, type(own)) or weight is None or like is None:
             continue
         if weight.shape == like.shape and getattr(owner, "bias", None) is None:
             zeros = torch.zeros(parameter.shape, dtype=weight.dtype, device=weight.device)
             owner.bias = beside(weight, zeros)
-    for own in (model.config, inner.config):
-        for switch in switches:
-            setattr(own, switch, True)
+    for switch in switches:
+        setattr(model.config, switch, True)
+        setattr(inner.config, switch, True)
 
 
 def _linear_modules(model: nn.Module) -> list[str]:

@@ -89,7 +89,6 @@ def prune_folder(
             again had a start or a basis.
     """
     settings, data = settings_and_data(folder)
-    # An adapter's own word on code is that of whoever made it.
     settings = dataclasses.replace(settings, allow_remote_code=allow_remote_code)
     if is_tuned_again:
         _refuse_start(settings)
@@ -277,6 +276,9 @@ def settings_and_data(folder: Path) -> tuple[TuneSettings, TuneData]:
 def settings_of(folder: Path) -> TuneSettings:
     """The settings that an adapter was tuned with, from its run.json; its device where that is here too.
 
+    Whether code of a model may run, and results be replaced, is for each command to say: an adapter's own
+    word is that of whoever made it.
+
     Raises:
         AdapterError: the folder has no run.json of `hadamard tune`, such as one of `hadamard share mean`.
     """
@@ -293,6 +295,7 @@ def settings_of(folder: Path) -> TuneSettings:
         }
         if values.get("device") not in usable_devices():  # it was tuned on another machine
             values |= {"device": None, "dtype": "auto"}
+        values |= {"allow_remote_code": False, "overwrite": False}
         return TuneSettings(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
@@ -414,9 +417,7 @@ def _score_without(classifier: Classifier, rows: Examples, layers: Sequence[int]
 
 def _tune_again(settings: TuneSettings, data: TuneData, layers: list[int], output: Path) -> dict[str, Any]:
     """Layers, dev score and size of an adapter of these layers alone, which is tuned from the start."""
-    chosen = dataclasses.replace(
-        settings, layers=tuple(layers), output=str(output), overwrite=False, quiet=True
-    )
+    chosen = dataclasses.replace(settings, layers=tuple(layers), output=str(output), quiet=True)
     metrics = tune(chosen, data=data).metrics
     return {
         "layers": layers,

@@ -140,7 +140,6 @@ def train_command(options: TrainOptions) -> None:
     found = [settings_and_data(path) for path in folders]
     named = zip(folders, found, strict=True)
     settings = [dataclasses.replace(one, output=path.name) for path, (one, _) in named]
-    # An adapter's own word on code is that of whoever made it.
     first: dict[str, Any] = {"overwrite": options.overwrite, "allow_remote_code": options.allow_remote_code}
     if options.epochs is not None:
         first["epochs"] = options.epochs
