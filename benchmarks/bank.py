@@ -103,7 +103,7 @@ def mixed(
     inputs = {"input_ids": torch.randint(1000, 20_000, (n_rows, n_tokens))}
     names = [f"a{row}" for row in range(n_rows)]
     bank, lora = bank_of(bare, like, n_rows), lora_of(bare, names)
-    slots = [bank.slot_of(name) for name in names]
+    slots = [bank.entry(name).slot for name in names]
     packed = twin(bare).requires_grad_(False)
     pack_linears(packed)
 
@@ -137,7 +137,7 @@ def shared(bare: torch.nn.Module, like: BankAdapter, rounds: int) -> dict[str, o
             if int(next(part for part in place[0].split(".") if part.isdigit())) >= depth
         }
         bank = bank_of(bare, dataclasses.replace(like, offsets=upper), 8)
-        slots = [bank.slot_of(f"a{row % 8}") for row in range(64)]
+        slots = [bank.entry(f"a{row % 8}").slot for row in range(64)]
         if not depth:
             calls["64_texts"] = partial(bank.forward, slots, input_ids=texts)
         calls[f"8_texts_above_{depth}"] = partial(
@@ -168,7 +168,7 @@ def growth(bare: torch.nn.Module, like: BankAdapter, rounds: int) -> dict[str, o
         for number in range(n_adapters):
             bank.add(f"a{number}", some[number % len(some)])
         add = median_seconds([partial(bank.add, "more", adapter) for adapter in some])
-        look_up = median_seconds([partial(bank.slot_of, "a5")] * 200)
+        look_up = median_seconds([partial(bank.entry, "a5")] * 200)
         found[f"{n_adapters} adapters"] = {"add_ms": 1e3 * add, "look_up_us": 1e6 * look_up}
     chance = torch.Generator().manual_seed(0)
     calls: dict[str, Callable[[], object]] = {

@@ -276,8 +276,8 @@ def cell(row: Row | None) -> str:
 
 
 def share_text(percent: float) -> str:
-    """Two digits, for all that is less than the whole model."""
-    return "100" if percent > 99 else f"{percent:.2g}"
+    """Two digits, three for most of a model (all of it but the head, which is not counted)."""
+    return f"{percent:.3g}" if percent > 1 else f"{percent:.2g}"
 
 
 def filled(text: str) -> str:

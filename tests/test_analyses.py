@@ -69,13 +69,6 @@ def test_vectors_of_two_widths_are_refused() -> None:
 # Patterns
 
 
-def test_cosines_forget_lengths_and_know_signs() -> None:
-    found = patterns.cosines(np.concatenate([RANDOM, 3 * RANDOM[:1], -RANDOM[:1], 0 * RANDOM[:1]]))
-    np.testing.assert_allclose(found, found.T)
-    np.testing.assert_allclose(np.diag(found)[:-1], 1.0)
-    assert found[0, 6] == pytest.approx(1) and found[0, 7] == pytest.approx(-1) and not found[8].any()
-
-
 def test_principal_components_keep_all_distances_and_shares_sum_to_one() -> None:
     points, shares = patterns.principal_components(RANDOM)
     assert points.shape == (6, 5) and shares.sum() == pytest.approx(1)

@@ -46,7 +46,7 @@ def test_every_row_is_as_alone_with_its_adapter(name: str, tmp_path: Path) -> No
     n_rows = len(inputs["input_ids"])
     for start in range(len(alone) + 1):
         ids = ["base", *alone, *alone, "base"][start : start + n_rows]
-        mixed = bank.forward([0 if id == "base" else bank.slot_of(id) for id in ids], **inputs)
+        mixed = bank.forward([0 if id == "base" else bank.entry(id).slot for id in ids], **inputs)
         for row, id in enumerate(ids):
             expected = (plain if id == "base" else alone[id])(**inputs).logits[row].detach()
             torch.testing.assert_close(mixed[row, : len(expected)], expected, atol=1e-5, rtol=1e-4)
@@ -64,7 +64,7 @@ def test_linear_layers_laid_out_for_onednn_say_the_same(
         bank = AdapterBank(tiny_model(name))
         bank.add("a", tmp_path)
         assert (bank.backbone.n_packed > 0) == packs
-        found.append(bank.forward([bank.slot_of("a")] * len(inputs["input_ids"]), **inputs))
+        found.append(bank.forward([bank.entry("a").slot] * len(inputs["input_ids"]), **inputs))
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_adapters_on_one_text_share_the_layers_below_the_first_adapted_one(name:
     projection = next(m for m in bank.backbone.layers[0].modules() if isinstance(m, BankProjection))
     projection.register_forward_hook(lambda module, args, output: n_rows_of.append(len(output)))
     rows, ids = [0, 0, 0, 0, 1, 2, 2, 3, 3], [0, 1, 2, None, 2, 1, 1, 1, 0]  # None: the base model
-    slots = [0 if id is None else bank.slot_of(f"a{id}") for id in ids]
+    slots = [0 if id is None else bank.entry(f"a{id}").slot for id in ids]
     found = bank.forward(slots, **{key: tensor[rows] for key, tensor in inputs.items()})
     assert n_rows_of == [7], "three rows of text 0 share; a1 changes layer 0, so its rows stand alone"
     for row, id, logit in zip(rows, ids, found, strict=True):
@@ -93,7 +93,7 @@ def test_linear_heads_share_one_identity_that_outlives_each_of_them(tmp_path: Pa
     write_pack(pack, ((f"a{seed}", "0", read_adapter(tmp_path / f"{seed}")) for seed in range(2)))
     bank = AdapterBank(tiny_model("roberta"), pack=PackedAdapters(pack))
     assert bank.entry("a0").adapter.head_bytes == 4 * (3 * 32 + 3)
-    slot = bank.slot_of("a1")
+    slot = bank.entry("a1").slot
     bank.remove("a0")
     bank.add("full", tmp_path / "full")
     found = bank.forward([slot] * 4, **inputs)
@@ -262,7 +262,7 @@ def test_slots_of_what_is_gone_are_used_again_and_leave_no_trace(place: Path) ->
         bank.remove(f"a{seed}")
     for seed in range(0, 20, 2):
         bank.add(f"b{seed}", dataclasses.replace(random_adapter(like, seed), offsets={}))
-    assert {bank.slot_of(id) for id in bank.ids} == set(range(1, 21))
+    assert {bank.entry(id).slot for id in bank.ids} == set(range(1, 21))
     for seed in range(1, 20, 2):
         assert bank.predict(TEXTS[:2], [f"a{seed}"] * 2) == kept[f"a{seed}"]
     fresh = bank_in(place)
@@ -334,7 +334,7 @@ def test_memory_that_fails_once_leaves_the_bank_as_it_was(
     assert bank.ids == ["a"]
     for id, seed in (("b", 1), ("c", 2)):
         bank.add(id, random_adapter(like, seed))
-    assert [bank.slot_of(id) for id in bank.ids] == [1, 2, 3]
+    assert [bank.entry(id).slot for id in bank.ids] == [1, 2, 3]
     fresh = bank_in(place)
     for id, seed in (("b", 1), ("c", 2)):
         fresh.add(id, random_adapter(like, seed))

@@ -39,7 +39,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, data_of, name_of, work_of
 from hadamard_adapter.bench.schedule import Outcome, run_all, settle
 from hadamard_adapter.bench.spec import ORDERS, Order, Spec, read_spec
-from hadamard_adapter.bench.worker import MENDABLE, last_line, run_as_child, write_job
+from hadamard_adapter.bench.worker import MENDABLE, do_job, last_line, run_as_child, write_job
 from hadamard_adapter.cli.board import BenchBoard
 from hadamard_adapter.errors import LoadError, SettingsError, TrainingError
 from hadamard_adapter.files import locked
@@ -339,6 +339,40 @@ def test_two_workers_may_keep_the_same_labels_at_once(tmp_path: Path) -> None:
     assert results[0].labels("h39") == [0.0, 1.0]
 
 
+def test_a_score_that_is_not_finite_is_a_failed_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "score", lambda *_: {"accuracy": float("nan")})
+    _, results = run(spec_of(place, "tfidf", seeds=1), tmp_path)
+    (record,) = results.records().values()
+    assert record["status"] == "failed" and "accuracy: expected a finite number" in record["error"]
+    assert not results.problems
+
+
+def test_what_may_mislead_in_the_rows_is_said_once_a_task(place: Path, tmp_path: Path) -> None:
+    path, train = tmp_path / "spec.toml", tmp_path / "train.csv"
+    train.write_text(
+        "text,label\n" + "".join(f"a film {i},{'good' if i % 2 else 'bad'}\n" for i in range(60))
+    )
+    (tmp_path / "dev.csv").write_bytes(train.read_bytes())
+    path.write_text(
+        f"""title = "copied"\nmodels = [{str(place / "model")!r}]\nmethods = ["tfidf"]\nseeds = 1\n[[tasks]]
+        name = "copied"\ntrain = {str(train)!r}\ndev = {str(tmp_path / "dev.csv")!r}\n"""
+    )
+    found = hadamard("bench", path, "--results", tmp_path / "r")
+    assert found.code == 0 and "copied: 60 dev rows with the text of a training row" in found.err, found.err
+
+
+def test_a_worker_without_a_method_says_why(place: Path, tmp_path: Path) -> None:
+    (one,) = due(spec_of(place, "tfidf", seeds=1), {})
+    job = tmp_path / "job.json"
+    job.write_text(
+        json.dumps({"run": {**dataclasses.asdict(one), "method": "mine"}, "results": str(tmp_path / "r")})
+    )
+    code, told = do_job(str(job))
+    assert code == MENDABLE and "no method 'mine' in a worker" in told
+
+
 def test_an_error_that_nobody_expected_ends_its_run_alone(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,6 +433,12 @@ def test_numbers_collapse_next_to_the_spread_of_their_labels(
     task = Task("t", "regression", ("score",), ("pearson",))
     labels = scale * np.linspace(0, 1, 50)
     assert execute._is_collapsed(task, spread * labels, labels.tolist()) == expected
+
+
+def test_the_right_label_of_all_rows_is_no_collapse() -> None:
+    task = Task("t", "single_label_classification", ("a", "b"), ("accuracy",))
+    assert not execute._is_collapsed(task, np.zeros(50), [0] * 50)
+    assert execute._is_collapsed(task, np.zeros(50), [0, 1] * 25)
 
 
 def test_specs_of_one_name_are_both_kept(place: Path, tmp_path: Path) -> None:
@@ -934,7 +974,12 @@ def test_a_bench_of_which_every_run_failed_is_an_error(place: Path, tmp_path: Pa
     assert found.code == 2 and found.err.count("error: ") == 1, found.err
     assert re.search(r"error: all 2 runs failed, the first one model-mood-\w+-.*: DivergedError: ", found.err)
     assert {record["status"] for record in Results(tmp_path / "r").records().values()} == {"failed"}
-    assert hadamard("bench", path, "--results", tmp_path / "r").code == 0, "nothing is left to run"
+    again = hadamard("bench", path, "--results", tmp_path / "r")
+    assert again.code == 0 and "failed before: 2; they stay so" in again.err, "nothing is left to run"
+    assert (
+        "1 finished (1 failed); to run: 0"
+        in hadamard("bench", path, "--results", tmp_path / "r", "--plan").out
+    )
 
 
 def test_bad_input_is_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> None:

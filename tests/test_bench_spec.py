@@ -37,6 +37,8 @@ name = "cola"
         ('methods = ["full"]', 'methods = ["lorra"]', "no method 'lorra'; did you mean 'lora'"),
         ('methods = ["full"]', 'methods = ["LoRa"]', "no method 'LoRa'; did you mean 'lora'"),
         ('methods = ["full"]', 'methods = ["full", "full"]', "'full' stands there twice"),
+        ('models = ["m"]', 'models = ["m", "n/m"]', "'m' and 'n/m' are both named 'm', under which"),
+        ('name = "cola"', f'name = "{"語" * 30}"\ntrain = "x"\ndev = "y"', "at most 80 bytes of them"),
         ('methods = ["full"]', "methods = []", "methods: expected one or more"),
         ('methods = ["full"]', 'method = ["full"]', "unknown key 'method'; did you mean 'methods'"),
         ('models = ["m"]', "", "'models' is missing"),
@@ -74,7 +76,7 @@ name = "cola"
             "full: expected a number, received nan",
         ),
         ('"cola"', f'"cola"\nexpected = {{ full = {"9" * 400} }}', "full: expected a number, received 999"),
-        ('name = "cola"', f'name = "{"a" * 300}"\ntrain = "x"\ndev = "y"', "and at most 80 of them"),
+        ('name = "cola"', f'name = "{"a" * 300}"\ntrain = "x"\ndev = "y"', "and at most 80 bytes of them"),
         (
             'name = "cola"',
             'name = "cola"\nlabel = "x"',

@@ -26,7 +26,6 @@ A, B, THREE = np.array([[0.1, 0.9], [0.6, 0.4]]), np.array([[0.1, 0.9], [0.3, 0.
 ANSWERS = {("a", "1"): A, ("b", "2"): B}
 SERVED = {"a": {"1"}, "b": {"2"}}.__getitem__
 RIGHT = [Row("a", "1", 1, (0.6, 0.4)), Row("b", "2", 1, (0.3, 0.7))]
-CROSSED = [dataclasses.replace(row, values=RIGHT[1 - at].values) for at, row in enumerate(RIGHT)]
 WANTED = [("a", 1), ("b", 1)]
 
 

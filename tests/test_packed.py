@@ -53,8 +53,8 @@ def test_what_is_packed_is_read_back(
     packed: dict[str, BankAdapter], tmp_path: Path, dtype: torch.dtype, shard_bytes: int
 ):
     pack = write(tmp_path / "pack", packed, dtype=dtype, shard_bytes=shard_bytes)
-    assert (len(pack), pack.ids) == (4, sorted(packed))
-    assert "mood" in pack and "mod" not in pack and "\ud800" not in pack
+    assert len(pack) == 4 and all(id in pack for id in packed)
+    assert "mod" not in pack and "\ud800" not in pack
     assert len(list((tmp_path / "pack").glob("shard-*"))) == (4 if shard_bytes == 1 else 2)
     for id, adapter in packed.items():
         found = pack.read(id)
@@ -156,13 +156,12 @@ def test_a_bank_that_holds_few_of_a_pack_answers_as_one_that_holds_all(
         bank.hold(["a0", "b"])
 
 
-def test_what_was_not_used_for_longest_makes_room_and_what_was_pinned_or_added_stays(
+def test_what_was_not_used_for_longest_makes_room_and_what_was_added_stays(
     many: dict[str, BankAdapter], tmp_path: Path
 ):
     bank = AdapterBank(tiny_model("bert"), pack=write(tmp_path / "pack", many), max_resident=2)
     bank.add("own", many["a0"])
-    bank.pin("a0")
-    held = {"own", "a0"}
+    held = {"own"}
     for id, expected in (("a1", {"a1"}), ("a2", {"a1", "a2"}), ("a1", {"a1", "a2"}), ("a3", {"a1", "a3"})):
         bank.release(bank.hold([id]))
         assert set(bank.ids) == held | expected

@@ -132,7 +132,7 @@ def test_a_cache_that_the_disk_has_no_room_for_is_left_out_and_it_is_said(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
     with cached_prefix(model, stage, tmp_path / "cache", {}, 1.0, said.append) as cached:
         assert cached is stage
-    reason = f"it would take {size_kb(stage)} kB, the disk has room for 0.0 kB"
+    reason = f"it would take {size_kb(stage)} kB, the disk has room for 0 bytes"
     assert said == [f"no cache of frozen layers: {reason}"]
     assert not list(tmp_path.iterdir())
 

@@ -322,6 +322,57 @@ def test_the_overview_averages_only_what_ran_on_every_task(folder: Path) -> None
     assert hadamard.p == 0.5  # two tasks cannot say more
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"dev_fingerprint": "g"}, {"metric": "macro-f1"}, {"settings": {"model_content": "another"}}],
+    ids=["other dev rows", "another metric", "another model of this name"],
+)
+def test_scores_of_other_rows_metrics_or_models_say_so_and_are_no_share(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    for task in ("mood", "other"):
+        add(tmp_path, "full", 0, n_wrong=4, task=task, settings={"model_content": "one"})
+        add(tmp_path, "bitfit", 0, n_wrong=8, task=task, **{"settings": {"model_content": "one"}, **change})
+    groups = read_groups(Results(tmp_path))
+    (overview,) = overviews(groups)
+    bitfit = next(row for row in overview.rows if row.first.method == "bitfit")
+    assert (bitfit.average, bitfit.ratio_percent, bitfit.p) == (pytest.approx(0.8), None, None)
+    text = markdown(groups, [])
+    assert text.count("the bitfit (other dev rows, metric or model)") == 3
+    assert "the full (" not in text
+
+
+def test_of_rows_with_all_seeds_the_last_one_counts(folder: Path) -> None:
+    tasks = "".join(TASK.format(name=name) for name in ("mood", "other"))
+    keep(folder, HEAD.format(title="main", method="bitfit").replace("seeds = 1", "seeds = 2") + tasks)
+    before, now = ({"started_at": f"2026-11-{day}T10:00:00+00:00"} for day in (10, 20))
+    for task in ("mood", "other"):
+        for seed in range(3):
+            add(folder, "bitfit", seed, n_wrong=30, task=task, run={"lr": 0.5}, **before)
+        add(folder, "bitfit", 0, n_wrong=2, task=task, more=1, **now)
+    assert shown_scores(folder, "bitfit")[0] == pytest.approx(0.25), "the last one lacks a seed"
+    for task in ("mood", "other"):
+        add(folder, "bitfit", 1, n_wrong=2, task=task, more=1, **now)
+    assert shown_scores(folder, "bitfit") == {0: 0.95, 1: 0.95}
+
+
+def test_a_search_that_failed_and_errors_are_told(folder: Path, tmp_path: Path) -> None:
+    spec = HEAD.format(title="main", method="bitfit") + TASK.format(name="mood")
+    keep(folder, "search = { rows = 100, extensions = 1 }\n" + spec)
+    (folder / "runs" / "mood-bitfit-0-0.json").unlink()  # the search that is done
+    for number, lr in enumerate((0.1, 0.2)):
+        run, more = {"purpose": "search", "lr": lr}, {f"more{at}": 0 for at in range(number)}
+        add(folder, "bitfit", 0, status="failed", error="X: why", run=run, **more)
+    text = markdown(groups := read_groups(Results(folder)), [])
+    assert "| BitFit | search failed |" in text and page(groups, [])
+    write_report(folder)
+    assert "search failed" in (folder / "report.csv").read_text(encoding="utf-8")
+    for name in ("report.md", "report.html"):
+        told = (folder / name).read_text(encoding="utf-8")
+        assert "Runs that failed" in told and "mood-lora-1-2: TrainingError: loss is nan" in told
+        assert told.count(": X: why") == 2
+
+
 def test_a_failed_seed_leaves_no_average(folder: Path) -> None:
     add(folder, "hadamard", 3, status="failed", error="TrainingError: loss is nan")
     (overview,) = overviews(read_groups(Results(folder)))

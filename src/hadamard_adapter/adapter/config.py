@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
 from peft.utils import PeftType
 
 from hadamard_adapter.adapter.families import SITE_NAMES
@@ -193,14 +193,8 @@ class HadamardConfig(PeftConfig):
             return
         if "library_name: peft" not in text or "import hadamard_adapter" in text:
             return
-        auto = {
-            "SEQ_CLS": "ForSequenceClassification",
-            "TOKEN_CLS": "ForTokenClassification",
-            "QUESTION_ANS": "ForQuestionAnswering",
-            "CAUSAL_LM": "ForCausalLM",
-            "SEQ_2_SEQ_LM": "ForSeq2SeqLM",
-            "FEATURE_EXTRACTION": "ForFeatureExtraction",
-        }.get(str(getattr(self.task_type, "value", self.task_type)), "")
+        made = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(self.task_type or "", PeftModel)
+        auto = made.__name__.removeprefix("PeftModel")
         card.write_text(text + USAGE.format(auto=auto, folder=Path(save_directory).name), encoding="utf8")
 
 

@@ -19,16 +19,16 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.methods import is_fit
 from hadamard_adapter.tasks import METRICS
 
-__all__ = ["N_DRAWS", "Comparison", "compared", "largest"]
+__all__ = ["N_DRAWS", "Comparison", "compared", "largest", "last_begun"]
 
 N_DRAWS = 2000
 """Of seeds and dev rows, for an interval."""
 
-_T = TypeVar("_T")
-
-
 _SAME = ("model_content", "train_data", "dev_data", "batch_size", "max_length", "recipe")
 """Settings that two runs share where one is held against the other, beside the dev rows that score them."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Comparison:
     """Its p, corrected as that of the seeds."""
 
 
-def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
+def largest(found: Iterable[_T], size: Callable[[_T], Any]) -> _T | None:
     """The one of the greatest size; None where there is none, or where several are as great.
 
     Example:
@@ -59,6 +59,11 @@ def largest(found: Iterable[_T], size: Callable[[_T], int]) -> _T | None:
     return found[0] if is_one else None
 
 
+def last_begun(records: Iterable[Mapping[str, Any]]) -> str:
+    """When the last of the runs began, as ISO 8601 writes it; empty where no record says."""
+    return max((str(record.get("started_at") or "") for record in records), default="")
+
+
 def compared(
     records: Sequence[Mapping[str, Any]],
     others: Sequence[Sequence[Mapping[str, Any]]],
@@ -67,7 +72,8 @@ def compared(
     """A row's runs beside those of a reference that are alike; None where none are.
 
     They are alike that were scored on the same dev rows, and began and trained with the same. Of several rows
-    of the reference the one with most seeds counts, and none where two have as many.
+    of the reference the one with most seeds counts, of those that have as many the last one, and none where
+    that is not known.
 
     Args:
         records: a row's runs, of one method and one set of settings.
@@ -79,7 +85,7 @@ def compared(
         [r for r in other if r["status"] == "done" and any(_alike(one, r) for one in own.values())]
         for other in others
     ]
-    chosen = largest(filter(None, alike), len) or []
+    chosen = largest(filter(None, alike), lambda runs: (len(runs), last_begun(runs))) or []
     base = {r["run"]["seed"]: r for r in chosen}
     if chosen and is_fit(records[0]["run"]["method"]):  # its only run against the mean over all seeds
         return _of_one_task((), None, _interval(list(own.values()), chosen, results))
@@ -109,7 +115,8 @@ def _interval(
 ) -> Interval | None:
     labels = results.labels(own[0]["dev_fingerprint"])
     n_rows = (own[0].get("rows") or {}).get("dev")
-    if labels is None or len(labels) != n_rows:  # several labels a row are no plain list
+    said = {len(record["predictions"].split()) for record in (*own, *base)}
+    if labels is None or len(labels) != n_rows or said != {n_rows}:  # several labels a row are no plain list
         return None
     one, other = (
         np.stack([_redrawn(record["metric"], tuple(labels), record["predictions"]) for record in records])

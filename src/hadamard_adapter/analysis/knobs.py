@@ -76,7 +76,7 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
         DataError: no task has two combinations that train something, or there is no such folder.
     """
     results = Results(expanded(folder))
-    found = {_title(group): _of_group(group) for group in read_groups(results)}
+    found = {group.title: _of_group(group) for group in read_groups(results)}
     found = {name: one for name, one in found.items() if len(set(one["scores"]) - {"none"}) > 1}
     if not found:
         is_there = results.folder.is_dir()
@@ -86,10 +86,6 @@ def knobs_of_results(folder: str | Path) -> dict[str, Any]:
             f"on a task, found {what}"
         )
     return {"tasks": found}
-
-
-def _title(group: Group) -> str:
-    return f"{group.model}, {group.task}" + (", epochs chosen on dev" if group.select == "dev" else "")
 
 
 def _of_group(group: Group) -> dict[str, Any]:

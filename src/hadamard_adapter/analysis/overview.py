@@ -19,7 +19,7 @@ class OverviewRow:
     average: float | None
     """Of the means; None where a task of the experiment, or a seed of it, was not run or failed."""
     ratio_percent: float | None
-    """Of the baseline's average; None where either is missing."""
+    """Of the baseline's average; None where either is missing, or of other dev rows, metrics or models."""
     p: float | None
     """Wilcoxon's signed-rank test of the tasks' differences to the baseline."""
 
@@ -93,7 +93,7 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
     else:
         rows = [_row(tuple(rows), base, is_base=method == baseline) for method, rows in found.items()]
     rows.sort(key=lambda row: (row.first.n_trained is None, row.first.n_trained))
-    tasks = tuple(f"{group.task}: {group.metric}" for group in groups)
+    tasks = tuple(f"{group.task}: {group.score}" for group in groups)
     return Overview(groups[0].model, "; ".join(titles), groups[0].select, tasks, tuple(rows), baseline)
 
 
@@ -101,11 +101,12 @@ def _row(rows: tuple[Row | None, ...], base: Sequence[Row | None], is_base: bool
     average, of_base = _average(rows), _average(base)
     both = zip(_means(rows), _means(base), strict=True)
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
-    has_both = average is not None and bool(of_base)
+    is_beside = all(a is None or b is None or a.is_beside(b) for a, b in zip(rows, base, strict=True))
+    has_both = average is not None and bool(of_base) and is_beside
     return OverviewRow(
         rows=rows,
         average=average,
-        ratio_percent=100 * average / of_base if average is not None and of_base else None,
+        ratio_percent=100 * average / of_base if average is not None and of_base and is_beside else None,
         p=wilcoxon_p([a - b for a, b in pairs]) if has_both and not is_base else None,
     )
 

@@ -69,23 +69,27 @@ for (const button of document.querySelectorAll("th button")) {
 """
 
 
-def page(groups: Sequence[Group], problems: Sequence[str]) -> str:
+def page(groups: Sequence[Group], problems: Sequence[str], failed: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
         groups: of `read_groups`.
         problems: a line for every file that does not count.
+        failed: a line for every run that failed.
     """
     parts = [*(_overview(found) for found in overviews(groups)), *(_section(group) for group in groups)]
     told = "".join(f"<li>{escape(note)}</li>" for note in notes(groups))
-    ignored = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    if ignored:
-        ignored = f"<h2>Files that do not count</h2><ul>{ignored}</ul>"
+    lists = {"Runs that failed": failed, "Files that do not count": problems}
+    ended = "".join(
+        f"<h2>{head}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+        for head, lines in lists.items()
+        if lines
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Results</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style></head><body><h1>Results</h1>{''.join(parts)}"
-        f"<h2>How to read it</h2><ul>{told}</ul>{ignored}<script>{_SCRIPT}</script></body></html>\n"
+        f"<h2>How to read it</h2><ul>{told}</ul>{ended}<script>{_SCRIPT}</script></body></html>\n"
     )
 
 
@@ -101,12 +105,12 @@ def _overview(overview: Overview) -> str:
 
 
 def _number_of(text: str) -> str:
-    """What a cell of an overview is sorted by: "0.5000 (1 of 3)" by 0.5000, "not run" last."""
-    return "" if text == "not run" else text.replace(",", "").split(" (")[0]
+    """What a cell of an overview is sorted by: "0.5000 (1 of 3)" by 0.5000, what has no score last."""
+    return "" if text in ("not run", "search failed") else text.replace(",", "").split(" (")[0]
 
 
 def _section(group: Group) -> str:
-    title = f"{group.model}, {group.task}: {group.metric}"
+    title = f"{group.title}: {group.score}"
     rows = "".join(_row(group, row) for row in group.rows)
     table = _titled_table(title, group.select, heads(group), rows)
     where = f'<p class="quiet">{escape(named)}</p>' if (named := processors(group)) else ""

@@ -14,7 +14,7 @@ from hadamard_adapter.analysis.offsets import flat, mean_of_pairs, read_offsets,
 from hadamard_adapter.analysis.pictures import without_mathtext
 from hadamard_adapter.errors import SettingsError
 
-__all__ = ["cosines", "patterns_of_folders", "patterns_picture", "principal_components"]
+__all__ = ["patterns_of_folders", "patterns_picture", "principal_components"]
 
 
 def _rms_by_layer(offsets: Float[np.ndarray, "a l d"]) -> Float[np.ndarray, "a l"]:
@@ -25,18 +25,6 @@ def _rms_by_layer(offsets: Float[np.ndarray, "a l d"]) -> Float[np.ndarray, "a l
         [[3.5355, 0.0]]
     """
     return np.sqrt(np.square(offsets, dtype=np.float64).mean(axis=-1))
-
-
-def cosines(vectors: Float[np.ndarray, "a n"]) -> Float[np.ndarray, "a a"]:
-    """Cosine similarity of every pair, x·y / (|x| |y|), 0 where one of the two is zero; float64.
-
-    Example:
-        >>> cosines(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])).tolist()
-        [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
-    """
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    unit = np.divide(vectors, norms, out=np.zeros(vectors.shape), where=norms > 0)
-    return np.clip(unit @ unit.T, -1.0, 1.0)
 
 
 def principal_components(
@@ -83,14 +71,14 @@ def patterns_of_folders(folders: Sequence[str]) -> dict[str, Any]:
     """
     if len(folders) < 2:
         raise SettingsError(f"expected two adapters or more to compare, received {list(folders)!r}")
+    from sklearn.metrics.pairwise import cosine_similarity
+
     table = read_offsets(folders)
     tasks = tasks_of(folders)
     vectors = {kind: array.reshape(len(array), -1) for kind, array in table.items()}
-    similar = {kind: cosines(array) for kind, array in vectors.items()}
-    similar |= {
-        f"1 + {kind}": cosines(1 + array) for kind, array in vectors.items() if kind.startswith("scale ")
-    }
-    similar["all offsets"] = cosines(flat(table))
+    scales = {f"1 + {kind}": 1 + array for kind, array in vectors.items() if kind.startswith("scale ")}
+    compared = vectors | scales | {"all offsets": flat(table)}
+    similar = {kind: cosine_similarity(array.astype(np.float64)) for kind, array in compared.items()}
     pairs = {kind: mean_of_pairs(matrix, tasks) for kind, matrix in similar.items()}
     coordinates, shares = principal_components(flat(table))
     by_layer = {

@@ -312,8 +312,8 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
     """A figure: for each adapter its curve above, its layers' scores below, each criterion's largest as 1.
 
     Args:
-        found: name of the adapter -> "metric", "scores", "curve", their "layers" (None: from 0 on), and where
-            it was tuned again "again".
+        found: name of the adapter -> "metric", "scores", "curve", their "layers", and where it was tuned
+            again "again".
     """
     from matplotlib.figure import Figure
 
@@ -334,8 +334,7 @@ def prune_picture(found: Mapping[str, Mapping[str, Any]]) -> Any:
         largest = np.maximum(heights.max(axis=1, keepdims=True), 1e-12)
         lower.imshow(np.maximum(heights, 0) / largest, aspect="auto", cmap="viridis", vmin=0, vmax=1)
         lower.set_yticks(range(len(heights)), list(one["scores"]))
-        if "layers" in one:
-            lower.set_xticks(range(len(one["layers"])), one["layers"])
+        lower.set_xticks(range(len(one["layers"])), one["layers"])
         lower.set(xlabel="layer")
     pairs[0, 0].legend(fontsize=8)
     return figure
@@ -436,7 +435,5 @@ def _write_pruned(source: Path, output: Path, ranked: Mapping[str, Any]) -> None
     with filled(output) as folder:
         shutil.copytree(source, folder, ignore=stale, dirs_exist_ok=True)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        if (folder / "run.json").is_file():
-            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            remark = {name: ranked[name] for name in ("by", "kept", "metric", "kept_score")}
-            write_json(folder / "run.json", {**run, "pruned": remark})
+        remark = {name: ranked[name] for name in ("by", "kept", "metric", "kept_score")}
+        write_json(folder / "run.json", {**read_json(folder / "run.json"), "pruned": remark})

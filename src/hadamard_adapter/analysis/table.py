@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hadamard_adapter.analysis.comparison import Comparison, compared, largest
+from hadamard_adapter.analysis.comparison import Comparison, compared, largest, last_begun
 from hadamard_adapter.analysis.kept import kept_specs
 from hadamard_adapter.analysis.statistics import Summary, holm, summarise
 from hadamard_adapter.bench.plan import Cell, cells_of
@@ -18,6 +18,7 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import RECIPE, described
 from hadamard_adapter.bench.spec import ORDER_TITLES, TaskSpec, order_of, read_spec
 from hadamard_adapter.methods import METHODS
+from hadamard_adapter.tasks import METRICS
 from hadamard_adapter.tuning.report import libraries
 
 __all__ = ["Group", "Row", "read_groups", "row_of"]
@@ -92,6 +93,22 @@ class Row:
     """Processor ("not recorded" where a record says nothing) -> number of its runs that are done."""
     libraries: tuple[str, ...] = ()
     """Versions of the libraries that compute, one entry for all runs that share them: "torch 2.13, …"."""
+    last_begun: str = ""
+    """When the last of its runs began, as ISO 8601 writes it; empty where no record says."""
+    scored_on: tuple[str | None, ...] = ()
+    """Metric, fingerprint of the dev rows, and of the model's content (None for a fit)."""
+    has_failed_search: bool = False
+    """Whether all runs of its search failed, so that no rate was found and no seed can run."""
+
+    @property
+    def why_empty(self) -> str:
+        """What stands where there is no score; nothing where its seeds failed, which is said elsewhere."""
+        return "search failed" if self.has_failed_search else "" if self.failed else "not run"
+
+    def is_beside(self, other: "Row") -> bool:
+        """Whether scores may stand beside the other row's: metric, dev rows and model are the same."""
+        pairs = zip(self.scored_on, other.scored_on, strict=False)
+        return all(a is None or b is None or a == b for a, b in pairs)
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,17 @@ class Group:
     """Methods that the others are compared with, the baseline first; empty where no run of one is there."""
 
     @property
+    def title(self) -> str:
+        """Model and task, and that epochs were chosen on dev, where they were."""
+        return f"{self.model}, {self.task}" + (", epochs chosen on dev" if self.select == "dev" else "")
+
+    @property
+    def score(self) -> str:
+        """The metric, and that less of it is better, where it is."""
+        is_error = self.metric in METRICS and METRICS[self.metric].sign < 0
+        return f"{self.metric} (lower is better)" if is_error else self.metric
+
+    @property
     def baseline(self) -> str | None:
         """The first of the references."""
         return next(iter(self.references), None)
@@ -127,14 +155,16 @@ class Group:
 
 
 def row_of(group: "Group", method: str) -> "Row | None":
-    """A method's row of most seeds, of this recipe's runs; None where there is none, or several have as many.
+    """A method's row, of this recipe's runs: of several the last one that has all seeds.
+
+    None where there is none, or several have as many seeds and no record says which is the last.
 
     Args:
         group: of `read_groups`.
         method: its name.
     """
     rows = [row for row in group.rows if row.method == method and row.older_recipe is None]
-    return largest(rows, lambda row: len(row.scores))
+    return largest(rows, lambda row: (row.n_asked > 0, len(row.scores), row.last_begun))
 
 
 def read_groups(results: Results) -> list[Group]:
@@ -172,14 +202,23 @@ def _found(results: Results) -> dict[Key, dict[tuple[str, str], list[Mapping[str
     return found
 
 
-def _tried(results: Results) -> dict[tuple[Key, str], set[float]]:
-    """Table and method -> the rates that its searches tried."""
-    found: dict[tuple[Key, str], set[float]] = {}
+def _tried(results: Results) -> dict[tuple[Key, str], dict[float, bool]]:
+    """Table and method -> the rates that its searches tried, and whether a run of each is done."""
+    found: dict[tuple[Key, str], dict[float, bool]] = {}
     for record in results.records().values():
         run = record["run"]
         if run["purpose"] == "search" and record["status"] in ("done", "failed"):
-            found.setdefault((_searched_as(run), run["method"]), set()).add(float(run["lr"]))
+            rates, rate = found.setdefault((_searched_as(run), run["method"]), {}), float(run["lr"])
+            rates[rate] = rates.get(rate, False) or record["status"] == "done"
     return found
+
+
+def _has_failed(cells: Sequence[Cell], tried: Mapping[tuple[Key, str], Mapping[float, bool]]) -> bool:
+    """Whether cells of one method were searched, and no run of a search is done."""
+    epochs = [(cell, n) for cell in cells for n in cell.task.search_epochs or (cell.task.epochs,)]
+    runs = [cell.run("search", n, lr=0.0, seed=0) for cell, n in epochs]
+    found = [tried.get((_searched_as(described(run)), run.method), {}) for run in runs]
+    return any(found) and not any(any(rates.values()) for rates in found)
 
 
 def _searched_as(run: Mapping[str, Any]) -> Key:
@@ -220,7 +259,7 @@ def _key(run: Mapping[str, Any]) -> Key:
     sizes += [f"{task['held_out']:,} held out"] if task.get("held_out") else []
     searched, fixed = task.get("search_epochs"), task.get("epochs")
     epochs = " or ".join(map(str, sorted(searched))) if searched else "" if fixed is None else str(fixed)
-    more = [f"{epochs} epochs"] if epochs else []
+    more = [f"{epochs} epoch" + ("" if epochs == "1" else "s")] if epochs else []
     own = {name: task.get(name, _DEFAULT[name]) for name in _SIZES}
     more += [f"{_SIZES[name]} {value}" for name, value in own.items() if value != _DEFAULT[name]]
     more += [word for word in ("bf16", "dropout") if run[word]]
@@ -236,7 +275,7 @@ def _group(
     found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
     results: Results,
     asked: Sequence[Cell],
-    tried: Mapping[tuple[Key, str], set[float]],
+    tried: Mapping[tuple[Key, str], dict[float, bool]],
 ) -> Group:
     published = {method: score for cell in asked for method, score in cell.task.expected.items()}
     seeds = dict[str, int]()
@@ -249,7 +288,7 @@ def _group(
         others = [other for name, other in found if name == method]
         recipe = _recipe(settings)
         title = row.title + _differing(settings, others)
-        edge = _edge(row.lr, tried.get((_searched_as(records[0]["run"]), method), set()))
+        edge = _edge(row.lr, {*tried.get((_searched_as(records[0]["run"]), method), ())})
         older = None if recipe == RECIPE else recipe
         row = dataclasses.replace(row, title=title, edge=edge, older_recipe=older)
         known = references[: references.index(method)] if method in references else references
@@ -260,9 +299,14 @@ def _group(
         }
         rows.append(dataclasses.replace(row, against=against))
     rows = _asked_once(rows)
+    base = max((row for row in rows if row.method in references[:1]), key=_standing, default=None)
+    rows = [row if base is None or row.is_beside(base) else _said_apart(row) for row in rows]
     there = {row.method for row in rows if row.older_recipe is None}
     missing = [method for method in seeds if method not in there]
-    rows += [_row(method, [], published.get(method), seeds[method]) for method in missing]
+    for method in missing:
+        row = _row(method, [], published.get(method), seeds[method])
+        has_failed = _has_failed([cell for cell in asked if cell.method == method], tried)
+        rows.append(dataclasses.replace(row, has_failed_search=has_failed))
     rows.sort(key=lambda row: (row.n_trained is None, row.n_trained))
     done = [r for records in found.values() for r in records if r["status"] == "done"]
     metric = done[0]["metric"] if done else "not run"
@@ -296,13 +340,22 @@ def _recipe(settings: str) -> int:
 
 
 def _asked_once(rows: Sequence[Row]) -> list[Row]:
-    """What a spec asks of a method, its row of most seeds owes; those of another rate or recipe do not."""
+    """What a spec asks of a method, its last row with all seeds owes; older ones and other recipes do not."""
     owing = dict[str, Row]()
     for row in rows:
-        most = owing.get(row.method)
-        if row.older_recipe is None and (most is None or len(row.scores) > len(most.scores)):
+        if row.older_recipe is None and _standing(row) >= _standing(owing.get(row.method, row)):
             owing[row.method] = row
     return [row if row is owing.get(row.method) else dataclasses.replace(row, n_asked=0) for row in rows]
+
+
+def _standing(row: Row) -> tuple[int, str]:
+    """How far a row has what is asked for, then how new it is."""
+    return min(len(row.scores), row.n_asked or len(row.scores)), row.last_begun
+
+
+def _said_apart(row: Row) -> Row:
+    """The row, saying that it was not scored as the table's baseline."""
+    return dataclasses.replace(row, title=f"{row.title} (other dev rows, metric or model)")
 
 
 def _differing(settings: str, others: Sequence[str]) -> str:
@@ -343,7 +396,14 @@ def _row(method: str, records: Sequence[Mapping[str, Any]], published: float | N
             (r.get("machine") or {}).get("processor") or "not recorded" for r in done
         ),
         libraries=tuple(sorted({libraries(record.get("versions") or {}) for record in done} - {""})),
+        last_begun=last_begun(records),
+        scored_on=_scored_on(first) if first else (),
     )
+
+
+def _scored_on(record: Mapping[str, Any]) -> tuple[str | None, ...]:
+    content = (record.get("settings") or {}).get("model_content")
+    return record["metric"], record["dev_fingerprint"], None if content is None else str(content)
 
 
 def _mean_layers(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:

@@ -57,7 +57,7 @@ def cells(group: Group, row: Row) -> tuple[str, ...]:
     s, c = row.summary, row.against.get(group.baseline or "")
     count = "" if s is None else f" ({s.n})" if s.n >= row.n_asked else f" ({s.n} of {row.n_asked})"
     spread = "" if s is None or s.sd is None else f" ± {s.sd:.4f}"
-    score = ("" if row.failed else "not run") if s is None else f"{s.mean:.4f}{spread}{count}"
+    score = row.why_empty if s is None else f"{s.mean:.4f}{spread}{count}"
     return (
         row.title + remarks(len(row.failed), len(row.collapsed)),
         score,
@@ -110,7 +110,7 @@ def _mean(row: Row | None) -> str:
     if row is None:
         return ""
     if row.summary is None:
-        return "" if row.failed else "not run"
+        return row.why_empty
     n, n_asked = row.summary.n, row.n_asked
     return f"{row.summary.mean:.4f}" + (f" ({n} of {n_asked})" if n < n_asked else "")
 
@@ -135,16 +135,18 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "score: mean ± standard deviation over seeds (n, of those asked for), then median and the seeds' "
         "values. A failed seed is in no mean and named beside the method; a collapsed one (one class or "
         "value for nearly all rows) is. A method with several learning rates or settings has a row for each; "
-        "all tasks together show the one with most seeds, and none where two have as many. % of full: the "
-        "average over the tasks, divided by full fine-tuning's; not the mean of the tasks' own ratios, in "
-        "which a task of small scores, such as MCC's, weighs as much as the others.",
+        "all tasks together show the last one that has all seeds. % of full: the average over the tasks, "
+        "divided by full fine-tuning's of the same dev rows, metrics and model; not the mean of the tasks' "
+        "own ratios, in which a task of small scores, such as MCC's, weighs as much as the others.",
         "against full (where no full fine-tuning was run: Hadamard, wide; else Hadamard), and against LoRA "
         "and Hadamard, wide, where they were run (each pair once): "
         f"difference of the mean scores with a 95 % bootstrap interval over seeds and dev rows ({N_DRAWS:,} "
         "draws of both, seeds paired; a fit against all seeds) and its two-sided p, in brackets corrected by "
         "Holm over the tasks of the experiment, not over methods and references; the interval is not "
-        "corrected. What other seeds would change is guessed from those that ran: with few of them an "
-        "interval is somewhat narrow, with one it holds other rows alone.",
+        "corrected. What other seeds would change is guessed from those that ran: with few of them, where "
+        "seeds differ more than other dev rows would make a score differ, it is far too narrow and p too "
+        "small (docs/experiments.md has figures): hold it against p by seed; with one seed it holds other "
+        "rows alone. None where a row has several labels. Of errors less is better.",
         "p by seed: exact permutation test of the paired differences to the first of these; in brackets "
         "corrected by Holm over the tasks of the experiment. With 3 seeds it cannot be below 0.25, with 5 "
         "not below 0.0625.",
@@ -157,20 +159,21 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "n tasks it cannot be below 2 / 2^n (five: 0.0625, two: 0.5). An average is given only for methods "
         "that ran on every task with all seeds asked for, none of which failed.",
         "seconds: median time of a run on whatever processor it had, named below each table with the number "
-        "of runs; rows of other processors do not compare. MB: highest memory of a run's process; with "
-        "`--executor local`, in runs whose processor is not recorded, that of runs before it too.",
+        "of runs; rows of other processors do not compare. MB: highest memory of a run's process; of "
+        "runs begun before 30 November 2026 with `--executor local` that of the runs before it, too.",
         "trained and share leave the trained head out, which is the same for all methods that have a model "
         "and is given beside them.",
         *dict.fromkeys(PROTOCOL[group.select] for group in groups),
     ]
 
 
-def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
+def markdown(groups: Sequence[Group], problems: Sequence[str], failed: Sequence[str] = ()) -> str:
     """The report in Markdown: how to read it, then a table for each model and task.
 
     Args:
         groups: of `read_groups`.
         problems: a line for every file that does not count.
+        failed: a line for every run that failed.
     """
     lines = ["# Results", "", "## How to read it", "", *(f"- {note}" for note in notes(groups)), ""]
     for found in overviews(groups):
@@ -179,15 +182,16 @@ def markdown(groups: Sequence[Group], problems: Sequence[str]) -> str:
         lines += table_head(columns)
         lines += [*(table_line(overview_cells(row)) for row in found.rows), ""]
     for group in groups:
-        lines += [f"## {group.model}, {group.task}: {group.metric}", "", PROTOCOL[group.select], ""]
+        lines += [f"## {group.title}: {group.score}", "", PROTOCOL[group.select], ""]
         lines += [
             *table_head(heads(group)),
             *(table_line(cells(group, row)) for row in group.rows),
             "",
             *([where, ""] if (where := processors(group)) else []),
         ]
-    if problems:
-        lines += ["## Files that do not count", "", *(f"- {problem}" for problem in problems), ""]
+    for head, told in {"Runs that failed": failed, "Files that do not count": problems}.items():
+        if told:
+            lines += [f"## {head}", "", *(f"- {line}" for line in told), ""]
     return "\n".join(lines)
 
 
@@ -217,7 +221,7 @@ def csv_text(groups: Sequence[Group]) -> str:
                 value = "" if score is None else f"{score:.6f}"
                 writer.writerow([*counts, rates, epochs, seed, value, status, *which])
             for _ in range(row.n_asked - len(row.scores) - len(row.failed)):
-                writer.writerow([*counts, "", "", "", "", "not run", *which])
+                writer.writerow([*counts, "", "", "", "", row.why_empty or "not run", *which])
     return buffer.getvalue()
 
 

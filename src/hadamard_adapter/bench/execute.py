@@ -14,16 +14,14 @@ from hadamard_adapter.bench.results import Results
 from hadamard_adapter.bench.run import (
     Run,
     data_of,
-    described,
-    identity,
+    identified,
     key_of,
     name_of,
     settings_of,
     work_of,
 )
 from hadamard_adapter.bench.train import Trained, refuse_unfit, train
-from hadamard_adapter.errors import HadamardError, LoadError, is_out_of_memory
-from hadamard_adapter.methods import METHODS
+from hadamard_adapter.errors import HadamardError, LoadError, TrainingError, is_out_of_memory
 from hadamard_adapter.tasks import Examples, Task, data_fingerprint, score
 from hadamard_adapter.tasks.metrics import checked_logits, decided
 from hadamard_adapter.tuning.models import pick_device
@@ -66,10 +64,8 @@ def _record(run: Run, results: Results, work: Path) -> dict[str, Any]:
     is_resumed = any(entry.name != "lock" for entry in work.iterdir())
     rows, data = data_of(run)
     common = {
-        "run": described(run),
-        "identity": identity(run),
+        **identified(run),
         "settings": key_of(run),
-        "title": METHODS[run.method].title,
         "work": work_of(run),
         "started_at": started_at.isoformat(timespec="seconds"),
         "versions": versions(),  # of the code that is loaded: it may be another one at the end
@@ -127,12 +123,15 @@ def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Resul
         "base_parameters": trained.n_base,
         "share_percent": 100 * trained.n_trained / trained.n_base,
     }
+    _refuse_not_finite(metric, found["score"])
+    _refuse_not_finite("loss", trained.best["dev_loss"])
     if run.purpose == "search":
         return found
     logits = trained.logits(dev.texts, dev.pairs)
     scores = score(task, logits, dev.labels or [])
     predicted = decided(task, checked_logits(task, logits))
     fingerprint = data_fingerprint(dev)
+    _refuse_not_finite(metric, scores[metric])
     results.write_labels(fingerprint, _words(np.asarray(dev.labels)))
     return {
         **found,
@@ -143,6 +142,11 @@ def _found(run: Run, trained: Trained, task: Task, dev: Examples, results: Resul
         "is_collapsed": _is_collapsed(task, predicted, dev.labels or []),
         "layers": trained.layers,
     }
+
+
+def _refuse_not_finite(name: str, value: float) -> None:
+    if not np.isfinite(value):
+        raise TrainingError(f"{name}: expected a finite number, received {value}; look for odd labels in dev")
 
 
 def _told(error: Exception) -> str:
@@ -168,8 +172,10 @@ def _words(values: Any) -> str:
 
 
 def _is_collapsed(task: Task, predicted: Any, labels: Any) -> bool:
-    """Whether nearly all rows get the same prediction; numbers: next to the spread of the labels."""
+    """Whether nearly all rows get the same prediction, where they have not the same label; numbers: next to
+    the spread of the labels."""
     if task.problem_type == "regression":
         return bool(np.std(predicted) < RARE * np.std(labels))
-    _, counts = np.unique(predicted, axis=0, return_counts=True)
-    return float(counts.max()) > (1 - RARE) * len(predicted)
+    counts = (np.unique(rows, axis=0, return_counts=True)[1] for rows in (predicted, labels))
+    most_predicted, most = (of.max() / len(predicted) for of in counts)
+    return bool(most_predicted > 1 - RARE >= most)

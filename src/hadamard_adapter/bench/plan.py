@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -24,7 +24,6 @@ __all__ = [
     "cells_of",
     "due",
     "estimated",
-    "of_purpose",
     "quality_of",
     "state_of",
     "total_estimate",
@@ -98,7 +97,7 @@ class _State:
 
     def left(self, purpose: str) -> list[Run]:
         """Runs to come, of one purpose or of all."""
-        return of_purpose((*self.due, *self.later), purpose)
+        return [run for run in (*self.due, *self.later) if purpose in ("all", run.purpose)]
 
 
 def cells_of(spec: Spec) -> list[Cell]:
@@ -162,25 +161,6 @@ def _parted(runs: Iterable[Run], records: Records) -> tuple[list[str], list[Run]
     names = {name_of(run): run for run in runs}
     over = [name for name in names if is_over(records.get(name))]
     return over, [run for name, run in names.items() if name not in over]
-
-
-@runtime_checkable
-class _HasPurpose(Protocol):
-    @property
-    def purpose(self) -> str: ...
-
-
-_Run = TypeVar("_Run", bound=_HasPurpose)
-
-
-def of_purpose(runs: Iterable[_Run], purpose: str) -> list[_Run]:
-    """The runs that `--purpose` asks for.
-
-    Args:
-        runs: of any kind that has a `purpose`.
-        purpose: theirs, or "all".
-    """
-    return [run for run in runs if purpose in ("all", run.purpose)]
 
 
 def due(spec: Spec, records: Records) -> list[Run]:

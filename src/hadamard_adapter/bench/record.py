@@ -23,20 +23,12 @@ _Entries = Mapping[str, _Check]
 """Names that lead to an entry, a dot between two -> its check."""
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
+def _is(kind: type) -> _Check:
+    return lambda value: isinstance(value, kind)
 
 
 def _is_one_of(*names: str) -> _Check:
     return lambda value: isinstance(value, str) and value in names
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _is_number(value: Any) -> bool:
@@ -98,7 +90,7 @@ _STAGE: _Entries = {
     **{name: _above_zero(_is_amount) for name in _OWN},
 }
 _POINT: _Entries = {
-    **{"stage": _is_text, "score": _is_number, "step": _is_count, "epoch": _is_amount},
+    **{"stage": _is(str), "score": _is_number, "step": _is_count, "epoch": _is_amount},
     **{name: _above_zero(_is_amount) for name in _OWN},
     **{f"cache_{name}": _is_amount for name in _OWN},
 }
@@ -115,48 +107,48 @@ def _not_empty(check: _Check) -> _Check:
 
 _EVERY: _Entries = {
     **{"status": _is_one_of(*STATUSES), "run.purpose": _is_one_of("search", "score", *PURPOSES)},
-    **{name: _is_text for name in ("identity", "title", "run.model", "run.task.name")},
+    **{name: _is(str) for name in ("identity", "title", "run.model", "run.task.name")},
     **{"run.lr": _is_number, "run.seed": _is_count},
     **{f"run.task.{name}": _or_nothing(_is_count) for name in ("rows", "held_out", "epochs")},
     **{
         "run.task.search_epochs": _or_nothing(_is_list_of(_is_count)),
-        "run.task.metric": _or_nothing(_is_text),
+        "run.task.metric": _or_nothing(_is(str)),
     },
 }
 _DONE: _Entries = {
     "metric": _is_one_of(*METRICS),
-    **{"rows": _or_nothing(_is_mapping), "rows.dev": _or_nothing(_is_count)},
+    **{"rows": _or_nothing(_is(dict)), "rows.dev": _or_nothing(_is_count)},
     "peak_memory_mb": _or_nothing(_is_amount),
 }
 _TRAINING: _Entries = {
     **{
-        "run.method": _is_text,
+        "run.method": _is(str),
         "run.select": _is_one_of("held-out", "dev"),
-        "run.bf16": _is_flag,
-        "run.dropout": _is_flag,
+        "run.bf16": _is(bool),
+        "run.dropout": _is(bool),
     },
     "run.order": _or_nothing(_is_one_of(*ORDERS)),
-    **{name: _or_nothing(_is_mapping) for name in ("settings", "machine", "versions")},
-    **{"machine.processor": _or_nothing(_is_text), "machine.threads": _or_nothing(_is_count)},
+    **{name: _or_nothing(_is(dict)) for name in ("settings", "machine", "versions")},
+    **{"machine.processor": _or_nothing(_is(str)), "machine.threads": _or_nothing(_is_count)},
 }
 _TRAINING_DONE: _Entries = {
     **{"score": _is_number, "best.dev_loss": _is_number, "seconds": _is_amount},
     **{name: _or_nothing(_is_amount) for name in ("work", "share_percent", "peak_gpu_memory_mb")},
-    "is_resumed": _or_nothing(_is_flag),
+    "is_resumed": _or_nothing(_is(bool)),
     **{name: _or_nothing(_is_count) for name in ("trained_parameters", "head_parameters")},
 }
 _SCORE_DONE: _Entries = {
-    **{"predictions": _are_numbers, "dev_fingerprint": _is_text, "is_collapsed": _is_flag},
+    **{"predictions": _are_numbers, "dev_fingerprint": _is(str), "is_collapsed": _is(bool)},
     "layers": _or_nothing(_are_layers),
 }
 _SPEED: _Entries = {
     **{"run.variant": _is_one_of(*VARIANTS), "run.axis": _is_one_of("", "rows", "length", "layers")},
     **{"run.value": _is_count, "run.task.batch_size": _is_count, "run.steps": _or_nothing(_is_count)},
-    **{"run.rate_from": _or_nothing(_is_text), "run.points": _or_nothing(_is_count)},
+    **{"run.rate_from": _or_nothing(_is(str)), "run.points": _or_nothing(_is_count)},
 }
 _SPEED_DONE: _Entries = {
     **{"rows.train": _is_count, "rows.dev": _is_count, "row_passes": _is_amount, "total_seconds": _is_amount},
-    **{"machine.processor": _is_text, "machine.device": _is_text, "machine.threads": _is_count},
+    **{"machine.processor": _is(str), "machine.device": _is(str), "machine.threads": _is_count},
     **{"machine.load_average": _is_list_of(_is_number), "started_at": _is_time},
 }
 _MEMORY_DONE: _Entries = {
@@ -188,7 +180,7 @@ def first_wrong(record: Mapping[str, Any]) -> str | None:
     is_training = purpose in ("search", "score")
     entries = {**(_TRAINING if is_training else _SPEED)}
     if not is_done:
-        return _first_wrong(record, {**entries, "error": _is_text})
+        return _first_wrong(record, {**entries, "error": _is(str)})
     entries |= {**_DONE, **(_TRAINING_DONE if is_training else _SPEED_DONE)}
     if purpose == "score":
         entries |= _SCORE_DONE

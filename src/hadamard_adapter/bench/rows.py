@@ -38,6 +38,8 @@ class TaskRows:
     """A part of train, a tenth or what the spec says; it chooses learning rates, and epochs where asked."""
     dev: Examples
     """Rows that give scores."""
+    notes: tuple[str, ...]
+    """A line for each thing about the rows that may mislead."""
 
     def to_search(self, n_rows: int) -> TuneData:
         """The rows of a run of a search: dev is not among them."""
@@ -105,7 +107,7 @@ def _read(spec: TaskSpec, data: str) -> TaskRows:
             f"there, received {n_beside}; ask for more"
         )
     task = dataclasses.replace(found.task, name=spec.name)
-    return TaskRows(task, found.columns, train, held_out, found.dev)
+    return TaskRows(task, found.columns, train, held_out, found.dev, found.notes)
 
 
 def files_of(spec: TaskSpec, data: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from hadamard_adapter.bench.rows import TaskRows, files_of, read_rows
 from hadamard_adapter.bench.spec import OPTIMIZERS, ORDERS, Optimizer, Order, TaskSpec, model_name
+from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.methods import METHODS
 from hadamard_adapter.tasks import data_fingerprint
 from hadamard_adapter.tuning import TuneSettings, resolve
@@ -23,6 +24,7 @@ __all__ = [
     "content_of",
     "data_of",
     "described",
+    "identified",
     "identity",
     "key_of",
     "name_of",
@@ -70,7 +72,16 @@ class Run:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Run":
-        """The run that `dataclasses.asdict` turned into JSON."""
+        """The run that `dataclasses.asdict` turned into JSON.
+
+        Raises:
+            SettingsError: its method is a row that the process that asked for it added to the table.
+        """
+        if content["method"] not in METHODS:
+            raise SettingsError(
+                f"no method {content['method']!r} in a worker, which imports the package alone: run methods "
+                "of your own with --executor local, or write their rows into methods/table.py"
+            )
         values: dict[str, Any] = {**content, "task": TaskSpec.from_json(content["task"])}
         return cls(**values)
 
@@ -90,6 +101,15 @@ def described(run: Any) -> dict[str, Any]:
     files = {"train": run.task.train, "dev": run.task.dev}
     names = {part: None if path is None else Path(path).name for part, path in files.items()}
     return dataclasses.asdict(run) | places | {"task": dataclasses.asdict(run.task) | names}
+
+
+def identified(run: Run) -> dict[str, Any]:
+    """What a record of any status begins with: the run, its identity, and its method's title.
+
+    Raises:
+        DataError, SettingsError: as `identity`.
+    """
+    return {"run": described(run), "identity": identity(run), "title": METHODS[run.method].title}
 
 
 def settings_of(run: Run) -> TuneSettings:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from hadamard_adapter.bench.executors import Executor, Started
-from hadamard_adapter.bench.plan import due, of_purpose
+from hadamard_adapter.bench.plan import due
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import Run, described, identity, name_of
+from hadamard_adapter.bench.run import Run, identified, name_of
 from hadamard_adapter.bench.spec import Spec
 from hadamard_adapter.bench.worker import BUSY, DONE, MENDABLE
 from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.methods import METHODS
 
 __all__ = ["Board", "Outcome", "run_all", "settle"]
 
@@ -76,7 +75,7 @@ def run_all(
     try:
         while True:
             records = results.records()
-            left = {name_of(run): run for run in of_purpose(due(spec, records), purpose)}
+            left = {name_of(run): run for run in due(spec, records) if purpose in ("all", run.purpose)}
             left = {name: run for name, run in left.items() if name not in outcome.lost}
             if not left and not running:
                 return outcome
@@ -99,7 +98,8 @@ def run_all(
                 if code == BUSY:
                     busy_until[name] = time.monotonic() + _BUSY_S
                 else:
-                    settle(name, code, started.last_words(), results, outcome, say, _in_short, _about(run))
+                    words, about = started.last_words(), identified(run)
+                    settle(name, code, words, results, outcome, say, _in_short, about)
             if not ended:
                 _wait([started for _, started, _ in running.values()])
     finally:
@@ -107,7 +107,7 @@ def run_all(
             started.stop()
         for name, (run, _, _) in running.items():
             if name not in ended_at:  # whose record is there, though it is not to be seen yet
-                results.cancel(name, _about(run), "interrupted")
+                results.cancel(name, identified(run), "interrupted")
 
 
 def _wait(running: Sequence[Started]) -> None:
@@ -166,7 +166,3 @@ def settle(
 
 def _in_short(record: dict[str, Any]) -> str:
     return f"{record['metric']} {record['score']:.4f} in {record['seconds']:.0f} s"
-
-
-def _about(run: Run) -> dict[str, Any]:
-    return {"run": described(run), "identity": identity(run), "title": METHODS[run.method].title}

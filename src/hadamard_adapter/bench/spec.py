@@ -7,7 +7,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -41,7 +41,7 @@ MOST_SEEDS = 1000
 """More is a slip of the keys, and the list of runs alone would take minutes."""
 
 LONGEST_NAME = 80
-"""Of a task: the name of a file has at most 255 letters, and model, method and rate stand in it too."""
+"""Of a task, in bytes: the name of a file has at most 255, and model, method and rate stand in it too."""
 
 OF_FILES = ("text", "pair", "label", "problem_type", "metric")
 """What a task says of its own files, each key as the setting of `tune` is called."""
@@ -175,7 +175,13 @@ class Spec:
         for method in self.methods:
             if method not in METHODS:
                 raise SettingsError(f"methods: no method {method!r}{nearest(method, METHODS)}")
-        refuse_twice("models", [model_name(model) for model in self.models])
+        refuse_twice("models", self.models)
+        for name, places in _by_name(self.models).items():
+            if len(places) > 1:
+                raise SettingsError(
+                    f"models: {' and '.join(map(repr, places))} are both named {name!r}, under which results "
+                    "stand; rename one folder"
+                )
         refuse_twice("methods", self.methods)
         refuse_twice("tasks", [task.name for task in self.tasks])
         for task in self.tasks:
@@ -250,6 +256,14 @@ def made_from(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
         raise SettingsError(f"{path}: {error}") from error
 
 
+def _by_name(models: Sequence[str]) -> dict[str, list[str]]:
+    """Name under which results of a model stand -> the models of that name."""
+    found: dict[str, list[str]] = {}
+    for model in models:
+        found.setdefault(model_name(model), []).append(model)
+    return found
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word: the nearest known one, or all of them.
 
@@ -306,10 +320,10 @@ def check_task(task: TaskSpec) -> None:
             f"task {task.name!r}: expected a dev file with rows that are not trained on, received "
             f"{task.dev!r}, which is the train file itself; split it into two"
         )
-    if re.fullmatch(rf"\w[\w.-]{{0,{LONGEST_NAME - 1}}}", task.name) is None:
+    if re.fullmatch(r"\w[\w.-]*", task.name) is None or len(task.name.encode()) > LONGEST_NAME:
         raise SettingsError(
             f"task {task.name!r:.120}: expected letters, digits, '.', '_' and '-', since files are named "
-            f"after it, and at most {LONGEST_NAME} of them"
+            f"after it, and at most {LONGEST_NAME} bytes of them"
         )
     if task.train is not None and task.name in GLUE:
         raise SettingsError(

@@ -80,7 +80,7 @@ def train(
     if row.fit is not None:
         return _fitted(row.fit, settings, data)
     if row.settings is not None:
-        return _tuned(row, settings, data, progress)
+        return _tuned(settings, data, progress)
     with quiet_libraries():
         return _wrapped(row, resolve(settings, len(data.train)), data, folder, progress)
 
@@ -117,7 +117,7 @@ def _fitted(fit: Fit, settings: TuneSettings, data: TuneData) -> Trained:
     return Trained(logits, [entry], entry, 0, n_fitted, n_fitted, {})
 
 
-def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progress | None) -> Trained:
+def _tuned(settings: TuneSettings, data: TuneData, progress: Progress | None) -> Trained:
     result = tune(settings, progress=progress, data=data)
     metrics = result.metrics
     last = metrics["curve"][-1]["stage"]
@@ -126,7 +126,6 @@ def _tuned(row: Method, settings: TuneSettings, data: TuneData, progress: Progre
 
     def logits(texts: list[str], pairs: list[str] | None) -> np.ndarray:
         loaded = load(result.output, device=settings.device)
-        _check_count(row, metrics, loaded.model.get_base_model())
         return loaded.logits(texts, pairs)
 
     offsets = read_weights(result.output / WEIGHTS)
@@ -183,14 +182,6 @@ def _wrapped(
 
     curve = [{"stage": "both", **entry} for entry in outcome.curve]
     return Trained(logits, curve, {"stage": "both", **outcome.best}, n_trained, n_head, n_base, {})
-
-
-def _check_count(row: Method, metrics: dict[str, Any], base: Any) -> None:
-    """The formula of a row of `tune`; the adapted model itself holds more than the base model."""
-    shape = dataclasses.replace(
-        shape_of(base), n_backbone=metrics["base_parameters"] - metrics["head_parameters"]
-    )
-    _refuse_other_count(row, metrics["adapter_parameters"], row.count(shape))
 
 
 def _refuse_other_count(row: Method, n_trained: int, expected: int) -> None:

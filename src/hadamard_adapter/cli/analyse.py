@@ -10,8 +10,9 @@ import click
 from hadamard_adapter.cli.console import data_console, message_console, plain_table
 from hadamard_adapter.cli.hub import base_name_in, stay_offline_without_hub
 from hadamard_adapter.cli.options import command_from, refuse_no_file, refuse_no_picture
-from hadamard_adapter.errors import SettingsError
-from hadamard_adapter.files import expanded
+from hadamard_adapter.errors import SettingsError, refuse_below
+from hadamard_adapter.files import expanded, write_json
+from hadamard_adapter.tuning.places import refuse_taken
 
 __all__ = ["analyse_group", "prune_command"]
 
@@ -85,10 +86,8 @@ class OutputsOptions(PictureOptions):
             raise SettingsError(
                 f"--data: expected {len(self.tuned)} files, one a tuned model, received {len(self.data)}"
             )
-        for name, least in {"tokens": 1, "max_length": 2}.items():
-            if getattr(self, name) < least:
-                word = name.replace("_", "-")
-                raise SettingsError(f"--{word}: expected {least} or more, received {getattr(self, name)!r}")
+        refuse_below("--tokens", self.tokens, 1)
+        refuse_below("--max-length", self.max_length, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +118,11 @@ class PruneOptions(AdaptersOptions):
         if self.tune_again and self.output is None:
             raise SettingsError("--tune-again needs --output, the folder for the new adapter")
         if self.output is not None:
-            from hadamard_adapter.tuning.places import refuse_taken
-
             refuse_taken(expanded(self.output))
         if self.tune_again and self.keep == 0:
             raise SettingsError("--tune-again: expected --keep 1 or more, received 0")
-        for name, least in {"keep": 0, "rows": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"--{name}: expected {least} or more, received {value!r}")
+        refuse_below("--keep", self.keep, 0)
+        refuse_below("--rows", self.rows, 1)
 
 
 def _check_names(option: str, folders: Sequence[str]) -> None:
@@ -337,7 +332,6 @@ def _write(options: PictureOptions, found: Mapping[str, Any], picture: Callable[
     """The files that were asked for."""
     console = message_console(options.quiet)
     if options.json is not None:
-        from hadamard_adapter.files import write_json
         from hadamard_adapter.tuning.report import versions
 
         write_json(expanded(options.json), {**found, "versions": versions()})

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -99,13 +99,14 @@ def bench_command(options: BenchOptions) -> None:
         return
     executor = _executor(options, results)
     due(spec, results.records())  # refuses a model or rows that are not there, before anything is kept
+    _print_notes(spec, console)
     _keep_spec(path, asked, spec, results, console)
     with (
         _ended_by_sigterm_as_by_ctrl_c(),
         BenchBoard(spec, console, executor.n_slots, options.purpose) as board,
     ):
         outcome = run_all(spec, results, executor, board, console.print, options.purpose)
-    _tell(outcome, results, console)
+    _tell(outcome, results, console, _failed_before(spec, results) - outcome.failed.keys())
 
 
 def _usual_results(path: Path, is_speed: bool) -> str:
@@ -184,12 +185,11 @@ def _placed(spec: "S", options: BenchOptions) -> "S":
 def _speed(
     path: Path, asked: "SpeedSpec", results: "Results", options: BenchOptions, console: "Console"
 ) -> None:
-    from hadamard_adapter.bench.plan import of_purpose
     from hadamard_adapter.bench.speed.plan import missing, runs_of
     from hadamard_adapter.bench.speed.schedule import run_missing
 
     spec = _placed(asked, options)
-    runs = of_purpose(runs_of(spec), options.purpose)
+    runs = [run for run in runs_of(spec) if options.purpose in ("all", run.purpose)]
     if options.plan:
         _print_speed_plan(runs, results.records())
         return
@@ -200,9 +200,31 @@ def _speed(
     _tell(outcome, results, console)
 
 
-def _tell(outcome: "Outcome", results: "Results", console: "Console") -> None:
+def _print_notes(spec: "Spec", console: "Console") -> None:
+    """What may mislead in the rows of each task, as `tune` says it."""
+    from hadamard_adapter.bench.rows import read_rows
+
+    for task in spec.tasks:
+        for note in read_rows(task, spec.data).notes:
+            console.print(f"{task.name}: {note}")
+
+
+def _failed_before(spec: "Spec", results: "Results") -> set[str]:
+    """Names of the runs of a spec that have failed."""
+    from hadamard_adapter.bench.plan import cells_of, state_of
+
+    records = results.records()
+    names = {name for cell in cells_of(spec) for name in state_of(cell, records).finished}
+    return {name for name in names if records[name]["status"] == "failed"}
+
+
+def _tell(
+    outcome: "Outcome", results: "Results", console: "Console", failed_before: Set[str] = frozenset()
+) -> None:
     """How a bench ended; runs that were lost are an error, and so is that none went well."""
     console.print(f"done: {outcome.n_done} runs now, {len(results.records())} records in {results.folder}")
+    if failed_before:
+        console.print(f"failed before: {len(failed_before)}; they stay so until their files are removed")
     if outcome.failed:
         console.print(f"failed: {len(outcome.failed)}; they stay so until their files are removed")
         if not outcome.n_done and not outcome.lost:
@@ -248,7 +270,9 @@ def _print_plan(spec: "Spec", results: "Results", purpose: str) -> None:
         rate = "" if state.lr is None else f" at {state.lr:g}"
         rate += f", {state.epochs} epochs" if cell.task.search_epochs and state.epochs else ""
         name = f"{model_name(cell.model)} {cell.task.name} {cell.method}"
-        print(f"{name}: {len(state.finished)} finished; to run: {what}{rate}" + (f"; {time}" if left else ""))
+        n_failed = sum(records[run]["status"] == "failed" for run in state.finished)
+        ended = f"{len(state.finished)} finished" + (f" ({n_failed} failed)" if n_failed else "")
+        print(f"{name}: {ended}; to run: {what}{rate}" + (f"; {time}" if left else ""))
     seconds, n_unknown = total_seconds(runs, records)
     known = f"{len(runs) - n_unknown} of them take about {duration(seconds)} one after the other"
     print(f"{len(runs)} runs; {known}, {n_unknown} are of unknown length")

@@ -14,7 +14,7 @@ from hadamard_adapter.files import read_toml
 
 __all__ = ["read_defaults"]
 
-_SHARED = ("config", "debug", "help", "version")
+_SHARED = ("config", "debug")
 
 
 def read_defaults(path: str, context: click.Context) -> tuple[dict[str, Any], bool]:

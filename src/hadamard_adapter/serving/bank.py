@@ -77,7 +77,7 @@ class AdapterBank:
         tokenizer: for `predict`.
         pack: adapters that are read when they are asked for; those that are added come before them.
         max_resident: number of the pack's adapters that are held; more only while predictions under way need
-            them. Adapters that were added or pinned are held besides.
+            them. Adapters that were added are held besides.
         dtype: of the tables; bfloat16 halves them and rounds heads, the base model's too. Offsets are applied
             in float32 either way.
 
@@ -175,16 +175,6 @@ class AdapterBank:
             if id not in self._entries:
                 raise self._unknown(id)
             self._drop(id)
-
-    def pin(self, id: str) -> None:
-        """Hold an adapter of the pack from now on, however long it is not used.
-
-        Raises:
-            AdapterError: there is none of this id.
-        """
-        with self._lock:
-            self._find([id])
-            self._cold.pop(id, None)
 
     def entry(self, id: str) -> BankEntry:
         """The version of an adapter that predictions begin with now.
@@ -284,7 +274,7 @@ class AdapterBank:
         Equal rows run once through the layers below the first one that their adapters change.
 
         Args:
-            slots: of each row, as `slot_of` gives them; 0 is the base model.
+            slots: of each row, `entry(id).slot`; 0 is the base model.
             inputs: the model's, as the tokenizer makes them.
         """
         with self._turn:
@@ -319,15 +309,6 @@ class AdapterBank:
         started = time.perf_counter()
         self.forward([0] * n_rows, **inputs).cpu()
         return (time.perf_counter() - started) / (n_rows * n_tokens)
-
-    def slot_of(self, id: str) -> int:
-        """Slot of an adapter, as long as it is neither replaced nor removed; pin one of a pack first.
-
-        Raises:
-            AdapterError: there is none of this id.
-        """
-        with self._lock:
-            return self._find([id])[0].slot
 
     def tokenize(
         self, texts: Sequence[Text], entries: Sequence[BankEntry], pairs: Sequence[str | None] | None

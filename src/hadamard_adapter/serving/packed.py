@@ -113,12 +113,6 @@ class PackedAdapters:
         with self._index() as index:
             return index.execute("SELECT 1 FROM adapters WHERE id = ?", (id,)).fetchone() is not None
 
-    @property
-    def ids(self) -> list[str]:
-        """All ids, sorted."""
-        with self._index() as index:
-            return [id for (id,) in index.execute("SELECT id FROM adapters ORDER BY id")]
-
     def version(self, id: str) -> str:
         """Version of an adapter, as the store named it.
 

@@ -74,7 +74,7 @@ def _choose_split(source: str, loaded: Any, split: str | None) -> Any:
             raise DataError(f"{source}: holds a single split, received split={split!r}; leave it out")
         return loaded
     names = list(loaded.keys())
-    wanted = split or ("train" if "train" in names else names[0] if len(names) == 1 else "train")
+    wanted = split or (names[0] if len(names) == 1 else "train")
     if wanted not in names:
         raise DataError(f"{source}: no split {wanted!r}; splits found: {words(names)}")
     return loaded[wanted]

@@ -22,6 +22,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float, Float32, Int
+from rich.filesize import decimal
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.base_model import base_model_of
@@ -447,13 +448,4 @@ def _size_gb(prefix: _Prefix, stage: Stage) -> float:
 
 
 def _words(size_gb: float) -> str:
-    """A size in GB, below a tenth of one in MB, below a tenth of that in kB.
-
-    Example:
-        >>> [_words(size_gb) for size_gb in (1.26, 0.0462, 1e-5)]
-        ['1.3 GB', '46.2 MB', '10.0 kB']
-    """
-    for size, unit in ((size_gb, "GB"), (1e3 * size_gb, "MB")):
-        if size >= 0.1:
-            return f"{size:.1f} {unit}"
-    return f"{1e6 * size_gb:.1f} kB"
+    return decimal(round(1e9 * size_gb))

@@ -328,7 +328,7 @@ def _check(settings: TuneSettings) -> None:
     _check_effect(settings)
 
 
-_OF_TABLES = (
+OF_TABLES = (
     *("dev", "train_split", "dev_split", "text", "pair", "label", "problem_type", "threshold"),
     *("quoting", "delimiter"),
 )
@@ -338,7 +338,7 @@ _OF_TABLES = (
 def _check_effect(settings: TuneSettings) -> None:
     """Refuse a setting that would be without effect beside another."""
     default = {field.name: field.default for field in dataclasses.fields(settings)}
-    given = [name for name in _OF_TABLES if getattr(settings, name) != default[name]]
+    given = [name for name in OF_TABLES if getattr(settings, name) != default[name]]
     if settings.task is not None and given:
         raise SettingsError(
             f"{given[0]}: expected none beside task={settings.task!r}, whose files fix it, received "

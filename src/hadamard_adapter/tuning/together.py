@@ -49,7 +49,7 @@ from hadamard_adapter.tuning.recipe import (
     write_final,
 )
 from hadamard_adapter.tuning.resume import FINAL, check_output, partial_of, publish
-from hadamard_adapter.tuning.settings import TuneSettings
+from hadamard_adapter.tuning.settings import OF_TABLES, TuneSettings
 from hadamard_adapter.tuning.shared import trained_offsets
 from hadamard_adapter.tuning.shortcuts import lean
 from hadamard_adapter.tuning.stage import Row
@@ -58,10 +58,7 @@ from hadamard_adapter.tuning.workbench import Say, Workbench, class_weights, set
 
 __all__ = ["OneTaskBlocks", "tune_together"]
 
-_OF_A_TASK = (
-    *("train", "dev", "train_split", "dev_split", "text", "pair", "label", "quoting", "delimiter"),
-    *("task", "data", "problem_type", "metric", "threshold", "dev_fraction"),
-)
+_OF_A_TASK = (*OF_TABLES, "train", "task", "data", "metric", "dev_fraction")
 """Settings that say a task's rows; all others are the first task's for all of them."""
 
 

@@ -18,12 +18,11 @@ from hadamard_adapter.tuning.averaging import adamw
 from hadamard_adapter.tuning.models import load_base, load_tokenizer, quiet_libraries
 from hadamard_adapter.tuning.parts import parts_of
 from hadamard_adapter.tuning.precision import autocast
-from hadamard_adapter.tuning.report import forget_peak_memory
+from hadamard_adapter.tuning.report import forget_peak_memory, status_kb
 
 __all__ = ["backward", "footprint", "random_batch", "saved_bytes"]
 
 N_STEPS = 3
-STATUS = Path("/proc/self/status")
 
 
 def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
@@ -52,14 +51,14 @@ def footprint(run: SpeedRun, task: Task) -> dict[str, Any]:
         backward(model, small, settings)
         model.zero_grad()
         forget_peak_memory()
-        loaded = _kb("VmRSS")
+        loaded = status_kb("VmRSS")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = adamw(trained, settings.average, lr=1e-6)
         for _ in range(N_STEPS):
             backward(model, batch, settings)
             optimizer.step()
             optimizer.zero_grad()
-        peak = _kb("VmHWM")
+        peak = status_kb("VmHWM")
         with autocast(torch.device("cpu"), settings.dtype):
             largest = parts_of(batch, settings.micro_batch_tokens, is_few=True)[0]
             saved = saved_bytes(model, largest)
@@ -132,12 +131,3 @@ def _result_bytes(model: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
-
-
-def _kb(name: str) -> int | None:
-    """A line of this process's status, in units of 1,024 bytes."""
-    try:
-        lines = STATUS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)

@@ -20,7 +20,7 @@ from hadamard_adapter.tuning.data import TuneData
 from hadamard_adapter.tuning.models import config_of
 from hadamard_adapter.tuning.precision import placed
 
-__all__ = ["SpeedRun", "changed", "data_of", "identity", "name_of", "passes_of", "settings_of"]
+__all__ = ["SpeedRun", "changed", "data_of", "identified", "identity", "name_of", "passes_of", "settings_of"]
 
 RECIPE = 2
 """Counted up by every change of the code that moves a figure: earlier runs then count as others."""
@@ -107,6 +107,16 @@ def data_of(run: SpeedRun) -> TuneData:
 
 
 @functools.cache
+def identified(run: SpeedRun) -> dict[str, Any]:
+    """What a record of any status begins with: the run, its identity, and its variant's title.
+
+    Raises:
+        DataError, SettingsError: as `identity`.
+    """
+    title = VARIANTS[run.variant].title
+    return {"run": bench_run.described(run), "identity": identity(run), "title": title}
+
+
 def identity(run: SpeedRun) -> str:
     """A hash of what changes the run's figures, the machine left out: rows, settings, variant, model.
 

@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.schedule import Outcome, settle
 from hadamard_adapter.bench.speed.plan import missing
-from hadamard_adapter.bench.speed.run import SpeedRun, identity, name_of
-from hadamard_adapter.bench.speed.variants import VARIANTS
+from hadamard_adapter.bench.speed.run import SpeedRun, identified, name_of
 from hadamard_adapter.bench.worker import BUSY, last_line, write_job
 
 __all__ = ["Start", "in_a_process", "run_missing"]
@@ -39,7 +37,7 @@ def in_a_process(run: SpeedRun, results: Results) -> tuple[int, str]:
         except BaseException:
             process.terminate()
             process.wait()
-            results.cancel(name_of(run), _about(run), "interrupted")
+            results.cancel(name_of(run), identified(run), "interrupted")
             raise
     return code, last_line(log)
 
@@ -71,12 +69,8 @@ def run_missing(
             outcome.lost[name] = "another process has it"
             say(f"{name}: {outcome.lost[name]}")
             continue
-        settle(name, code, last_words, results, outcome, say, _in_short, _about(run))
+        settle(name, code, last_words, results, outcome, say, _in_short, identified(run))
     return outcome
-
-
-def _about(run: SpeedRun) -> dict[str, Any]:
-    return {"run": described(run), "identity": identity(run), "title": VARIANTS[run.variant].title}
 
 
 def _in_short(record: dict[str, Any]) -> str:

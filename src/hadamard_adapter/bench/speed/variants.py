@@ -39,41 +39,32 @@ class Gain:
     """Whose steps are compared: stage 1 of the recipe, or the last or only stage."""
 
 
-_AUTO: dict[str, Any] = {"dtype": "auto"}
 _BF16: dict[str, Any] = {"dtype": "bfloat16"}
 _USUAL_MALLOC = dataclasses.replace(OURS, begin=lambda: None)
 _OTHERS = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3", "ln-tuning": "LN-tuning"}
 
+
+def _tune(title: str, path: TrainingPath = OURS, share_of_layers: float = 1.0, **settings: Any) -> Variant:
+    """`tune` with `--dtype auto`, its default, and with settings of its own."""
+    return Variant(title, "hadamard-wide", path, {"dtype": "auto", **settings}, share_of_layers)
+
+
 VARIANTS: dict[str, Variant] = {
-    "tune": Variant("hadamard tune", "hadamard-wide", OURS, _AUTO),
-    "tune-last-step": Variant("tune with the Trainer's schedule", "hadamard-wide", LAST_STEP, _AUTO),
-    "tune-upper": Variant(
-        "tune, upper 2/3 of the layers", "hadamard-wide", OURS, _AUTO, share_of_layers=2 / 3
-    ),
-    "tune-upper-uncached": Variant(
-        "tune --cache-gb 0, upper 2/3 of the layers",
-        "hadamard-wide",
-        OURS,
-        _AUTO | {"cache_gb": 0.0},
-        share_of_layers=2 / 3,
+    "tune": _tune("hadamard tune"),
+    "tune-last-step": _tune("tune with the Trainer's schedule", LAST_STEP),
+    "tune-upper": _tune("tune, upper 2/3 of the layers", share_of_layers=2 / 3),
+    "tune-upper-uncached": _tune(
+        "tune --cache-gb 0, upper 2/3 of the layers", share_of_layers=2 / 3, cache_gb=0.0
     ),
     "tune-float32": Variant("tune --dtype float32", "hadamard-wide", OURS),
-    "tune-uncached": Variant("tune --cache-gb 0", "hadamard-wide", OURS, _AUTO | {"cache_gb": 0.0}),
-    "tune-all-tokens": Variant(
-        "tune --no-first-token-only", "hadamard-wide", OURS, _AUTO | {"first_token_only": False}
-    ),
-    "tune-dropout": Variant("tune --dropout", "hadamard-wide", OURS, _AUTO | {"dropout": True}),
-    "tune-random": Variant(
-        "tune --no-group-by-length", "hadamard-wide", OURS, _AUTO | {"group_by_length": False}
-    ),
-    "tune-checkpointed": Variant(
-        "tune --gradient-checkpointing", "hadamard-wide", OURS, _AUTO | {"gradient_checkpointing": True}
-    ),
-    "tune-micro": Variant(
-        "tune --micro-batch-tokens 1024", "hadamard-wide", OURS, _AUTO | {"micro_batch_tokens": 1024}
-    ),
-    "tune-compiled": Variant("tune --torch-compile", "hadamard-wide", OURS, _AUTO | {"torch_compile": True}),
-    "tune-usual-malloc": Variant("tune, malloc as it is", "hadamard-wide", _USUAL_MALLOC, _AUTO),
+    "tune-uncached": _tune("tune --cache-gb 0", cache_gb=0.0),
+    "tune-all-tokens": _tune("tune --no-first-token-only", first_token_only=False),
+    "tune-dropout": _tune("tune --dropout", dropout=True),
+    "tune-random": _tune("tune --no-group-by-length", group_by_length=False),
+    "tune-checkpointed": _tune("tune --gradient-checkpointing", gradient_checkpointing=True),
+    "tune-micro": _tune("tune --micro-batch-tokens 1024", micro_batch_tokens=1024),
+    "tune-compiled": _tune("tune --torch-compile", torch_compile=True),
+    "tune-usual-malloc": _tune("tune, malloc as it is", _USUAL_MALLOC),
     **{name: Variant(f"{title} on the Trainer", name, PLAIN) for name, title in _OTHERS.items()},
     **{
         f"{name}-grouped": Variant(f"{title}, grouped by length, bf16", name, GROUPED, _BF16)

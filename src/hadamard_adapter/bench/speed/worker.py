@@ -17,13 +17,12 @@ from typing import Any
 import torch
 
 from hadamard_adapter.bench.results import Results
-from hadamard_adapter.bench.run import described
 from hadamard_adapter.bench.speed.clock import Clock
 from hadamard_adapter.bench.speed.memory import footprint
 from hadamard_adapter.bench.speed.run import (
     SpeedRun,
     data_of,
-    identity,
+    identified,
     name_of,
     passes_of,
     settings_of,
@@ -74,9 +73,7 @@ def _record(run: SpeedRun, work: Path) -> dict[str, Any]:
                 raise
             found = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     return {
-        "run": described(run),
-        "identity": identity(run),
-        "title": VARIANTS[run.variant].title,
+        **identified(run),
         "started_at": started_at,
         **found,
         "metric": data.task.metrics[0],

@@ -78,15 +78,11 @@ class Serving:
                 503, "closing", "this server is about to end; ask another one", {"Retry-After": "1"}
             )
 
-    def note_unread(self, error: UnreadableError) -> None:
-        """Keep, and log once, why an adapter of the pack could not be read."""
+    def unreadable(self, error: UnreadableError) -> ApiError:
+        """The reply where an adapter of the pack, or the pack, cannot be read; why is kept, and logged."""
         if self.unread.get(error.id) != str(error):
             _LOG.warning("not read", extra={"adapter": error.id, "problem": str(error)})
         self.unread[error.id] = str(error)
-
-    def unreadable(self, error: UnreadableError) -> ApiError:
-        """The reply where an adapter of the pack, or the pack, cannot be read; the problem is noted."""
-        self.note_unread(error)
         what = "the pack" if error.id == PACK else f"adapter {error.id!r}"
         message = f"{what} cannot be read now; who runs this server finds why under /v1/problems"
         return ApiError(503, "unreadable_adapter", message, {"Retry-After": "5"})
