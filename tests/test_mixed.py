@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
+from transformers import LongformerConfig, LongformerModel, XLNetConfig, XLNetModel
 
 from adapter_help import (
     BOTH,
@@ -143,3 +144,53 @@ def test_disabled_adapters_stay_disabled_in_a_mixed_batch():
     model, inputs = three_adapters(), tiny_inputs("bert")
     with model.disable_adapter():
         assert torch.equal(logits(model, inputs, adapter_names=NAMES), logits(model, inputs))
+
+
+@pytest.mark.parametrize("name", ["XLNetModel", "LongformerModel"])
+def test_rows_along_another_axis_than_the_batch_are_refused(name):
+    if name == "XLNetModel":
+        config = XLNetConfig(vocab_size=50, d_model=32, n_layer=1, n_head=4, d_inner=37)
+        model, targets = XLNetModel(config), ["ff.layer_2"]
+    else:
+        config = LongformerConfig(
+            **{"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
+            **{"intermediate_size": 37, "attention_window": 4},
+        )
+        model, targets = LongformerModel(config), ["query", "value"]
+    model = get_peft_model(model, HadamardConfig(target_modules=targets), adapter_name="one")
+    model.add_adapter("two", HadamardConfig(target_modules=targets))
+    model.eval()
+    with pytest.raises(ValueError, match="its first axis is not that of the batch"):
+        model(torch.randint(2, 50, (2, 8)), adapter_names=["one", "two"])
+    assert_no_hooks(model)
+
+
+def test_a_module_to_save_beside_given_heads_mixes_too():
+    def config() -> HadamardConfig:
+        own = {"head_modules": ["classifier"], "modules_to_save": ["bert.pooler"]}
+        return HadamardConfig(task_type="SEQ_CLS", **own)
+
+    model = get_peft_model(tiny_model("bert"), config())
+    model.add_adapter("second", config())
+    randomize(model, "default", 0)
+    randomize(model, "second", 1)
+    model.eval()
+    inputs = tiny_inputs("bert")
+    mixed = logits(model, inputs, adapter_names=NAMES)
+    for row, adapter in enumerate(NAMES):
+        if adapter != "__base__":
+            model.set_adapter(adapter)
+            assert_close(mixed[row], logits(model, inputs)[row])
+    model.add_weighted_adapter(["default", "second"], [0.5, 0.5], "mean")
+    copies = model.base_model.model.bert.pooler.modules_to_save
+    expected = (copies["default"].dense.weight + copies["second"].dense.weight) / 2
+    assert_close(copies["mean"].dense.weight, expected)
+
+
+def test_a_module_of_another_method_with_one_copy_for_all_rows_is_refused():
+    model = tiny_model("bert")
+    lora = LoraConfig(target_modules=["query"], modules_to_save=["pooler"])
+    inject_adapter_in_model(lora, model, adapter_name="lora")
+    model = get_peft_model(model, HadamardConfig(head_modules=["classifier"]), adapter_name="one").eval()
+    with pytest.raises(ValueError, match=r"PEFT's own wrapper holds '.*pooler'"):
+        logits(model, tiny_inputs("bert"), adapter_names=["one"] * 4)

@@ -31,7 +31,7 @@ from adapter_help import (
 )
 from hadamard_adapter import HadamardConfig, HadamardModel
 from hadamard_adapter.adapter.layers import HadamardLayer
-from hadamard_adapter.errors import AdapterError
+from hadamard_adapter.errors import AdapterError, SettingsError
 from models import tiny_inputs, tiny_model
 
 AUTO = {
@@ -392,3 +392,50 @@ def test_a_weighted_sum_does_not_depend_on_the_order_of_names_in_lists():
     assert "sum" in model.peft_config
     with pytest.raises(AdapterError, match=r"expected 'linear'.*received 'ties'"):
         model.base_model.add_weighted_adapter(["default", "b"], [1, 1], "other", combination_type="ties")
+
+
+def test_an_injection_that_fails_leaves_an_adapter_of_the_same_name_as_it_was():
+    model = adapted()
+    before = copy_state(model)
+    with pytest.raises(ValueError, match="No modules were targeted"):
+        get_peft_model(model.get_base_model(), HadamardConfig(target_modules=["typo"]))
+    after = copy_state(model)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["typo"], "norm_modules": ["attention.output.LayerNorm"]}, "'typo'"),
+        ({"target_modules": ["output.dense"], "layers_pattern": "layer"}, "layers_to_transform"),
+    ],
+)
+def test_names_that_would_be_without_effect_are_refused(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        get_peft_model(tiny_model("bert"), HadamardConfig(**settings))
+
+
+def test_all_linear_means_the_same_however_it_is_spelt():
+    sizes = {
+        word: get_peft_model(tiny_model("bert"), HadamardConfig(target_modules=word)).num_parameters(True)
+        for word in ("all-linear", "All-Linear")
+    }
+    assert len(set(sizes.values())) == 1, sizes
+
+
+def test_hooks_of_a_norm_are_called_as_before():
+    base = tiny_model("bert")
+    for module in base.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(lambda module, inputs, output: output * 0.5)
+    inputs = tiny_inputs("bert")
+    before = logits(base, inputs)
+    assert_close(logits(get_peft_model(base, HadamardConfig()).eval(), inputs), before)
+
+
+def test_arguments_of_other_combinations_are_refused_by_name():
+    model = adapted()
+    with pytest.raises(AdapterError, match="expected 'linear'"):
+        model.add_weighted_adapter(["default"], [1.0], "w", combination_type="ties", density=0.5)
+    with pytest.raises(AdapterError, match="density: not of the linear combination"):
+        model.add_weighted_adapter(["default"], [1.0], "w", density=0.5)

@@ -34,6 +34,15 @@ def test_bases_whose_weights_accelerate_offloads_are_refused():
         get_peft_model(model, HadamardConfig())
 
 
+def test_bases_that_lie_on_meta_in_part_are_refused_though_their_hooks_are_gone():
+    model = tiny_model("bert")
+    model.hf_device_map = {"bert": "cpu", "classifier": "disk"}
+    get_peft_model(model, HadamardConfig()).unload()
+    model.classifier.to("meta")
+    with pytest.raises(SettingsError, match="accelerate offloads"):
+        get_peft_model(model, HadamardConfig())
+
+
 def test_integer_weights_are_refused():
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int8), requires_grad=False)

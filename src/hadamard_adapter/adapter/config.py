@@ -233,6 +233,11 @@ def _check_layers(layers: Any, pattern: Any) -> None:
     patterns: list[Any] = [pattern] if isinstance(pattern, str) else list(pattern or ())
     for part in patterns:
         _check_pattern("layers_pattern", str(part))
+    if patterns and layers is None:
+        raise SettingsError(
+            f"layers_pattern: expected none without layers_to_transform, whose layers it finds, received "
+            f"{pattern!r}; set layers_to_transform, or leave it out"
+        )
 
 
 def _checked_labels(id2label: Any) -> dict[int, str] | None:

@@ -15,6 +15,8 @@ __all__ = [
     "beside",
     "find_head",
     "fresh_parameters",
+    "named_in",
+    "outermost",
     "own_modules",
     "own_parameters",
     "uncovered_parameters",
@@ -67,7 +69,7 @@ def find_head(
     """
     names = [name for name, _ in own_modules(model) if name]
     wrapped = [name for name, m in model.named_modules() if isinstance(m, HeadWrapper) and m.was_found]
-    asked = [name for name in names if any(name.endswith(end) for end in modules_to_save)]
+    asked = named_in(model, modules_to_save)
     family, fresh = _family_head(model, names), fresh_parameters(model)
     if fresh is None:
         found = family
@@ -78,7 +80,7 @@ def find_head(
     else:
         found = [*_cover(model, set(fresh)), *_whole(family, fresh, has_task)]
     trained = [] if wrapped or _has_adapter(model) else _cover(model, set(_trained_parameters(model)))
-    return _outermost([*found, *asked, *trained, *wrapped])
+    return outermost([*found, *asked, *trained, *wrapped])
 
 
 def uncovered_parameters(model: nn.Module) -> tuple[str, ...]:
@@ -157,7 +159,14 @@ def _cover(model: nn.Module, wanted: set[str]) -> list[str]:
     return [name.removesuffix(".original_module") for name in found]
 
 
-def _outermost(names: Sequence[str]) -> tuple[str, ...]:
+def named_in(model: nn.Module, endings: Sequence[str]) -> list[str]:
+    """Returns the full names of modules whose name ends in one of these: PEFT's rule of modules_to_save."""
+    names = [name for name, _ in own_modules(model) if name]
+    return [name for name in names if any(name.endswith(end) for end in endings)]
+
+
+def outermost(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of the full names that are in no other one, sorted."""
     unique = sorted(set(names), key=lambda name: name.count("."))
     kept: list[str] = []
     for name in unique:

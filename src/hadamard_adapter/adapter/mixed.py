@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper
@@ -37,8 +38,9 @@ def mixed_batch(
         n_copies: How often generation repeats each row (beams, returned sequences).
 
     Raises:
-        ValueError: The model is training, a name is unknown, there are more or fewer names than rows, or
-            labels are passed (a loss over rows with different label sets means nothing).
+        ValueError: The model is training, a name is unknown, there are more or fewer names than rows, the
+            first axis of a module's input is another than the batch's, a trained module has one copy for all
+            rows, or labels are passed (a loss over rows with different label sets means nothing).
 
     Source: huggingface/peft src/peft/tuners/road/model.py, _enable_peft_forward_hooks.
     """
@@ -49,12 +51,19 @@ def mixed_batch(
         raise ValueError(
             f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; there are {sorted(known)}"
         )
+    plain = [name for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    plain = [name for name in plain if not isinstance(model.get_submodule(name), HeadWrapper)]
+    if plain:
+        raise ValueError(
+            f"Cannot pass `adapter_names` where PEFT's own wrapper holds {plain[0]!r}, with one copy for all "
+            "rows; name it in head_modules, or leave head_modules at None"
+        )
     check = partial(_check_inputs, n_names=len(adapter_names), n_copies=n_copies)
     handles = [model.register_forward_pre_hook(check, with_kwargs=True)]
     try:
         for module in model.modules():
             if isinstance(module, (HadamardLayer, HeadWrapper)):
-                add_names = partial(_add_names, adapter_names=list(adapter_names))
+                add_names = partial(_add_names, adapter_names=list(adapter_names), n_copies=n_copies)
                 handles.append(module.register_forward_pre_hook(add_names, with_kwargs=True))
         yield
     finally:
@@ -63,8 +72,16 @@ def mixed_batch(
 
 
 def _add_names(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str]
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], adapter_names: list[str], n_copies: int
 ) -> tuple[Any, ...]:
+    x, n_names = next(iter(args), None), len(adapter_names)
+    # Of an input of two axes the first may be all tokens of the batch.
+    if isinstance(x, Tensor) and x.ndim > 2 and len(x) not in (n_names, n_names * n_copies):
+        raise ValueError(
+            "Length of `adapter_names` should be the same as the number of inputs, but got "
+            f"{n_names} and {len(x)} respectively, in a {type(module).__name__} whose input is of shape "
+            f"{tuple(x.shape)}: its first axis is not that of the batch"
+        )
     return args, {**kwargs, "adapter_names": adapter_names}
 
 

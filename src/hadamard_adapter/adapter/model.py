@@ -24,7 +24,7 @@ from hadamard_adapter.adapter.norm import HadamardNorm, is_norm
 from hadamard_adapter.adapter.outputs import fit_outputs
 from hadamard_adapter.adapter.projection import HadamardProjection
 from hadamard_adapter.adapter.refuse import refuse_bypassed, refuse_unsupported
-from hadamard_adapter.adapter.resolve import bias_switches, check_norms, matches, resolve, turn_on_biases
+from hadamard_adapter.adapter.resolve import bias_switches, check_names, matches, resolve, turn_on_biases
 from hadamard_adapter.adapter.undo import all_or_nothing
 from hadamard_adapter.adapter.weighted import add_weighted
 from hadamard_adapter.adapter.wrap import wrap_module
@@ -94,7 +94,7 @@ class HadamardModel(BaseTuner):
         self.peft_config[adapter_name] = config
         with config.filling(), all_or_nothing(model, adapter_name):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            check_norms(config, model)
+            check_names(config, model)
             if not any(layer.has_offsets(adapter_name) for layer in self._layers()):
                 raise SettingsError(
                     "nothing to train: no module got a scale, a shift or norm offsets; set train_scale, "
@@ -287,17 +287,21 @@ class HadamardModel(BaseTuner):
         head: str | None = None,
         *,
         combination_type: str = "linear",
+        **kwargs: Any,
     ) -> None:
         """Adds an adapter whose offsets are the weighted sum of others' (see `weighted.add_weighted`).
 
         Raises:
-            AdapterError: the adapters do not add, or `combination_type` is another than "linear".
+            AdapterError: the adapters do not add, `combination_type` is another than "linear", or there is an
+                argument of another one (`density`, …).
         """
         if combination_type != "linear":
             raise AdapterError(
                 f"combination_type: expected 'linear' (offsets are vectors, and add), received "
                 f"{combination_type!r}; leave it out"
             )
+        if kwargs:
+            raise AdapterError(f"{', '.join(kwargs)}: not of the linear combination; leave it out")
         self._labels.keep()
         add_weighted(self, adapters, weights, adapter_name, head)
 

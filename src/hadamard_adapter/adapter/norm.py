@@ -59,7 +59,7 @@ class HadamardNorm(HadamardLayer):
         if not tensors:
             return self.base_layer(x, *args, **kwargs)
         base = self.base_layer
-        if type(base) is nn.LayerNorm:
+        if type(base) is nn.LayerNorm and not (base._forward_hooks or base._forward_pre_hooks):
             bias = tensors.get("bias", base.bias)
             wide = tensors["weight"].dtype
             y = nn.functional.layer_norm(x.to(wide), base.normalized_shape, tensors["weight"], bias, base.eps)

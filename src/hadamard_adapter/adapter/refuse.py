@@ -45,7 +45,9 @@ def refuse_unsupported(model: nn.Module) -> None:
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise SettingsError("DeepSpeed ZeRO-3 is not supported yet: expected plain or DDP training")
     hooks = [getattr(module, "_hf_hook", None) for module in model.modules()]
-    if any(getattr(one, "offload", False) for hook in hooks for one in getattr(hook, "hooks", [hook])):
+    hooked = any(getattr(one, "offload", False) for hook in hooks for one in getattr(hook, "hooks", [hook]))
+    is_spread = getattr(model, "hf_device_map", None) is not None  # PEFT's from_pretrained took hooks away
+    if hooked or (is_spread and any(parameter.is_meta for parameter in model.parameters())):
         raise SettingsError(
             "base model: expected weights that stay on a device, received some that accelerate offloads; "
             "load it without offloading (a device_map without cpu and disk)"

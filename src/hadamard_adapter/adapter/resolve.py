@@ -21,13 +21,13 @@ from hadamard_adapter.adapter.families import (
     refuse_shared,
     shift_can_merge,
 )
-from hadamard_adapter.adapter.heads import beside, find_head, own_modules
+from hadamard_adapter.adapter.heads import beside, find_head, named_in, outermost, own_modules
 from hadamard_adapter.adapter.identity import inner_layers
 from hadamard_adapter.adapter.norm import is_norm
 from hadamard_adapter.errors import SettingsError
 from hadamard_adapter.offset_name import is_in
 
-__all__ = ["bias_switches", "check_norms", "matches", "resolve", "turn_on_biases"]
+__all__ = ["bias_switches", "check_names", "matches", "resolve", "turn_on_biases"]
 
 ALL_LINEAR = "all-linear"  # PEFT's shorthand
 TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
@@ -53,13 +53,16 @@ def resolve(config: HadamardConfig, model: nn.Module) -> None:
             config.norm_modules = _pattern([site.norm for site in sites if site.norm])
     else:
         _check_layers(config, model)
-        if config.target_modules == ALL_LINEAR:
+        if str(config.target_modules).lower() == ALL_LINEAR:  # as PEFT spells it
             config.target_modules = _pattern(_linear_modules(model))
     config.norm_modules = [] if config.norm_modules is None else config.norm_modules
     config.train_shift = _resolved_shift(config, model)
     if config.head_modules is None:
         has_task = config.task_type in TASKS_WITH_HEAD
         config.head_modules = list(find_head(model, config.modules_to_save or (), has_task))
+    elif config.modules_to_save:
+        asked = named_in(model, config.modules_to_save)
+        config.head_modules = list(outermost([*config.head_modules, *asked]))
     if config.identity_modules is True:
         own = [(name.replace(".original_module", ""), module) for name, module in own_modules(model)]
         inside = [(name, m) for name, m in own if is_in(name, *config.head_modules)]
@@ -85,8 +88,8 @@ def matches(config: HadamardConfig, key: str, names: Sequence[str] | str | None)
     return check_target_module_exists(asked, key)
 
 
-def check_norms(config: HadamardConfig, model: nn.Module) -> None:
-    """Refuses an entry of `norm_modules` that names no module.
+def check_names(config: HadamardConfig, model: nn.Module) -> None:
+    """Refuses `target_modules` of which no module is there, and an entry of `norm_modules` that names none.
 
     Raises:
         SettingsError: There is one; it may be misspelt.
@@ -94,6 +97,12 @@ def check_norms(config: HadamardConfig, model: nn.Module) -> None:
     asked = copy.copy(config)
     asked.exclude_modules = None  # what is excluded exists all the same
     names = [name for name, _ in model.named_modules() if name]
+    targets = config.target_modules
+    if targets and not any(matches(asked, name, targets) for name in names):
+        raise SettingsError(
+            f"target_modules: expected names of projections in the layers to adapt, received {targets!r}, "
+            "which no module has; `hadamard inspect MODEL` shows the names"
+        )
     entries = [config.norm_modules] if isinstance(config.norm_modules, str) else config.norm_modules or ()
     for entry in entries:
         wanted = entry if isinstance(config.norm_modules, str) else [entry]

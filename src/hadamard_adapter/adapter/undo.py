@@ -17,20 +17,28 @@ def all_or_nothing(model: nn.Module, adapter_name: str) -> Iterator[None]:
 
     Args:
         model: The base model, with or without other adapters.
-        adapter_name: The adapter being injected; the model does not have it yet.
+        adapter_name: The adapter being injected; where the model has one of this name, that one stays.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    before = {id(module) for module in model.modules() if _holds(module, adapter_name)}
     try:
         yield
     except Exception:
-        _remove(model, adapter_name)
+        _remove(model, adapter_name, before)
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
         raise
 
 
-def _remove(model: nn.Module, adapter_name: str) -> None:
+def _holds(module: nn.Module, adapter_name: str) -> bool:
+    if isinstance(module, HadamardLayer):
+        return module.has_offsets(adapter_name)
+    return isinstance(module, HeadWrapper) and adapter_name in module.modules_to_save
+
+
+def _remove(model: nn.Module, adapter_name: str, kept: set[int]) -> None:
     ours = {name: m for name, m in model.named_modules() if isinstance(m, (HadamardLayer, HeadWrapper))}
+    ours = {name: module for name, module in ours.items() if id(module) not in kept}
     for name, module in ours.items():
         if isinstance(module, HadamardLayer):
             module.delete_adapter(adapter_name)
