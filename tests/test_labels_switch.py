@@ -329,6 +329,15 @@ def test_labels_that_do_not_fit_a_head_of_the_caller_s_own_are_refused_but_loade
     assert torch.equal(logits(loaded, inputs), logits(wide, inputs))
 
 
+def test_a_head_of_another_size_does_not_load_into_an_adapter_that_is_there(tmp_path):
+    get_peft_model(tiny_model("bert", num_labels=5), labelled(5)).save_pretrained(tmp_path)
+    model, inputs = get_peft_model(tiny_model("bert", num_labels=3), labelled(3)).eval(), tiny_inputs("bert")
+    before = logits(model, inputs)
+    with pytest.raises(RuntimeError, match=r"size mismatch for .*classifier"):
+        model.load_adapter(tmp_path, "default")
+    assert logits(model, inputs).shape == before.shape
+
+
 def test_labels_without_a_head_of_the_adapter_s_own_are_refused(tmp_path):
     tiny_model("bert").save_pretrained(tmp_path)
     base = type(tiny_model("bert")).from_pretrained(tmp_path)

@@ -51,6 +51,7 @@ def wrap_head(
         wrapper = HeadWrapper(target, adapter_name)
         wrapper.set_adapter(adapter_name if is_active else [], inference_mode=config.inference_mode)
         setattr(model.get_submodule(parent), child, wrapper)
+    wrapper.n_labels = {**wrapper.n_labels, adapter_name: len(config.id2label or ())}
     names = config.identity_modules if isinstance(config.identity_modules, list) else []
     wrapper.set_identity(adapter_name, name, [inner for inner in names if is_in(inner, name)])
     is_asked = any(name.endswith(end) for end in config.modules_to_save or ())
@@ -72,6 +73,9 @@ class HeadWrapper(FreezeMixin, ModulesToSaveWrapper):
 
     is_task_head: bool = False
     """It was found, or comes with the task type: of several active adapters, the first one's is used."""
+
+    n_labels: Mapping[str, int] = MappingProxyType({})
+    """Adapter -> number of its labels; 0 where it has none of its own."""
 
     identity: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Adapter -> names inside the module of the layers that are the identity: not trained, not saved."""

@@ -49,14 +49,17 @@ def fit_outputs(model: nn.Module, copies: Mapping[str, nn.Module], n_labels: int
 
 
 def fit_to_loaded(wrapper: Any, state_dict: dict[str, Shaped[Tensor, "..."]], prefix: str, *_: Any) -> None:
-    """Makes the copies' tensors as large as those being loaded, where only the number of outputs differs.
+    """Makes a copy's tensors as large as those being loaded, if these have as many outputs as it has labels.
 
-    A hook before loading, for PEFT's wrapper of copies by adapter.
+    So an adapter with labels of its own loads onto a head of the caller's own, of which `fit_outputs` cannot
+    tell the output layer. All other differences of size are left to PyTorch, which refuses them. This is a
+    hook before loading, for PEFT's wrapper of copies by adapter.
     """
     for name, module in wrapper.modules_to_save.items():
         for key, parameter in list(module.named_parameters()):
             new = state_dict.get(f"{prefix}modules_to_save.{name}.{key}")
-            if new is not None and new.shape != parameter.shape and new.shape[1:] == parameter.shape[1:]:
+            sizes = (wrapper.n_labels.get(name), *parameter.shape[1:])
+            if new is not None and new.shape != parameter.shape and new.shape == sizes:
                 _replace(module, key, torch.empty(new.shape))
 
 
