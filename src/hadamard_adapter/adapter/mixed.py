@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hadamard_adapter.adapter.head_wrapper import HeadWrapper
 from hadamard_adapter.adapter.layers import HadamardLayer
+from hadamard_adapter.adapter.rows import WRONG_LENGTH
 
 __all__ = ["mixed_batch", "repeats_of"]
 
@@ -51,8 +52,8 @@ def mixed_batch(
         raise ValueError(
             f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; there are {sorted(known)}"
         )
-    plain = [name for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
-    plain = [name for name in plain if not isinstance(model.get_submodule(name), HeadWrapper)]
+    saved = {name: m for name, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
+    plain = [name for name, module in saved.items() if not isinstance(module, HeadWrapper)]
     if plain:
         raise ValueError(
             f"Cannot pass `adapter_names` where PEFT's own wrapper holds {plain[0]!r}, with one copy for all "
@@ -78,8 +79,7 @@ def _add_names(
     # Of an input of two axes the first may be all tokens of the batch.
     if isinstance(x, Tensor) and x.ndim > 2 and len(x) not in (n_names, n_names * n_copies):
         raise ValueError(
-            "Length of `adapter_names` should be the same as the number of inputs, but got "
-            f"{n_names} and {len(x)} respectively, in a {type(module).__name__} whose input is of shape "
+            f"{WRONG_LENGTH.format(n_names, len(x))}, in a {type(module).__name__} whose input is of shape "
             f"{tuple(x.shape)}: its first axis is not that of the batch"
         )
     return args, {**kwargs, "adapter_names": adapter_names}
@@ -91,10 +91,7 @@ def _check_inputs(
     candidates = [*args[:1], *(kwargs.get(name) for name in INPUTS)]
     rows = next((value for value in candidates if isinstance(value, Tensor) and value.ndim > 0), None)
     if rows is not None and len(rows) not in (n_names, n_names * n_copies):
-        raise ValueError(
-            "Length of `adapter_names` should be the same as the number of inputs, but got "
-            f"{n_names} and {len(rows)} respectively."
-        )
+        raise ValueError(f"{WRONG_LENGTH.format(n_names, len(rows))}.")
     if kwargs.get("labels") is not None:
         raise ValueError(
             "labels cannot be passed with `adapter_names`: rows of a mixed batch may have different label "

@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-__all__ = ["by_group", "rows_of"]
+__all__ = ["WRONG_LENGTH", "by_group", "rows_of"]
+
+WRONG_LENGTH = (
+    "Length of `adapter_names` should be the same as the number of inputs, but got {} and {} respectively"
+)
+"""PEFT's words, for the number of names and the number of rows."""
 
 
 def by_group(
@@ -33,8 +38,5 @@ def rows_of(x: Shaped[Tensor, "b ..."], adapter_names: list[str]) -> list[str]:
     """
     times, rest = divmod(x.shape[0], len(adapter_names))
     if rest or not times:
-        raise ValueError(
-            "Length of `adapter_names` should be the same as the number of inputs, but got "
-            f"{len(adapter_names)} and {x.shape[0]} respectively."
-        )
+        raise ValueError(f"{WRONG_LENGTH.format(len(adapter_names), x.shape[0])}.")
     return [name for name in adapter_names for _ in range(times)] if times > 1 else list(adapter_names)

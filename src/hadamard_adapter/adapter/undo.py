@@ -38,8 +38,9 @@ def _holds(module: nn.Module, adapter_name: str) -> bool:
 
 def _remove(model: nn.Module, adapter_name: str, kept: set[int]) -> None:
     ours = {name: m for name, m in model.named_modules() if isinstance(m, (HadamardLayer, HeadWrapper))}
-    ours = {name: module for name, module in ours.items() if id(module) not in kept}
     for name, module in ours.items():
+        if id(module) in kept:
+            continue
         if isinstance(module, HadamardLayer):
             module.delete_adapter(adapter_name)
         else:

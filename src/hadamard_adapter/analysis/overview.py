@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from hadamard_adapter.analysis.statistics import wilcoxon_p
 from hadamard_adapter.analysis.table import Group, Row, row_of
-from hadamard_adapter.tasks import METRICS
 
 __all__ = ["Overview", "OverviewRow", "overviews"]
 
@@ -87,8 +86,8 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
             if row is not None and (not group.specs or method in asked):
                 found.setdefault(method, [None] * len(groups))[index] = row
     base = found.get(baseline or "", [None] * len(groups))
-    has_error = any(group.metric in METRICS and METRICS[group.metric].sign < 0 for group in groups)
-    if has_error:  # neither an average with scores nor a share of a baseline means anything
+    # Neither an average of errors with scores nor a share of a baseline means anything.
+    if any(group.is_error for group in groups):
         rows = [OverviewRow(tuple(rows), None, None, None) for rows in found.values()]
     else:
         rows = [_row(tuple(rows), base, is_base=method == baseline) for method, rows in found.items()]
@@ -98,15 +97,15 @@ def _overview(titles: Sequence[str], groups: Sequence[Group]) -> Overview:
 
 
 def _row(rows: tuple[Row | None, ...], base: Sequence[Row | None], is_base: bool) -> OverviewRow:
-    average, of_base = _average(rows), _average(base)
+    is_beside = all(a is None or b is None or a.is_beside(b) for a, b in zip(rows, base, strict=True))
+    average, of_base = _average(rows), _average(base) if is_beside else None
     both = zip(_means(rows), _means(base), strict=True)
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
-    is_beside = all(a is None or b is None or a.is_beside(b) for a, b in zip(rows, base, strict=True))
-    has_both = average is not None and bool(of_base) and is_beside
+    has_both = average is not None and bool(of_base)
     return OverviewRow(
         rows=rows,
         average=average,
-        ratio_percent=100 * average / of_base if average is not None and of_base and is_beside else None,
+        ratio_percent=100 * average / of_base if average is not None and of_base else None,
         p=wilcoxon_p([a - b for a, b in pairs]) if has_both and not is_base else None,
     )
 

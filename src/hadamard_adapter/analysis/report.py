@@ -43,8 +43,11 @@ def write_report(results: str | Path, output: str | Path | None = None) -> list[
             f"{str(results)!r}: expected a folder of `hadamard bench` with finished runs in runs/, "
             f"found {what}"
         )
-    ended = {name: record for name, record in sorted(found.records().items()) if record["status"] == "failed"}
-    failed = [f"{name}: {record['error']}" for name, record in ended.items() if not is_speed(record)]
+    failed = [
+        f"{name}: {record['error']}"
+        for name, record in sorted(found.records().items())
+        if record["status"] == "failed" and not is_speed(record)
+    ]
     texts: dict[str, str] = {}
     if groups:
         texts |= {"report.md": markdown(groups, problems, failed), "report.csv": csv_text(groups)}

@@ -138,10 +138,14 @@ class Group:
         return f"{self.model}, {self.task}" + (", epochs chosen on dev" if self.select == "dev" else "")
 
     @property
+    def is_error(self) -> bool:
+        """Whether less of the metric is better."""
+        return self.metric in METRICS and METRICS[self.metric].sign < 0
+
+    @property
     def score(self) -> str:
         """The metric, and that less of it is better, where it is."""
-        is_error = self.metric in METRICS and METRICS[self.metric].sign < 0
-        return f"{self.metric} (lower is better)" if is_error else self.metric
+        return f"{self.metric} (lower is better)" if self.is_error else self.metric
 
     @property
     def baseline(self) -> str | None:
@@ -163,8 +167,7 @@ def row_of(group: "Group", method: str) -> "Row | None":
         group: of `read_groups`.
         method: its name.
     """
-    rows = [row for row in group.rows if row.method == method and row.older_recipe is None]
-    return largest(rows, lambda row: (row.n_asked > 0, len(row.scores), row.last_begun))
+    return _standing_for(method, group.rows)
 
 
 def read_groups(results: Results) -> list[Group]:
@@ -299,7 +302,7 @@ def _group(
         }
         rows.append(dataclasses.replace(row, against=against))
     rows = _asked_once(rows)
-    base = max((row for row in rows if row.method in references[:1]), key=_standing, default=None)
+    base = _standing_for(references[0], rows) if references else None
     rows = [row if base is None or row.is_beside(base) else _said_apart(row) for row in rows]
     there = {row.method for row in rows if row.older_recipe is None}
     missing = [method for method in seeds if method not in there]
@@ -346,6 +349,12 @@ def _asked_once(rows: Sequence[Row]) -> list[Row]:
         if row.older_recipe is None and _standing(row) >= _standing(owing.get(row.method, row)):
             owing[row.method] = row
     return [row if row is owing.get(row.method) else dataclasses.replace(row, n_asked=0) for row in rows]
+
+
+def _standing_for(method: str, rows: Sequence[Row]) -> Row | None:
+    """The method's row that a spec asks for, else the one that stands highest."""
+    own = [row for row in rows if row.method == method and row.older_recipe is None]
+    return largest(own, lambda row: (row.n_asked > 0, _standing(row)))
 
 
 def _standing(row: Row) -> tuple[int, str]:

@@ -7,7 +7,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -176,7 +176,8 @@ class Spec:
             if method not in METHODS:
                 raise SettingsError(f"methods: no method {method!r}{nearest(method, METHODS)}")
         refuse_twice("models", self.models)
-        for name, places in _by_name(self.models).items():
+        for name in map(model_name, self.models):
+            places = [model for model in self.models if model_name(model) == name]
             if len(places) > 1:
                 raise SettingsError(
                     f"models: {' and '.join(map(repr, places))} are both named {name!r}, under which results "
@@ -254,14 +255,6 @@ def made_from(path: str | Path, make: Callable[[dict[str, Any]], T]) -> T:
         return make(given)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
-
-
-def _by_name(models: Sequence[str]) -> dict[str, list[str]]:
-    """Name under which results of a model stand -> the models of that name."""
-    found: dict[str, list[str]] = {}
-    for model in models:
-        found.setdefault(model_name(model), []).append(model)
-    return found
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -106,7 +106,6 @@ def data_of(run: SpeedRun) -> TuneData:
     return dataclasses.replace(data, train=train, dev=dev)
 
 
-@functools.cache
 def identified(run: SpeedRun) -> dict[str, Any]:
     """What a record of any status begins with: the run, its identity, and its variant's title.
 
@@ -117,6 +116,7 @@ def identified(run: SpeedRun) -> dict[str, Any]:
     return {"run": bench_run.described(run), "identity": identity(run), "title": title}
 
 
+@functools.cache
 def identity(run: SpeedRun) -> str:
     """A hash of what changes the run's figures, the machine left out: rows, settings, variant, model.
 
